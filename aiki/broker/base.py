@@ -1,0 +1,145 @@
+"""What Aiki asks of a broker: one small protocol, implemented over AMQP (`amqp.py`) and over SQLite (`sqlite.py`).
+
+A `Session` is one connection, used by one thread at a time (several threads may take turns under a lock of theirs)
+and never across a fork. Whatever goes wrong with it raises `BrokerUnavailable`; from then on the session is dead,
+and so are its deliveries: acking one is a silent no-op, because the broker hands the message out again, flagged
+`redelivered`. The owner connects anew, with backoff, and subscribes again.
+
+Both implementations pass `tests/broker/contract.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+
+class Kind(StrEnum):
+    """The five roads through the broker."""
+
+    WORK = "work"
+    """Dispatches, one durable queue a namespace and user queue; shared by all who subscribe."""
+    REPORTS = "reports"
+    """Reports, one durable queue a partition, one active consumer each: the longest subscribed gets all, in order."""
+    DEAD = "dead"
+    """The dead letters of both: rejected, expired and undeliverable messages. Durable."""
+    CONTROL = "control"
+    """Fanout to supervisors: each subscriber has a queue of its own, which dies with it. Transient."""
+    HEARTBEAT = "heartbeat"
+    """Fanout to orchestrators, the same way."""
+
+
+class Address(NamedTuple):
+    """Where a message goes or comes from. `key` tells the queue of a kind: `namespace/queue`, or a partition's number."""
+
+    kind: Kind
+    key: str = ""
+
+
+def work(namespace: str, queue: str) -> Address:
+    """The work queue `queue` of a namespace."""
+    return Address(Kind.WORK, f"{namespace}/{queue}")
+
+
+def reports(partition: int) -> Address:
+    """A partition of the reports."""
+    return Address(Kind.REPORTS, str(partition))
+
+
+DEAD = Address(Kind.DEAD)
+CONTROL = Address(Kind.CONTROL)
+HEARTBEAT = Address(Kind.HEARTBEAT)
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """A message taken and not acked. `tag` belongs to its session; `headers` are for people (dead letters: why, from where)."""
+
+    source: Address
+    body: bytes
+    redelivered: bool
+    tag: int
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Settled(NamedTuple):
+    """What became of a message sent: `ok` means the broker answers for it; otherwise it was refused or had no queue."""
+
+    seq: int
+    ok: bool
+
+
+class Depth(NamedTuple):
+    """Messages ready in a queue (not those taken and unacked), and how many consumers it has."""
+
+    ready: int
+    consumers: int
+
+
+@runtime_checkable
+class Session(Protocol):
+    """One connection to the broker. Every method may raise `BrokerUnavailable`, and none blocks beyond its time-out."""
+
+    def send(self, to: Address, body: bytes) -> int:
+        """Send a message without waiting and return its number (1, 2, 3, … within this session).
+
+        Work, reports and dead letters are persistent and confirmed; a message that finds no queue settles as not ok.
+        The queue of the address is declared first, once a session. Control and heartbeats are transient and settle ok
+        even if nobody listens.
+        """
+
+    def settled(self) -> list[Settled]:
+        """What has settled since the last call, in the order in which it settled; each number once."""
+
+    def receive(self, timeout: float, wake: int | None = None) -> list[Delivery]:
+        """Wait until there is a delivery, something settled, or `wake` (a file descriptor) is readable; at most `timeout` seconds.
+
+        Then take all that can be taken without waiting. Time-out 0 never blocks. Keeps the connection alive.
+        """
+
+    def subscribe(self, source: Address, prefetch: int) -> None:
+        """Take deliveries from `source` (declared first), at most `prefetch` unacked at a time.
+
+        Control and heartbeats need no ack. Subscribing again changes the prefetch. If the broker ends the
+        subscription (a deleted queue), `receive` raises.
+        """
+
+    def unsubscribe(self, source: Address) -> None:
+        """Take no more from `source`; what was taken stays taken. Deliveries already on the way may still be received."""
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """These are done. Deliveries of another session are passed over."""
+
+    def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        """Give these back, to be handed out again flagged `redelivered`."""
+
+    def reject(self, delivery: Delivery) -> None:
+        """Send a message that cannot be read to the dead letters."""
+
+    def depth(self, source: Address) -> Depth | None:
+        """How full the queue is, or None if it does not exist."""
+
+    def purge(self, source: Address) -> int:
+        """Throw away the ready messages of a queue; how many there were."""
+
+    def beat(self) -> None:
+        """Keep the connection alive. To be called every few seconds while `receive` is not."""
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no messages at present (a memory or disk alarm), or None."""
+
+    def close(self) -> None:
+        """Leave. What was taken and not acked goes back to its queue. Never raises, never blocks for long."""
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """A broker that one can connect to. Cheap to make; safe to keep across a fork as long as no session is."""
+
+    url: str
+
+    def connect(self, name: str, timeout: float = 5.0) -> Session:
+        """A new session; `name` is shown to operators. Raises `BrokerUnavailable` after `timeout` seconds at the latest."""

@@ -1,0 +1,101 @@
+"""Settings: arguments of `Aiki(...)` and the commands, then environment variables `AIKI_*`, then defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from aiki.errors import ConfigurationError
+
+EMBEDDED_DIR = ".aiki"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One process's settings. Each field's environment variable is `AIKI_` and its name in capitals.
+
+    :ivar server_url: the server's address for the remote client; empty means embedded (database and broker from here).
+    :ivar api_key: the bearer key that clients send and the server asks for; empty means none (loopback only).
+    :ivar database_url: SQLAlchemy URL, `mysql+pymysql://…` or `sqlite:///…`.
+    :ivar broker_url: see `aiki.broker.open_broker`.
+    :ivar prefix: begins the name of every exchange and queue.
+    :ivar namespace: the tenant all of this process's runs belong to.
+    :ivar partitions: number of report queues; all processes must agree.
+    :ivar queue_type: `classic` or `quorum`, for the durable RabbitMQ queues. Classic is as safe on one node; on a cluster
+        choose quorum.
+    :ivar max_payload: largest encoded argument list or result, in bytes.
+    :ivar compress_above: compress payloads larger than this many bytes; 0 is never.
+    :ivar timeout: seconds that `enqueue` and other calls may take.
+    :ivar lease: seconds without a heartbeat after which a worker is lost.
+    :ivar max_crashes: how often executing a run may kill its process before the run is dead.
+    """
+
+    server_url: str = ""
+    api_key: str = ""
+    database_url: str = ""
+    broker_url: str = ""
+    prefix: str = "aiki"
+    namespace: str = "default"
+    partitions: int = 4
+    queue_type: str = "classic"
+    max_payload: int = 8 * 1024 * 1024
+    compress_above: int = 0
+    timeout: float = 5.0
+    lease: float = 20.0
+    max_crashes: int = 3
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+        """Settings from arguments (those that are not None), the environment and the defaults.
+
+        Without any URL the embedded default is used: two SQLite files in `.aiki/` under the working directory.
+
+        :raises ConfigurationError: an unknown setting, or a value that is not of its type.
+        """
+        environ = os.environ if environ is None else environ
+        types = {item.name: type(item.default) for item in fields(cls)}
+        unknown = set(given) - set(types)
+        if unknown:
+            raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}; there are: {', '.join(sorted(types))}")
+        values: dict[str, Any] = {}
+        for name, kind in types.items():
+            variable = f"AIKI_{name.upper()}"
+            value = given.get(name)
+            source = name
+            if value is None:
+                value, source = environ.get(variable), variable
+            if value is None or value == "":
+                continue
+            try:
+                values[name] = kind(value)
+            except (TypeError, ValueError):
+                raise ConfigurationError(f"{source}={value!r}: it must be of type {kind.__name__}") from None
+        values.setdefault("database_url", embedded_url("aiki.db"))
+        values.setdefault("broker_url", embedded_url("broker.db"))
+        made = cls(**values)
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        if not 1 <= self.partitions <= 64:
+            raise ConfigurationError(f"partitions={self.partitions}: it must be from 1 to 64")
+        if self.queue_type not in ("classic", "quorum"):
+            raise ConfigurationError(f"queue_type={self.queue_type!r}: it must be classic or quorum")
+        if self.timeout <= 0 or self.lease < 5 or self.max_crashes < 1:
+            raise ConfigurationError("timeout must be above 0, lease at least 5 (seconds), max_crashes at least 1")
+        check_name("namespace", self.namespace)
+
+
+def embedded_url(file: str) -> str:
+    """The URL of one of the embedded default's files."""
+    return f"sqlite:///{Path(EMBEDDED_DIR).absolute() / file}"
+
+
+def check_name(what: str, value: str) -> str:
+    """`value` if it can name a queue, a namespace or a worker; else `ConfigurationError`."""
+    if not 1 <= len(value) <= 64 or not all(c.isascii() and (c.isalnum() or c in "._-") for c in value):
+        raise ConfigurationError(f"{what} {value!r}: use 1 to 64 letters, digits, dots, hyphens and underscores")
+    return value
