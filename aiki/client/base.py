@@ -1,0 +1,63 @@
+"""How the SDK asks: one protocol, spoken over HTTP (`remote.py`) or in this process with database and broker
+(`embedded.py`). Both pass `tests/client/contract.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from aiki.model import Accepted, DefinitionInfo, NewRun, Page, RunDetail, RunFilter, RunView
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+
+@runtime_checkable
+class Client(Protocol):
+    """Every call has a deadline (`Settings.timeout` unless told) and raises `aiki.errors.Unavailable` when it cannot be met.
+
+    Asking again with the same ids is safe. Methods may be called from several threads, and survive a fork.
+    """
+
+    def enqueue(
+        self,
+        runs: Sequence[NewRun],
+        *,
+        session: Session | None = None,
+        connection: Connection | None = None,
+        batch: int | None = None,
+    ) -> list[Accepted]:
+        """Record runs and have them dispatched; all of them or none.
+
+        :param session, connection: write in the caller's own transaction (embedded client only): the runs exist once it
+            commits, and are dispatched then.
+        :param batch: how many runs one message may carry; None leaves it to what is known of the durations.
+        :raises ReferenceConflict: a reference id belongs to a run with another input.
+        """
+
+    def register(self, definitions: Sequence[DefinitionInfo]) -> None:
+        """Make names known. Cheap to repeat."""
+
+    def get(self, run_id: str, *, wait: float = 0.0) -> RunView:
+        """The run, at once, or when it has ended, or after `wait` seconds, whatever comes first. Raises `RunNotFound`."""
+
+    def detail(self, run_id: str) -> RunDetail:
+        """The run with its payloads and attempts. Raises `RunNotFound`."""
+
+    def list(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
+        """Runs, newest first; `after` is the `next` of the page before."""
+
+    def cancel(self, run_id: str, *, reason: str = "") -> RunView:
+        """Cancel it: at once if nobody executes it, else it is interrupted. An ended run stays as it is."""
+
+    def retry(self, run_id: str) -> RunView:
+        """Have a failed, dead or cancelled run go on under the same id. Raises `RunConflict` in other states."""
+
+    def rerun(self, run_id: str) -> Accepted:
+        """A new run with the same input."""
+
+    def close(self) -> None:
+        """Flush what is to be published (within the deadline) and let go of connections."""
+
+

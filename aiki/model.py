@@ -1,0 +1,150 @@
+"""The nouns that clients, storage and the API pass to each other. Plain data, no behaviour.
+
+Times are integers, microseconds since the Unix epoch (UTC), as the database keeps them. Run ids are canonical UUID text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aiki.codec import Payload
+from aiki.states import State
+
+OnConflict = Literal["error", "return_existing"]
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionInfo:
+    """A task's or workflow's definition as the server knows it.
+
+    `options` (JSON data): `queue`, `time_limit`, `soft_time_limit`, `expires`, `retry` (a policy on the wire),
+    `max_crashes`: what a run gets that does not say otherwise, absent where the definition leaves it open.
+    """
+
+    name: str
+    version: str = "1"
+    kind: str = "task"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class NewRun:
+    """A run to be recorded and dispatched.
+
+    :ivar id: made by the caller, so that asking twice is one run.
+    :ivar input: encodes `[[*args], {**kwargs}]`.
+    :ivar due_at: do not dispatch before this time; None is now.
+    :ivar expires_at: cancel it if it has not started by then.
+    :ivar options: sparse, by `messages.OPT_*` names, with `mc` for `max_crashes`; carried in each dispatch.
+    :ivar reference_id: unique for the name; see `on_conflict`.
+    """
+
+    id: str
+    name: str
+    input: Payload
+    queue: str = "default"
+    version: str = "1"
+    kind: str = "task"
+    due_at: int | None = None
+    expires_at: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    reference_id: str | None = None
+    on_conflict: OnConflict = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to a `NewRun`: the run's id (another's, where a reference id led to a run that exists) and its state."""
+
+    id: str
+    state: State
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution that did not end in a result; the last one is told by the run itself.
+
+    `outcome`: failed, retried, crashed, timed_out, lost, cancelled.
+    """
+
+    number: int
+    epoch: int
+    outcome: str
+    error_type: str
+    error_message: str
+    traceback: str
+    worker: str
+    signal: str | None
+    exit_code: int | None
+    started_at: int | None
+    finished_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as people and clients see it. `waiting_on` says in words why a run that is not running does not move."""
+
+    id: str
+    namespace: str
+    kind: str
+    name: str
+    version: str
+    queue: str
+    state: State
+    attempt: int
+    crashes: int
+    reference_id: str | None
+    waiting_on: str | None
+    worker: str | None
+    cancel_requested: bool
+    progress: float | None
+    progress_message: str | None
+    error_type: str | None
+    error_message: str | None
+    created_at: int
+    due_at: int | None
+    started_at: int | None
+    finished_at: int | None
+    expires_at: int | None
+    updated_at: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether the state is terminal."""
+        return self.state in _TERMINAL
+
+
+_TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetail:
+    """A run with what lists leave out. `result` is None where there is none; `traceback` is the last attempt's."""
+
+    run: RunView
+    input: Payload | None = None
+    result: Payload | None = None
+    traceback: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs a list holds; every field given must match."""
+
+    states: tuple[State, ...] = ()
+    name: str | None = None
+    queue: str | None = None
+    reference_id: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Runs, newest first, and the id after which the next page begins (None on the last)."""
+
+    runs: list[RunView]
+    next: str | None
