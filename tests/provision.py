@@ -1,0 +1,134 @@
+"""Where RabbitMQ and MariaDB (or MySQL) come from, so that `make test` needs nothing but itself.
+
+In this order: the servers that `AIKI_TEST_AMQP_URL` and `AIKI_TEST_MYSQL_URL` name; programs that are installed; programs
+that apt installs, when we are root; the services of `compose.yaml`, when there is a Docker. Otherwise an error: a missing
+server never skips a test.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+AMQP_VARIABLE = "AIKI_TEST_AMQP_URL"
+MYSQL_VARIABLE = "AIKI_TEST_MYSQL_URL"
+COMPOSE_AMQP_URL = "amqp://guest:guest@127.0.0.1:5672//"
+COMPOSE_MYSQL_URL = "mysql+pymysql://root:aiki-local@127.0.0.1:3306/"
+
+# Debian keeps servers where the PATH of a user does not look.
+_PATH = os.pathsep.join(
+    [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/libexec", "/usr/local/sbin", "/opt/homebrew/sbin"]
+)
+_COMMON = """Tests of the broker and the database run against real servers. Do one of these:
+  - install them:  apt-get install rabbitmq-server mariadb-server  (or run this as root, and it is done for you)
+  - name running ones:  AIKI_TEST_AMQP_URL=amqp://user:password@host:5672//
+                        AIKI_TEST_MYSQL_URL=mysql+pymysql://user:password@host:3306/  (may create databases)
+  - install Docker with its compose plugin; the services of compose.yaml are then used"""
+
+
+class NoServer(RuntimeError):
+    """A server that the tests need can be neither found nor installed."""
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"services: {text}", file=sys.stderr, flush=True)
+
+
+def rabbitmq_program(name: str = "rabbitmq-server") -> Path | None:
+    """RabbitMQ's own script, not the wrapper in /usr/sbin, which changes to another user."""
+    places = [
+        Path("/usr/lib/rabbitmq/bin"),
+        *sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin"), reverse=True),
+    ]
+    for place in places:
+        if (place / name).exists():
+            return place / name
+    found = shutil.which(name, path=_PATH)
+    return Path(found) if found else None
+
+
+def program(*names: str) -> Path | None:
+    """The first of these programs that is installed."""
+    for name in names:
+        found = shutil.which(name, path=_PATH)
+        if found:
+            return Path(found)
+    return None
+
+
+def mysqld() -> Path | None:
+    """The database server's program."""
+    return program("mariadbd", "mysqld")
+
+
+def need_rabbitmq() -> Path:
+    """RabbitMQ's program, installed now if need be; raises `NoServer`."""
+    found = rabbitmq_program() or (_apt() and rabbitmq_program())
+    if not found:
+        raise NoServer(f"there is no rabbitmq-server on this machine. {_COMMON}")
+    return found
+
+
+def need_mysqld() -> Path:
+    """The database server's program, installed now if need be; raises `NoServer`."""
+    found = mysqld() or (_apt() and mysqld())
+    if not found:
+        raise NoServer(f"there is neither mariadbd nor mysqld on this machine. {_COMMON}")
+    return found
+
+
+def _apt() -> bool:
+    """Install both servers if we are root on a system with apt; whether that was tried and done."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return False
+    # Two test runs at once on a fresh machine: the second waits, and then finds what the first installed.
+    with open(Path(tempfile.gettempdir()) / "aiki-test-apt.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if rabbitmq_program() and mysqld():
+            return True
+        say("installing rabbitmq-server and mariadb-server with apt (once, a minute or two)")
+        apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
+        packages = ["install", "-y", "--no-install-recommends", "rabbitmq-server", "mariadb-server"]
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for arguments in (["update"], packages):
+            done = subprocess.run(
+                [*apt, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            )
+        # A service that cannot be started after the installation (no systemd) is no matter: we start our own.
+        if not (rabbitmq_program() and mysqld()):
+            raise NoServer(
+                f"apt-get install failed ({done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-2000:]}\n{_COMMON}"
+            )
+    return True
+
+
+def outside_url(variable: str) -> str | None:
+    """The URL of a server that is not ours to start: named in the environment, or from Docker as the last resort."""
+    if url := os.environ.get(variable):
+        return url
+    installed = rabbitmq_program() if variable == AMQP_VARIABLE else mysqld()
+    if installed or (os.geteuid() == 0 and shutil.which("apt-get")) or not _docker_runs():
+        return None
+    service, url = ("rabbitmq", COMPOSE_AMQP_URL) if variable == AMQP_VARIABLE else ("mysql", COMPOSE_MYSQL_URL)
+    say(f"starting {service} with docker compose")
+    subprocess.run(
+        ["docker", "compose", "-f", str(ROOT / "compose.yaml"), "up", "-d", "--wait", service],
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    return url
+
+
+def _docker_runs() -> bool:
+    if not shutil.which("docker"):
+        return False
+    return (
+        subprocess.run(["docker", "compose", "ls"], stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
+    )
