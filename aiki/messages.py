@@ -86,7 +86,11 @@ class DispatchList:
         header, runs = _open(body, DISPATCH)
         try:
             return cls(
-                header["ns"], header["q"], [Dispatch._make(run) for run in runs], bool(header.get("again")), header.get("marker")
+                header["ns"],
+                header["q"],
+                [Dispatch._make(run) for run in runs],
+                bool(header.get("again")),
+                header.get("marker"),
             )
         except (KeyError, TypeError) as error:
             raise MessageError(f"a dispatch that cannot be read: {type(error).__name__}: {error}") from None
@@ -286,7 +290,9 @@ def _open(body: bytes, expected: str) -> tuple[dict[str, Any], Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise MessageError(f"not an Aiki message: {type(error).__name__}: {error}; it begins {bytes(body[:60])!r}") from None
     if version != VERSION:
-        raise MessageError(f"message version {version!r} is not known here (this Aiki reads {VERSION}); upgrade the receiver first")
+        raise MessageError(
+            f"message version {version!r} is not known here (this Aiki reads {VERSION}); upgrade the receiver first"
+        )
     if kind != expected or not isinstance(header, dict):
         raise MessageError(f"a {kind!r} message where a {expected!r} was expected")
     return header, content

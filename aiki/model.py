@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aiki.codec import Payload
+from aiki.messages import Dispatch, RunKey
 from aiki.states import State
 
 OnConflict = Literal["error", "return_existing"]
@@ -148,3 +149,46 @@ class Page:
 
     runs: list[RunView]
     next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A recorded delivery that is to be published now.
+
+    :ivar delivery_id: 20 bytes, the run's id and its epoch; what `Store.delivered` wants once the publish is confirmed.
+    :ivar queue: the user queue.
+    :ivar group: runs of equal `(namespace, queue, group)` may share a message.
+    :ivar again: an earlier copy may be out; the message must say so.
+    """
+
+    delivery_id: bytes
+    namespace: str
+    queue: str
+    group: int
+    dispatch: Dispatch
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The outcome of recording runs: an answer for each, in the order asked, and what is to be published now."""
+
+    accepted: list[Accepted]
+    outgoing: list[Outgoing]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The outcome of a cancel: `revoke` must never begin, `interrupt` is to be stopped where it runs."""
+
+    run: RunView
+    revoke: list[RunKey]
+    interrupt: list[RunKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The outcome of a retry."""
+
+    run: RunView
+    outgoing: list[Outgoing]

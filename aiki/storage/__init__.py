@@ -1,0 +1,7 @@
+"""Storage: the tables and the only verbs that write them."""
+
+from aiki.storage.database import RowTooLarge
+from aiki.storage.schema import upgrade
+from aiki.storage.store import Store, open_store
+
+__all__ = ["RowTooLarge", "Store", "open_store", "upgrade"]

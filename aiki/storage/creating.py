@@ -1,0 +1,284 @@
+"""The verb that records new runs: run, input and delivery in one transaction, so that no run exists without a cause to move."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from aiki import ids
+from aiki.clock import SECOND, Clock
+from aiki.errors import PayloadTooLarge, ReferenceConflict, RunConflict
+from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
+from aiki.model import Accepted, Created, NewRun, Outgoing
+from aiki.states import State
+from aiki.storage.database import Database, RowTooLarge, is_duplicate
+from aiki.storage.rows import EXPIRY_EPOCH, delivery_id
+
+RUN_COLUMNS = (
+    "namespace",
+    "id",
+    "kind",
+    "name",
+    "version",
+    "queue",
+    "state",
+    "epoch",
+    "partition_no",
+    "reference_id",
+    "options",
+    "created_at",
+    "due_at",
+    "dispatched_at",
+    "expires_at",
+    "updated_at",
+)
+PAYLOAD_COLUMNS = ("namespace", "run_id", "role", "encoding", "data")
+DELIVERY_COLUMNS = ("namespace", "id", "due_at", "again")
+
+MAX_LIST = 50
+_DURATIONS_TTL = 5.0
+_groups = itertools.count(1)
+
+
+def list_size(mean_ms: float | None) -> int:
+    """How many runs one message may carry: what is known to be short travels in long lists, what is slow alone.
+
+    A worker gives back what a slow run holds up in a list, so a wrong guess costs little.
+    """
+    if mean_ms is None:
+        return 20
+    if mean_ms < 5:
+        return MAX_LIST
+    return 5 if mean_ms < 50 else 1
+
+
+class Durations:
+    """The mean duration of each name, as of a few seconds ago."""
+
+    def __init__(self, db: Database, namespace: str) -> None:
+        self._db = db
+        self._namespace = namespace
+        self._lock = threading.Lock()
+        self._known: dict[str, float | None] = {}
+        self._until = 0.0
+
+    def mean_ms(self, connection: sa.Connection, name: str) -> float | None:
+        """Milliseconds that `name` takes on average, None if unknown."""
+        if time.monotonic() >= self._until:
+            rows = self._db.execute(
+                connection, "SELECT name, mean_ms FROM definitions WHERE namespace = ?", (self._namespace,)
+            ).fetchall()
+            with self._lock:
+                self._known = {row[0]: row[1] for row in rows}
+                self._until = time.monotonic() + _DURATIONS_TTL
+        return self._known.get(name)
+
+
+class Creating:
+    """Recording runs."""
+
+    db: Database
+    namespace: str
+    partitions: int
+    clock: Clock
+    _durations: Durations
+
+    def create_runs(
+        self,
+        runs: Sequence[NewRun],
+        *,
+        connection: sa.Connection | None = None,
+        claim: float | None = None,
+        batch: int | None = None,
+    ) -> Created:
+        """Record runs and their deliveries, all or none; asking again with the same ids changes nothing.
+
+        :param connection: write in this transaction, which the caller commits; the default is one of our own.
+        :param claim: seconds for which the deliveries belong to the caller, who publishes them; None leaves them to the sweeper.
+        :param batch: runs a message at most; None leaves it to what is known of the durations.
+        :raises ReferenceConflict: a reference id belongs to another input.
+        :raises RunConflict: an id belongs to a run of another name.
+        :raises PayloadTooLarge: the database refuses rows of that size.
+        """
+        try:
+            if connection is not None:
+                return self._create(connection, runs, claim, batch)
+            return self.db.transaction(lambda c: self._create(c, runs, claim, batch))
+        except RowTooLarge as error:
+            raise PayloadTooLarge(
+                f"the database refuses a payload of that size ({error}); raise its max_allowed_packet, or lower "
+                "AIKI_MAX_PAYLOAD so that callers are told earlier"
+            ) from None
+
+    def _create(self, connection: sa.Connection, runs: Sequence[NewRun], claim: float | None, batch: int | None) -> Created:
+        now = self.clock()
+        answers: dict[int, Accepted] = {}
+        fresh: list[tuple[int, NewRun]] = []
+        for position, run in enumerate(runs):
+            holder = self._claim_reference(connection, run) if run.reference_id is not None else None
+            if holder is None:
+                fresh.append((position, run))
+            else:
+                answers[position] = holder
+        known = self._insert_runs(connection, [run for _, run in fresh], now, batch)
+        new: list[tuple[NewRun, _Rows]] = []
+        for position, run in fresh:
+            made = known[run.id]
+            if isinstance(made, Accepted):
+                answers[position] = made
+            else:
+                answers[position] = Accepted(run.id, made.state, True)
+                new.append((run, made))
+        self._insert_rest(connection, new, now, claim)
+        outgoing = [self._outgoing(run, made) for run, made in new if made.state is State.QUEUED] if claim is not None else []
+        return Created([answers[position] for position in range(len(runs))], outgoing)
+
+    # ------------------------------------------------------------ reference ids
+    def _claim_reference(self, connection: sa.Connection, run: NewRun) -> Accepted | None:
+        """Take the reference id for this run (None), or find the run that has it."""
+        digest = hashlib.sha256(f"{run.input.encoding}\n{run.input.text}".encode()).digest()
+        raw = ids.to_bytes(run.id)
+        columns = ("namespace", "name", "reference_id", "run_id", "input_hash")
+        try:
+            self.db.insert(connection, "reference_ids", columns, [(self.namespace, run.name, run.reference_id, raw, digest)])
+            return None
+        except IntegrityError as error:
+            if not is_duplicate(error):
+                raise
+        row = self.db.execute(
+            connection,
+            "SELECT f.run_id, f.input_hash, r.state FROM reference_ids f "
+            "LEFT JOIN runs r ON r.namespace = f.namespace AND r.id = f.run_id "
+            "WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ?",
+            (self.namespace, run.name, run.reference_id),
+        ).fetchone()
+        assert row is not None, "reference ids are never deleted while a transaction may look for them"
+        holder, known_digest, state = bytes(row[0]), bytes(row[1]), row[2]
+        if holder == raw and state is None:
+            return None
+        text = ids.to_text(holder)
+        if known_digest != digest and run.on_conflict == "error":
+            raise ReferenceConflict(run.name, run.reference_id or "", text)
+        return Accepted(text, State(state or State.QUEUED), False)
+
+    # ------------------------------------------------------------ rows
+    def _insert_runs(
+        self, connection: sa.Connection, runs: Sequence[NewRun], now: int, batch: int | None
+    ) -> dict[str, _Rows | Accepted]:
+        made = {run.id: rows for run, rows in zip(runs, self._group(connection, runs, now, batch), strict=True)}
+        out: dict[str, _Rows | Accepted] = dict(made)
+        unique = {run.id: run for run in runs}
+        try:
+            self.db.insert(
+                connection, "runs", RUN_COLUMNS, [self._run_values(run, made[run.id], now) for run in unique.values()]
+            )
+            return out
+        except IntegrityError as error:
+            if not is_duplicate(error):
+                raise
+        # Asked before, or the answer to our own commit was lost: keep those that exist, insert the others.
+        found = self.db.where_in(
+            connection,
+            "SELECT id, name, state FROM runs WHERE namespace = ? AND id",
+            (self.namespace,),
+            [made[run_id].raw for run_id in unique],
+        )
+        for raw, name, state in found:
+            run_id = ids.to_text(bytes(raw))
+            if unique[run_id].name != name:
+                raise RunConflict(f"run id {run_id} belongs to a run of {name!r}, not of {unique[run_id].name!r}")
+            out[run_id] = Accepted(run_id, State(state), False)
+        missing = [run for run in unique.values() if isinstance(out[run.id], _Rows)]
+        self.db.insert(connection, "runs", RUN_COLUMNS, [self._run_values(run, made[run.id], now) for run in missing])
+        return out
+
+    def _group(self, connection: sa.Connection, runs: Sequence[NewRun], now: int, batch: int | None) -> list[_Rows]:
+        """Cut the runs into lists that travel together; all of one list report to one partition."""
+        out: list[_Rows] = []
+        sizes: dict[str, int] = {}
+        key: tuple[str, str] | None = None
+        group = left = partition = 0
+        for run in runs:
+            raw = ids.to_bytes(run.id)
+            if (run.name, run.queue) != key or left == 0:
+                key = (run.name, run.queue)
+                if run.name not in sizes:
+                    known = batch or (list_size(self._durations.mean_ms(connection, run.name)) if len(runs) > 1 else 1)
+                    sizes[run.name] = min(known, MAX_LIST)
+                group, left, partition = next(_groups), sizes[run.name], zlib.crc32(raw) % self.partitions
+            left -= 1
+            state = State.SCHEDULED if run.due_at is not None and run.due_at > now else State.QUEUED
+            out.append(_Rows(raw, state, partition, group))
+        return out
+
+    def _run_values(self, run: NewRun, made: _Rows, now: int) -> tuple[Any, ...]:
+        options = json.dumps(run.options, separators=(",", ":")) if run.options else None
+        return (
+            self.namespace,
+            made.raw,
+            run.kind,
+            run.name,
+            run.version,
+            run.queue,
+            made.state.value,
+            1,
+            made.partition,
+            run.reference_id,
+            options,
+            now,
+            run.due_at,
+            now if made.state is State.QUEUED else None,
+            run.expires_at,
+            now,
+        )
+
+    def _insert_rest(
+        self, connection: sa.Connection, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None
+    ) -> None:
+        payloads, deliveries = [], []
+        for run, made in new:
+            payloads.append((self.namespace, made.raw, "input", run.input.encoding, run.input.text.encode("ascii")))
+            if made.state is State.SCHEDULED:
+                due, again = run.due_at, 0
+            elif claim is None:
+                due, again = now, 0
+            else:
+                # Claimed: should this process die, the sweeper publishes it, marked, because a copy may be out.
+                due, again = now + int(claim * SECOND), 1
+            deliveries.append((self.namespace, delivery_id(made.raw, 1), due, again))
+            if run.expires_at is not None:
+                deliveries.append((self.namespace, delivery_id(made.raw, EXPIRY_EPOCH), run.expires_at, 0))
+        self.db.insert(connection, "payloads", PAYLOAD_COLUMNS, payloads)
+        self.db.insert(connection, "deliveries", DELIVERY_COLUMNS, deliveries)
+
+    def _outgoing(self, run: NewRun, made: _Rows) -> Outgoing:
+        options = {key: value for key, value in run.options.items() if key != "mc"}
+        if run.reference_id is not None:
+            options[OPT_REFERENCE] = run.reference_id
+        if run.kind != "task":
+            options[OPT_KIND] = run.kind
+        dispatch = Dispatch(
+            made.raw.hex(), 1, run.name, run.version, 1, made.partition, run.input.encoding, run.input.text, options
+        )
+        return Outgoing(delivery_id(made.raw, 1), self.namespace, run.queue, made.group, dispatch)
+
+
+class _Rows:
+    """What a new run's rows share."""
+
+    __slots__ = ("group", "partition", "raw", "state")
+
+    def __init__(self, raw: bytes, state: State, partition: int, group: int) -> None:
+        self.raw = raw
+        self.state = state
+        self.partition = partition
+        self.group = group

@@ -1,0 +1,280 @@
+"""The connection to the database: engines, transactions that are repeated when they must be, and bulk statements.
+
+One helper runs every transaction, and one list names the errors that are expected of a database under load (deadlock,
+lock time-out, a connection that is gone). Verbs are written so that running one twice is harmless: the answer to a
+commit can be lost, and then nobody knows whether it happened.
+
+Bulk statements are built here from column names, never from values: PyMySQL sends a multi-row INSERT as one statement
+only if VALUES holds nothing but placeholders.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from aiki.errors import ConfigurationError, StorageUnavailable
+
+T = TypeVar("T")
+
+# MySQL: deadlock, lock wait time-out, statement time-out of a lock (MariaDB), record changed since read (MariaDB snapshot).
+_RETRY_CODES = frozenset({1213, 1205, 1020})
+# Too many connections, server shutting down, cannot connect, gone away, lost, server not ready, idle session closed.
+_AWAY_CODES = frozenset({1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 1152, 1158, 1159, 1160, 1161, 4031, 1203, 1290})
+_TOO_LARGE_CODES = frozenset({1153, 1406, 1301})
+
+MAX_RETRIES = 8
+ROWS_A_STATEMENT = 500
+BYTES_A_STATEMENT = 512 * 1024
+
+
+class RowTooLarge(Exception):
+    """The database refuses a row because of its size (max_allowed_packet); the statement changed nothing."""
+
+
+class Database:
+    """One database, shared by all threads of a process.
+
+    :param url: SQLAlchemy URL; MySQL and MariaDB through PyMySQL, or SQLite.
+    :param timeout: seconds any one statement or connect may take.
+    :param idle_limit: seconds after which the server ends an idle session, so that a stopped process frees its locks.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0, idle_limit: int = 60, pool_size: int = 8) -> None:
+        self.timeout = timeout
+        self.url = sa.make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine = _sqlite_engine(self.url, timeout)
+        elif self.url.get_backend_name() in ("mysql", "mariadb"):
+            self.engine = _mysql_engine(self.url, timeout, idle_limit, pool_size)
+        else:
+            raise ConfigurationError(
+                f"database URL begins with {self.url.drivername!r}; it must be mysql+pymysql:// or sqlite:///"
+            )
+        self._placeholder = "?" if self.is_sqlite else "%s"
+        self._statements: dict[tuple[Any, ...], str] = {}
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+    def after_fork(self) -> None:
+        """In a forked child: forget the parent's connections without closing them."""
+        self.engine.dispose(close=False)
+
+    # ------------------------------------------------------------ transactions
+    def transaction(self, work: Callable[[sa.Connection], T], *, deadline: float | None = None) -> T:
+        """Run `work` in a transaction and commit; the whole is repeated after a deadlock or a lost connection.
+
+        :param deadline: `time.monotonic()` after which it is not repeated; the default is `timeout` from now.
+        :raises StorageUnavailable: the database is away, or kept refusing.
+        """
+        limit = time.monotonic() + self.timeout if deadline is None else deadline
+        for tries in range(1, MAX_RETRIES + 1):
+            try:
+                with self.engine.begin() as connection:
+                    if self.is_sqlite:
+                        connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    return work(connection)
+            except IntegrityError:
+                raise
+            except (DBAPIError, PoolTimeout) as error:
+                pause = self._pause_before_retry(error, tries)
+                if pause is None or time.monotonic() + pause > limit:
+                    raise self._unavailable(error) from error
+                time.sleep(pause)
+        raise StorageUnavailable("the database kept refusing the transaction (deadlocks)")
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run `work`, which only reads. Repeated like a transaction."""
+        limit = time.monotonic() + self.timeout
+        for tries in range(1, MAX_RETRIES + 1):
+            try:
+                with self.engine.connect() as connection:
+                    try:
+                        return work(connection)
+                    finally:
+                        if not connection.invalidated:
+                            connection.rollback()
+            except (DBAPIError, PoolTimeout) as error:
+                pause = self._pause_before_retry(error, tries)
+                if pause is None or time.monotonic() + pause > limit:
+                    raise self._unavailable(error) from error
+                time.sleep(pause)
+        raise StorageUnavailable("the database kept refusing the query")
+
+    def _pause_before_retry(self, error: SQLAlchemyError, tries: int) -> float | None:
+        """Seconds to wait before the transaction is repeated, or None if repeating it is of no use."""
+        if isinstance(error, PoolTimeout):
+            return None
+        code = error_code(error)
+        if code in _TOO_LARGE_CODES:
+            raise RowTooLarge(str(getattr(error, "orig", error))[:300]) from error
+        if code in _RETRY_CODES or _sqlite_busy(error):
+            return random.uniform(0.005, 0.02) * tries  # noqa: S311  (jitter, not a secret)
+        if isinstance(error, DBAPIError) and error.connection_invalidated and tries == 1:
+            return 0.0
+        if code in _AWAY_CODES or isinstance(error, OperationalError):
+            return None
+        raise error
+
+    def _unavailable(self, error: SQLAlchemyError) -> StorageUnavailable:
+        reason = str(getattr(error, "orig", None) or error).split("\n")[0][:300]
+        return StorageUnavailable(f"the database at {safe_url(self.url)} cannot be used now: {reason}")
+
+    # ------------------------------------------------------------ bulk statements
+    def insert(self, connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows (tuples in the order of `columns`), many a statement."""
+        if not rows:
+            return
+        sql = self._statement(
+            ("insert", table, tuple(columns)),
+            lambda p: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([p] * len(columns))})",  # noqa: S608
+        )
+        for chunk in chunks(rows):
+            # Always the executemany form: PyMySQL turns it into one multi-row statement, sqlite3 into a prepared loop.
+            connection.exec_driver_sql(sql, [tuple(row) for row in chunk])
+
+    def update(
+        self, connection: sa.Connection, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """Set `columns` of many rows, each to its own values. A row is `(id, value, …)`; the key is (namespace, id)."""
+        if not rows:
+            return
+        if self.is_sqlite:
+            sets = ", ".join(f"{column} = ?" for column in columns)
+            sql = f"UPDATE {table} SET {sets} WHERE namespace = ? AND id = ?"  # noqa: S608
+            connection.exec_driver_sql(sql, [(*row[1:], namespace, row[0]) for row in rows])
+            return
+        # A join with a derived table: one round trip, on MySQL and MariaDB alike.
+        first = "SELECT %s AS id, " + ", ".join(f"%s AS {column}" for column in columns)
+        more = " UNION ALL SELECT " + ", ".join(["%s"] * (len(columns) + 1))
+        sets = ", ".join(f"t.{column} = v.{column}" for column in columns)
+        for chunk in chunks(rows):
+            derived = first + more * (len(chunk) - 1)
+            sql = f"UPDATE {table} t JOIN ({derived}) v ON t.namespace = %s AND t.id = v.id SET {sets}"  # noqa: S608
+            parameters = [value for row in chunk for value in row]
+            connection.exec_driver_sql(sql, (*parameters, namespace))
+
+    def where_in(
+        self, connection: sa.Connection, sql: str, before: Sequence[Any], values: Sequence[Any], after: str = ""
+    ) -> list[Any]:
+        """Run `sql … IN (values)` in chunks and collect the rows. `sql` has `?` for `before` and ends where `IN` follows."""
+        out: list[Any] = []
+        for start in range(0, len(values), ROWS_A_STATEMENT):
+            chunk = values[start : start + ROWS_A_STATEMENT]
+            text = self.placeholders(f"{sql} IN ({', '.join('?' * len(chunk))}) {after}")
+            result = connection.exec_driver_sql(text, (*before, *chunk))
+            if result.returns_rows:
+                out.extend(result.fetchall())
+        return out
+
+    def execute(self, connection: sa.Connection, sql: str, parameters: Sequence[Any] = ()) -> sa.CursorResult[Any]:
+        """Run one statement written with `?` placeholders."""
+        return connection.exec_driver_sql(self.placeholders(sql), tuple(parameters))
+
+    def placeholders(self, sql: str) -> str:
+        """`sql`, written with `?`, in the driver's style. Our statements hold no `?` or `%` but placeholders."""
+        return sql if self.is_sqlite else sql.replace("?", "%s")
+
+    def _statement(self, key: tuple[Any, ...], build: Callable[[str], str]) -> str:
+        sql = self._statements.get(key)
+        if sql is None:
+            sql = self._statements[key] = build(self._placeholder)
+        return sql
+
+    @property
+    def for_update(self) -> str:
+        """The clause that locks what a SELECT returns; SQLite's writers are alone anyway."""
+        return "" if self.is_sqlite else "FOR UPDATE"
+
+    @property
+    def skip_locked(self) -> str:
+        """As `for_update`, passing over rows that another transaction has locked."""
+        return "" if self.is_sqlite else "FOR UPDATE SKIP LOCKED"
+
+
+def chunks(rows: Sequence[Sequence[Any]]) -> Iterable[Sequence[Sequence[Any]]]:
+    """Rows in statements of bounded count and size."""
+    start, size = 0, 0
+    for index, row in enumerate(rows):
+        weight = 60 + sum(len(value) for value in row if isinstance(value, (str, bytes)))
+        if index > start and (index - start >= ROWS_A_STATEMENT or size + weight > BYTES_A_STATEMENT):
+            yield rows[start:index]
+            start, size = index, 0
+        size += weight
+    if start < len(rows):
+        yield rows[start:]
+
+
+def error_code(error: BaseException) -> int | None:
+    """The server's error number, if there is one."""
+    args = getattr(getattr(error, "orig", None), "args", ())
+    return args[0] if args and isinstance(args[0], int) else None
+
+
+def is_duplicate(error: IntegrityError) -> bool:
+    """Whether a unique key was violated."""
+    return error_code(error) == 1062 or "UNIQUE constraint failed" in str(error.orig)
+
+
+def safe_url(url: sa.URL) -> str:
+    """The URL without its password."""
+    return url.render_as_string(hide_password=True)
+
+
+def _sqlite_busy(error: SQLAlchemyError) -> bool:
+    original = getattr(error, "orig", None)
+    return isinstance(original, sqlite3.OperationalError) and getattr(original, "sqlite_errorcode", 0) & 0xFF in (5, 6)
+
+
+def _mysql_engine(url: sa.URL, timeout: float, idle_limit: int, pool_size: int) -> sa.Engine:
+    if url.get_driver_name() not in ("pymysql",):
+        url = url.set(drivername=f"{url.get_backend_name()}+pymysql")
+    engine = sa.create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        pool_size=pool_size,
+        max_overflow=24,
+        pool_timeout=timeout,
+        pool_recycle=max(10, idle_limit - 10),
+        # Transactions here always commit or roll back themselves; a further ROLLBACK would be one more round trip each.
+        pool_reset_on_return=None,
+        connect_args={
+            "connect_timeout": max(1, round(timeout)),
+            "read_timeout": max(1, round(timeout)),
+            "write_timeout": max(1, round(timeout)),
+            "charset": "utf8mb4",
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(raw: Any, _record: Any) -> None:
+        with raw.cursor() as cursor:
+            cursor.execute(f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {max(1, round(timeout) - 1)}")
+
+    return engine
+
+
+def _sqlite_engine(url: sa.URL, timeout: float) -> sa.Engine:
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = sa.create_engine(url, pool_timeout=timeout, connect_args={"timeout": timeout, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(raw: Any, _record: Any) -> None:
+        raw.isolation_level = None  # transactions begin where we say so: BEGIN IMMEDIATE for writers
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(timeout * 1000)}"):
+            raw.execute(f"PRAGMA {pragma}")
+
+    return engine

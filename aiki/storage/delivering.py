@@ -1,0 +1,152 @@
+"""The verbs of the outbox: claim what is due, forget what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from aiki.clock import SECOND, Clock
+from aiki.messages import RunKey
+from aiki.model import Outgoing
+from aiki.states import State
+from aiki.storage.applying import CLAIM_SECONDS, Applied, Applying, Effects
+from aiki.storage.database import Database
+from aiki.storage.rows import EXPIRY_EPOCH, RunRow, delivery_id, split_delivery_id
+
+_DISPATCHABLE = frozenset({State.SCHEDULED.value, State.QUEUED.value, State.WAITING.value})
+
+
+@dataclass(slots=True)
+class Claimed:
+    """Deliveries that were due and now belong to the caller for `CLAIM_SECONDS`, and how many there may be left."""
+
+    outgoing: list[Outgoing] = field(default_factory=list)
+    expired: list[tuple[str, bytes]] = field(default_factory=list)
+    """Runs (namespace, id) whose expiry has come."""
+    more: bool = False
+
+
+class Delivering(Applying):
+    """The outbox."""
+
+    db: Database
+    clock: Clock
+    namespace: str
+
+    def claim_due(self, limit: int = 500) -> Claimed:
+        """Take due deliveries of all namespaces, oldest first, for publishing.
+
+        Two transactions: the first claims deliveries and locks nothing else, the second locks the runs (always before
+        deliveries, see `applying`) and marks them queued. Should the process die in between, the claim runs out.
+        """
+        now = self.clock()
+
+        def claim(connection: sa.Connection) -> list[tuple[str, bytes, bool]]:
+            found = self.db.execute(
+                connection,
+                "SELECT namespace, id, again FROM deliveries WHERE due_at <= ? ORDER BY due_at, namespace, id "
+                f"LIMIT {int(limit)} {self.db.skip_locked}",
+                (now,),
+            ).fetchall()
+            due = [(namespace, bytes(raw), bool(again)) for namespace, raw, again in found]
+            by_namespace: dict[str, list[bytes]] = {}
+            for namespace, raw, _ in due:
+                by_namespace.setdefault(namespace, []).append(raw)
+            until = now + int(CLAIM_SECONDS * SECOND)
+            for namespace, raws in by_namespace.items():
+                self.db.where_in(
+                    connection,
+                    "UPDATE deliveries SET due_at = ?, again = 1 WHERE namespace = ? AND id",
+                    (until, namespace),
+                    raws,
+                )
+            return due
+
+        due = self.db.transaction(claim)
+        out = Claimed(more=len(due) >= limit)
+        wanted: dict[str, dict[bytes, bool]] = {}
+        for namespace, raw, again in due:
+            run_id, epoch = split_delivery_id(raw)
+            if epoch == EXPIRY_EPOCH:
+                out.expired.append((namespace, run_id))
+            else:
+                wanted.setdefault(namespace, {})[raw] = again
+        for namespace, again_by_id in wanted.items():
+            out.outgoing.extend(self._mark_queued(namespace, again_by_id))
+        return out
+
+    def _mark_queued(self, namespace: str, again_by_id: dict[bytes, bool]) -> list[Outgoing]:
+        due_rows: list[tuple[RunRow, bool]] = []
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            due_rows.clear()
+            now = self.clock()
+            for raw, again in again_by_id.items():
+                run_id, epoch = split_delivery_id(raw)
+                row = rows.get(run_id)
+                if row is None or row.epoch != epoch or row.state not in _DISPATCHABLE:
+                    effects.forget.add(raw)
+                    continue
+                row.state = State.QUEUED.value
+                row.waiting_on = None
+                row.dispatched_at = now
+                due_rows.append((row, again))
+
+        self.apply(namespace, [raw[:16] for raw in again_by_id], decide)
+        return self.db.read(lambda connection: self.outgoing(connection, namespace, due_rows))
+
+    def delivered(self, delivery_ids: Sequence[bytes], namespace: str | None = None) -> None:
+        """The broker answers for these: forget them. By their own ids, so that a later epoch's delivery is not touched."""
+        if not delivery_ids:
+            return
+        where = namespace or self.namespace
+        ordered = sorted(delivery_ids)
+        self.db.transaction(lambda connection: self.delete_deliveries(connection, where, ordered))
+
+    def released(self, delivery_ids: Sequence[bytes], namespace: str | None = None) -> None:
+        """These were certainly never sent: due at once, unmarked, for whoever sweeps."""
+        if not delivery_ids:
+            return
+        now = self.clock()
+
+        def work(connection: sa.Connection) -> None:
+            self.db.where_in(
+                connection,
+                "UPDATE deliveries SET due_at = ?, again = 0 WHERE namespace = ? AND id",
+                (now, namespace or self.namespace),
+                sorted(delivery_ids),
+            )
+
+        self.db.transaction(work)
+
+    def next_due(self) -> int | None:
+        """When the next delivery is due, or None if there is none."""
+        row = self.db.read(lambda connection: self.db.execute(connection, "SELECT MIN(due_at) FROM deliveries").fetchone())
+        return row[0] if row else None
+
+    def expire(self, namespace: str, run_ids: Sequence[bytes]) -> Applied:
+        """Cancel those of the runs that have not started although their time to do so is over."""
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            now = self.clock()
+            for run_id in run_ids:
+                effects.forget.add(delivery_id(run_id, EXPIRY_EPOCH))
+                row = rows.get(run_id)
+                if row is None or row.ended or row.expires_at is None or row.expires_at > now:
+                    continue
+                if row.state == State.RUNNING.value or row.attempt > 1:
+                    continue
+                if row.state == State.QUEUED.value:
+                    effects.revoke.append((_key(row), False))
+                row.state = State.CANCELLED.value
+                row.cancel_reason = row.waiting_on = "expired before it started"
+                row.error_type, row.error_message = "Expired", "it had not started by the time it expires"
+                row.finished_at = now
+
+        return self.apply(namespace, run_ids, decide)
+
+
+def _key(row: RunRow) -> RunKey:
+    return RunKey(row.run_id, row.epoch)

@@ -1,0 +1,16 @@
+"""Alembic's environment: always online, on the connection that `aiki.storage.schema` hands in."""
+
+from alembic import context
+
+from aiki.storage.tables import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=metadata,
+    version_table="aiki_schema",
+    transactional_ddl=connection.dialect.name == "sqlite",
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,132 @@
+"""The verbs that read: one run, many runs, who has ended."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from aiki import ids
+from aiki.model import Page, RunDetail, RunFilter, RunView
+from aiki.states import TERMINAL, State
+from aiki.storage.database import Database
+from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload_of, run_view
+
+
+class Reading:
+    """Looking at runs."""
+
+    db: Database
+    namespace: str
+
+    def get_run(self, run_id: str) -> RunView | None:
+        """The run, or None."""
+        try:
+            raw = ids.to_bytes(run_id)
+        except ValueError:
+            return None
+        return self.db.read(lambda connection: self._get(connection, raw))
+
+    def _get(self, connection: sa.Connection, raw: bytes) -> RunView | None:
+        row = self.db.execute(
+            connection,
+            f"SELECT {VIEW_COLUMNS} FROM runs WHERE namespace = ? AND id = ?",
+            (self.namespace, raw),
+        ).fetchone()
+        if row is None:
+            return None
+        return run_view(row, self._worker_names(connection, [row[11]]))
+
+    def _worker_names(self, connection: sa.Connection, raws: Sequence[bytes | None]) -> dict[bytes, str]:
+        wanted = sorted({bytes(raw) for raw in raws if raw is not None})
+        if not wanted:
+            return {}
+        rows = self.db.where_in(
+            connection, "SELECT id, name FROM workers WHERE namespace = ? AND id", (self.namespace,), wanted
+        )
+        return {bytes(raw): name for raw, name in rows}
+
+    def detail(self, run_id: str) -> RunDetail | None:
+        """The run with its payloads and attempts, or None."""
+        try:
+            raw = ids.to_bytes(run_id)
+        except ValueError:
+            return None
+
+        def work(connection: sa.Connection) -> RunDetail | None:
+            view = self._get(connection, raw)
+            if view is None:
+                return None
+            key = (self.namespace, raw)
+            payloads = {
+                role: payload_of(encoding, data)
+                for role, encoding, data in self.db.execute(
+                    connection, "SELECT role, encoding, data FROM payloads WHERE namespace = ? AND run_id = ?", key
+                )
+            }
+            attempts = [
+                attempt_of(row)
+                for row in self.db.execute(
+                    connection, f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE namespace = ? AND run_id = ? ORDER BY epoch", key
+                )
+            ]
+            traceback = attempts[-1].traceback if attempts and view.state in (State.FAILED, State.DEAD) else ""
+            return RunDetail(view, payloads.get("input"), payloads.get("result"), traceback, attempts)
+
+        return self.db.read(work)
+
+    def ended(self, run_ids: Sequence[str]) -> dict[str, State]:
+        """Those of the runs that have ended, with their final state."""
+        by_raw = {ids.to_bytes(run_id): run_id for run_id in run_ids}
+
+        def work(connection: sa.Connection) -> dict[str, State]:
+            rows = self.db.where_in(
+                connection, "SELECT id, state FROM runs WHERE namespace = ? AND id", (self.namespace,), list(by_raw)
+            )
+            return {by_raw[bytes(raw)]: State(state) for raw, state in rows if state in TERMINAL}
+
+        return self.db.read(work)
+
+    def list_runs(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
+        """Runs, newest first (by id, which rises with time); `after` is the `next` of the page before."""
+        conditions, parameters = ["namespace = ?"], [self.namespace]  # type: list[str], list[Any]
+        exact = (("name", where.name), ("queue", where.queue), ("reference_id", where.reference_id))
+        for column, value in exact:
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                parameters.append(value)
+        if where.created_after is not None:
+            conditions.append("created_at >= ?")
+            parameters.append(where.created_after)
+        if where.created_before is not None:
+            conditions.append("created_at < ?")
+            parameters.append(where.created_before)
+        if after is not None:
+            conditions.append("id < ?")
+            parameters.append(ids.to_bytes(after))
+        tail = f"ORDER BY id DESC LIMIT {int(limit) + 1}"
+
+        def work(connection: sa.Connection) -> Page:
+            found: list[Any] = []
+            # One state a query: each walks its index backwards, and none sorts more than a page.
+            for state in where.states or (None,):
+                extra = " AND state = ?" if state else ""
+                found += self.db.execute(
+                    connection,
+                    f"SELECT {VIEW_COLUMNS} FROM runs WHERE {' AND '.join(conditions)}{extra} {tail}",
+                    (*parameters, state.value) if state else parameters,
+                ).fetchall()
+            rows = heapq.nlargest(limit + 1, found, key=lambda row: bytes(row[0]))
+            names = self._worker_names(connection, [row[11] for row in rows[:limit]])
+            views = [run_view(row, names) for row in rows[:limit]]
+            return Page(views, views[-1].id if len(rows) > limit else None)
+
+        return self.db.read(work)
+
+    def count_by_state(self) -> dict[State, int]:
+        """How many runs there are in each state."""
+        sql = "SELECT state, COUNT(*) FROM runs WHERE namespace = ? GROUP BY state"
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchall())
+        return {State(state): count for state, count in rows}

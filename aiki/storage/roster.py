@@ -1,0 +1,286 @@
+"""The verbs about workers, definitions, revocations, markers and dead letters."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from aiki import ids
+from aiki.clock import Clock
+from aiki.messages import Heartbeat, RunKey
+from aiki.model import DefinitionInfo
+from aiki.states import State
+from aiki.storage.database import Database, is_duplicate
+
+ALIVE, STOPPED, LOST = "alive", "stopped", "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """An incarnation of a worker. `definitions` holds `(name, version)` pairs."""
+
+    namespace: str
+    id: str
+    state: str
+    name: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    concurrency: int
+    definitions: frozenset[tuple[str, str]]
+    children: list[dict[str, Any]]
+    started_at: int
+    heard_at: int
+
+
+class Roster:
+    """Who works here, and what they know."""
+
+    db: Database
+    namespace: str
+    clock: Clock
+
+    # ------------------------------------------------------------ definitions
+    def register_definitions(self, definitions: Sequence[DefinitionInfo], namespace: str | None = None) -> None:
+        """Make definitions known; options of known ones are replaced."""
+        where = namespace or self.namespace
+
+        def work(connection: sa.Connection) -> None:
+            known = {
+                (row[0], row[1]): (row[2], row[3])
+                for row in self.db.execute(
+                    connection, "SELECT name, version, kind, options FROM definitions WHERE namespace = ?", (where,)
+                )
+            }
+            for item in sorted(definitions, key=lambda d: (d.name, d.version)):
+                options = json.dumps(item.options, sort_keys=True)
+                if known.get((item.name, item.version)) == (item.kind, options):
+                    continue
+                if (item.name, item.version) not in known:
+                    columns = ("namespace", "name", "version", "kind", "options", "registered_at")
+                    row = (where, item.name, item.version, item.kind, options, self.clock())
+                    try:
+                        self.db.insert(connection, "definitions", columns, [row])
+                        continue
+                    except IntegrityError as error:
+                        if not is_duplicate(error):
+                            raise
+                self.db.execute(
+                    connection,
+                    "UPDATE definitions SET kind = ?, options = ? WHERE namespace = ? AND name = ? AND version = ?",
+                    (item.kind, options, where, item.name, item.version),
+                )
+
+        self.db.transaction(work)
+
+    def definitions(self) -> list[DefinitionInfo]:
+        """All definitions of the namespace."""
+        sql = "SELECT name, version, kind, options FROM definitions WHERE namespace = ? ORDER BY name, version"
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchall())
+        return [DefinitionInfo(name, version, kind, json.loads(options)) for name, version, kind, options in rows]
+
+    def definition(self, name: str) -> DefinitionInfo | None:
+        """The newest registered version of a name, or None."""
+        sql = (
+            "SELECT name, version, kind, options FROM definitions WHERE namespace = ? AND name = ? "
+            "ORDER BY registered_at DESC LIMIT 1"
+        )
+        row = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace, name)).fetchone())
+        return DefinitionInfo(row[0], row[1], row[2], json.loads(row[3])) if row else None
+
+    def closest_names(self, name: str) -> list[str]:
+        """Registered names that look like `name`, best first."""
+        return difflib.get_close_matches(name, sorted({item.name for item in self.definitions()}), n=3, cutoff=0.5)
+
+    def save_durations(self, namespace: str, means: Mapping[str, float]) -> None:
+        """Record mean durations (ms) by name."""
+
+        def work(connection: sa.Connection) -> None:
+            for name in sorted(means):
+                self.db.execute(
+                    connection,
+                    "UPDATE definitions SET mean_ms = ? WHERE namespace = ? AND name = ?",
+                    (means[name], namespace, name),
+                )
+
+        self.db.transaction(work)
+
+    # ------------------------------------------------------------ workers
+    def save_worker(self, hello: Heartbeat) -> None:
+        """A worker said hello: record it, alive, with its definitions."""
+        f = hello.fields
+        now = self.clock()
+        definitions = [tuple(item) for item in f.get("definitions", [])]
+        values = {
+            "state": ALIVE,
+            "name": str(f.get("name", ""))[:255],
+            "host": str(f.get("host", ""))[:255],
+            "pid": int(f.get("pid", 0)),
+            "queues": json.dumps(f.get("queues", [])),
+            "concurrency": int(f.get("concurrency", 0)),
+            "definitions": json.dumps(definitions),
+            "version": str(f.get("version", ""))[:32],
+            "children": "[]",
+            "heard_at": now,
+        }
+        raw = bytes.fromhex(hello.worker)
+
+        def work(connection: sa.Connection) -> None:
+            sets = ", ".join(f"{column} = ?" for column in values)
+            updated = self.db.execute(
+                connection,
+                f"UPDATE workers SET {sets} WHERE namespace = ? AND id = ?",
+                (*values.values(), hello.namespace, raw),
+            )
+            if updated.rowcount:
+                return
+            row = (hello.namespace, raw, now, *values.values())
+            try:
+                self.db.insert(connection, "workers", ("namespace", "id", "started_at", *values), [row])
+            except IntegrityError as error:  # another orchestrator heard the same hello
+                if not is_duplicate(error):
+                    raise
+
+        self.db.transaction(work)
+        self.register_definitions_if_new(hello.namespace, definitions)
+
+    def register_definitions_if_new(self, namespace: str, definitions: Sequence[tuple[Any, ...]]) -> None:
+        """Register `(name, version, kind)` triples that nobody has registered, without touching the options of known ones."""
+        known = self.db.read(
+            lambda connection: self.db.execute(
+                connection, "SELECT name, version FROM definitions WHERE namespace = ?", (namespace,)
+            ).fetchall()
+        )
+        there = {(row[0], row[1]) for row in known}
+        new = [DefinitionInfo(*item[:3]) for item in definitions if (item[0], item[1]) not in there]
+        if new:
+            self.register_definitions(new, namespace)
+
+    def heard(self, namespace: str, beats: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Workers that were heard since the last call, with what their children do."""
+        now = self.clock()
+
+        def work(connection: sa.Connection) -> None:
+            for worker in sorted(beats):
+                self.db.execute(
+                    connection,
+                    "UPDATE workers SET state = 'alive', heard_at = ?, children = ? "
+                    "WHERE namespace = ? AND id = ? AND state <> 'stopped'",
+                    (now, json.dumps(beats[worker]), namespace, bytes.fromhex(worker)),
+                )
+
+        self.db.transaction(work)
+
+    def set_worker_state(self, namespace: str, worker: str, state: str) -> None:
+        """Record that a worker has stopped or is lost."""
+        sql = "UPDATE workers SET state = ?, children = '[]' WHERE namespace = ? AND id = ?"
+        self.db.transaction(
+            lambda connection: self.db.execute(connection, sql, (state, namespace, bytes.fromhex(worker))).rowcount
+        )
+
+    def workers(self, state: str | None = None, *, all_namespaces: bool = False) -> list[WorkerRow]:
+        """Workers, newest first."""
+        conditions, parameters = ["1 = 1"], []  # type: list[str], list[Any]
+        if state is not None:
+            conditions.append("state = ?")
+            parameters.append(state)
+        if not all_namespaces:
+            conditions.append("namespace = ?")
+            parameters.append(self.namespace)
+        sql = (
+            "SELECT namespace, id, state, name, host, pid, queues, concurrency, definitions, children, started_at, heard_at "
+            f"FROM workers WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT 1000"
+        )
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, parameters).fetchall())
+        return [
+            WorkerRow(
+                row[0],
+                bytes(row[1]).hex(),
+                row[2],
+                row[3],
+                row[4],
+                row[5],
+                tuple(json.loads(row[6])),
+                row[7],
+                frozenset((item[0], item[1]) for item in json.loads(row[8])),
+                json.loads(row[9]),
+                row[10],
+                row[11],
+            )
+            for row in rows
+        ]
+
+    def runs_of_worker(self, namespace: str, worker: str) -> list[RunKey]:
+        """The runs that are recorded as running in a worker's hands."""
+        sql = "SELECT id, epoch FROM runs WHERE namespace = ? AND state = ? AND worker = ?"
+        rows = self.db.read(
+            lambda connection: self.db.execute(
+                connection, sql, (namespace, State.RUNNING.value, bytes.fromhex(worker))
+            ).fetchall()
+        )
+        return [RunKey(bytes(raw).hex(), epoch) for raw, epoch in rows]
+
+    # ------------------------------------------------------------ revocations
+    def revocations(self, namespace: str) -> list[RunKey]:
+        """All dispatches of a namespace that may be out and must not begin."""
+        sql = "SELECT run_id, epoch FROM revocations WHERE namespace = ?"
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace,)).fetchall())
+        return [RunKey(bytes(raw).hex(), epoch) for raw, epoch in rows]
+
+    def unannounced(self, before: int) -> list[tuple[str, RunKey, bool]]:
+        """Revocations that were recorded before `before` and may not have been told to the workers."""
+        sql = (
+            "SELECT namespace, run_id, epoch, interrupt FROM revocations WHERE announced = 0 AND created_at <= ? "
+            "ORDER BY created_at LIMIT 1000"
+        )
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (before,)).fetchall())
+        return [(row[0], RunKey(bytes(row[1]).hex(), row[2]), bool(row[3])) for row in rows]
+
+    def announced(self, told: Sequence[tuple[str, RunKey]]) -> None:
+        """These were told."""
+        sql = self.db.placeholders("UPDATE revocations SET announced = 1 WHERE namespace = ? AND run_id = ? AND epoch = ?")
+        rows = sorted((namespace, bytes.fromhex(key.run_id), key.epoch) for namespace, key in told)
+        if rows:
+            self.db.transaction(lambda connection: connection.exec_driver_sql(sql, rows).rowcount)
+
+    def purge_revocations(self, before: int) -> int:
+        """Drop revocations older than any dispatch can be."""
+        sql = "DELETE FROM revocations WHERE announced = 1 AND created_at < ?"
+        return self.db.transaction(lambda connection: self.db.execute(connection, sql, (before,)).rowcount)
+
+    # ------------------------------------------------------------ dead letters
+    def save_dead_letter(
+        self, namespace: str, source: str, reason: str, headers: Mapping[str, Any], body: bytes, key: bytes | None = None
+    ) -> None:
+        """Keep a message for people. `key` (16 bytes) makes repeating it harmless."""
+        row = (
+            namespace,
+            key or ids.new_id().bytes,
+            source[:255],
+            reason[:255],
+            json.dumps(headers, default=str)[:60000],
+            body,
+            self.clock(),
+        )
+        columns = ("namespace", "id", "source", "reason", "headers", "body", "created_at")
+
+        def work(connection: sa.Connection) -> None:
+            try:
+                self.db.insert(connection, "dead_letters", columns, [row])
+            except IntegrityError as error:
+                if not is_duplicate(error):
+                    raise
+
+        self.db.transaction(work)
+
+    def dead_letter_count(self) -> int:
+        """How many dead letters the namespace has."""
+        sql = "SELECT COUNT(*) FROM dead_letters WHERE namespace = ?"
+        row = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchone())
+        return int(row[0]) if row else 0

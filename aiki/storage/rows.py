@@ -1,0 +1,159 @@
+"""Rows of the database as objects: `RunRow`, which decisions change under a lock, and the ways to read others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiki import ids
+from aiki.codec import Payload
+from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
+from aiki.model import Attempt, RunView
+from aiki.states import State
+
+EXPIRY_EPOCH = 0xFFFFFFFF
+
+
+def delivery_id(run_id: bytes, epoch: int) -> bytes:
+    """A delivery's primary key: 16 bytes of run id, 4 bytes of epoch."""
+    return run_id + epoch.to_bytes(4, "big")
+
+
+def split_delivery_id(raw: bytes) -> tuple[bytes, int]:
+    """The run id and the epoch that a delivery's key is made of."""
+    return raw[:16], int.from_bytes(raw[16:], "big")
+
+
+@dataclass(slots=True)
+class RunRow:
+    """The part of a run's row that decisions read and change, while it is locked."""
+
+    id: bytes
+    kind: str
+    name: str
+    version: str
+    queue: str
+    state: str
+    epoch: int
+    executor: str | None
+    worker: bytes | None
+    attempt: int
+    crashes: int
+    idle_dispatches: int
+    partition_no: int
+    reference_id: str | None
+    options: str | None
+    waiting_on: str | None
+    cancel_requested: int
+    cancel_reason: str | None
+    progress: float | None
+    progress_message: str | None
+    error_type: str | None
+    error_message: str | None
+    due_at: int | None
+    dispatched_at: int | None
+    started_at: int | None
+    finished_at: int | None
+    expires_at: int | None
+    updated_at: int
+    before: tuple[Any, ...] = field(default=(), repr=False)
+
+    @property
+    def run_id(self) -> str:
+        """The id as messages write it."""
+        return self.id.hex()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the state is terminal."""
+        return self.state in _TERMINAL
+
+    def option(self, key: str, default: Any = None) -> Any:
+        """One of the run's options."""
+        return json.loads(self.options).get(key, default) if self.options else default
+
+
+_TERMINAL = frozenset({State.COMPLETED.value, State.FAILED.value, State.CANCELLED.value, State.DEAD.value})
+
+RUN_FIELDS: tuple[str, ...] = tuple(name for name in RunRow.__slots__ if name != "before")
+MUTABLE: tuple[str, ...] = tuple(
+    name for name in RUN_FIELDS if name not in ("id", "kind", "name", "version", "partition_no", "reference_id", "options")
+)
+_MUTABLE_AT = tuple(RUN_FIELDS.index(name) for name in MUTABLE)
+SELECT_RUN = ", ".join(RUN_FIELDS)
+
+
+def run_row(values: Any) -> RunRow:
+    """A `RunRow` of a row selected with `SELECT_RUN`, remembering what it was."""
+    row = RunRow(*values)
+    row.before = tuple(values)
+    return row
+
+
+def changed(row: RunRow) -> tuple[str, ...]:
+    """The names of the columns that a decision changed."""
+    before = row.before
+    return tuple(name for name, at in zip(MUTABLE, _MUTABLE_AT, strict=True) if getattr(row, name) != before[at])
+
+
+def dispatch_of(row: RunRow, payload: Payload, *, bind_first: bool = False) -> Dispatch:
+    """The dispatch of a run at its present epoch."""
+    options = json.loads(row.options) if row.options else {}
+    options.pop("mc", None)
+    if row.reference_id is not None:
+        options[OPT_REFERENCE] = row.reference_id
+    if row.kind != "task":
+        options[OPT_KIND] = row.kind
+    if bind_first or row.crashes or row.idle_dispatches > 1:
+        options["bf"] = 1
+    return Dispatch(
+        row.id.hex(), row.epoch, row.name, row.version, row.attempt, row.partition_no, payload.encoding, payload.text, options
+    )
+
+
+VIEW_COLUMNS = (
+    "id, namespace, kind, name, version, queue, state, attempt, crashes, reference_id, waiting_on, worker, cancel_requested, "
+    "progress, progress_message, error_type, error_message, created_at, due_at, started_at, finished_at, expires_at, updated_at"
+)
+
+
+def run_view(values: Any, worker_names: dict[bytes, str] | None = None) -> RunView:
+    """A `RunView` of a row selected with `VIEW_COLUMNS`."""
+    (id_, namespace, kind, name, version, queue, state, attempt, crashes, reference_id, waiting_on, worker, cancel, *rest) = (
+        values
+    )
+    worker_name = None
+    if worker is not None:
+        worker_name = (worker_names or {}).get(bytes(worker), bytes(worker).hex())
+    return RunView(
+        ids.to_text(bytes(id_)),
+        namespace,
+        kind,
+        name,
+        version,
+        queue,
+        State(state),
+        attempt,
+        crashes,
+        reference_id,
+        waiting_on,
+        worker_name,
+        bool(cancel),
+        *rest,
+    )
+
+
+ATTEMPT_COLUMNS = (
+    "number, epoch, outcome, error_type, error_message, traceback, worker, signal, exit_code, started_at, finished_at"
+)
+
+
+def attempt_of(values: Any) -> Attempt:
+    """An `Attempt` of a row selected with `ATTEMPT_COLUMNS`."""
+    return Attempt(*values)
+
+
+def payload_of(encoding: str, data: bytes | memoryview) -> Payload:
+    """A payload as the database keeps it."""
+    return Payload(encoding, bytes(data).decode("ascii"))

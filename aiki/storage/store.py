@@ -1,0 +1,115 @@
+"""The store: every verb on the tables, put together. Nothing else writes them.
+
+The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
+`reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import weakref
+
+from aiki import ids
+from aiki.clock import Clock, now_us
+from aiki.codec import Payload
+from aiki.errors import DecodeError, RunNotFound
+from aiki.model import Created, NewRun, RunView
+from aiki.settings import Settings
+from aiki.storage.creating import Creating, Durations
+from aiki.storage.database import Database
+from aiki.storage.operating import Operating
+from aiki.storage.reading import Reading
+from aiki.storage.reconciling import Reconciling
+from aiki.storage.roster import Roster
+from aiki.storage.schema import check_schema
+
+
+class Store(Creating, Operating, Reading, Roster, Reconciling):
+    """All verbs, for one namespace where a verb does not name one.
+
+    Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
+    takes much longer than `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "default",
+        partitions: int = 4,
+        clock: Clock = now_us,
+        timeout: float = 5.0,
+        idle_limit: int = 60,
+    ) -> None:
+        self.db = Database(url, timeout=timeout, idle_limit=idle_limit)
+        self.namespace = namespace
+        self.partitions = partitions
+        self.clock = clock
+        self._durations = Durations(self.db, namespace)
+        _stores.add(self)
+
+    def check_schema(self) -> None:
+        """See that the tables are there and of this version; SQLite's are made. Raises `ConfigurationError`."""
+        check_schema(self.db)
+
+    def ping(self) -> None:
+        """Ask the database anything; raises `StorageUnavailable`."""
+        self.db.read(lambda connection: self.db.execute(connection, "SELECT 1").fetchone())
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self.db.close()
+
+    def _view(self, run_id: str) -> RunView:
+        view = self.get_run(run_id)
+        if view is None:
+            raise RunNotFound(run_id)
+        return view
+
+    def rerun(self, run_id: str, *, claim: float | None = None) -> Created:
+        """A new run of the same name, version, queue, options and input. Raises `RunNotFound`."""
+        detail = self.detail(run_id)
+        if detail is None:
+            raise RunNotFound(run_id)
+        if detail.input is None:
+            raise DecodeError(f"run {run_id} has no recorded input")
+        return self.create_runs([self._copy(detail.run, detail.input)], claim=claim)
+
+    def _copy(self, run: RunView, payload: Payload) -> NewRun:
+        options = self._options(run.id)
+        return NewRun(
+            str(ids.new_id()), run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options
+        )
+
+    def _options(self, run_id: str) -> dict[str, object]:
+
+        sql = "SELECT options FROM runs WHERE namespace = ? AND id = ?"
+        row = self.db.read(
+            lambda connection: self.db.execute(connection, sql, (self.namespace, ids.to_bytes(run_id))).fetchone()
+        )
+        return dict(json.loads(row[0])) if row and row[0] else {}
+
+
+def open_store(settings: Settings, **overrides: object) -> Store:
+    """The store that the settings name, its schema checked. Raises `ConfigurationError` or `StorageUnavailable`."""
+    store = Store(
+        settings.database_url,
+        namespace=settings.namespace,
+        partitions=settings.partitions,
+        timeout=settings.timeout,
+        **overrides,  # type: ignore[arg-type]
+    )
+    store.check_schema()
+    return store
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store.db.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

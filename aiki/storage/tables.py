@@ -1,0 +1,236 @@
+"""The tables. Alembic's migrations make them; `tests/storage` checks that both agree.
+
+Times are microseconds since the Unix epoch in BIGINT: exact, equal on every database, cheap to compare. The namespace begins every
+key. Payload bytes have a table of their own, so that lists never scan them.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+metadata = sa.MetaData()
+
+
+def _ascii(length: int) -> sa.types.TypeEngine[str]:
+    """Text that programs compare: bytes, not words."""
+    return sa.String(length).with_variant(mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+
+
+def _binary(length: int) -> sa.types.TypeEngine[bytes]:
+    return sa.LargeBinary(length).with_variant(mysql.BINARY(length), "mysql", "mariadb")
+
+
+_LONGBLOB: sa.types.TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+_LONGTEXT: sa.types.TypeEngine[str] = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+_OPTIONS = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mariadb_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+    "sqlite_with_rowid": False,
+}
+
+
+def _namespace() -> sa.Column[str]:
+    return sa.Column("namespace", _ascii(64), nullable=False)
+
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("kind", _ascii(16), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("queue", _ascii(64), nullable=False),
+    sa.Column("state", _ascii(16), nullable=False),
+    # Fencing: the epoch of the newest delivery, and who bound it with a first report.
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("executor", _ascii(80)),
+    sa.Column("worker", _binary(16)),
+    # Executions begun and ended otherwise than in the result, and this one; process deaths; dispatches without progress.
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("crashes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("idle_dispatches", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("partition_no", sa.SmallInteger, nullable=False),
+    sa.Column("reference_id", sa.String(255)),
+    sa.Column("options", sa.Text),
+    sa.Column("waiting_on", sa.String(255)),
+    sa.Column("cancel_requested", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("cancel_reason", sa.String(255)),
+    sa.Column("progress", sa.Float),
+    sa.Column("progress_message", sa.String(255)),
+    sa.Column("error_type", sa.String(255)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("due_at", sa.BigInteger),
+    sa.Column("dispatched_at", sa.BigInteger),
+    sa.Column("started_at", sa.BigInteger),
+    sa.Column("finished_at", sa.BigInteger),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_runs_state", "namespace", "state", "id"),
+    sa.Index("ix_runs_name", "namespace", "name", "id"),
+    **_OPTIONS,
+)
+"""One row a run: all that lists, filters and the orchestrator's decisions need."""
+
+payloads = sa.Table(
+    "payloads",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("role", _ascii(8), nullable=False),
+    sa.Column("encoding", _ascii(16), nullable=False),
+    sa.Column("data", _LONGBLOB, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id", "role"),
+    **_OPTIONS,
+)
+"""A run's `input` and `result`. No result row for a completed run means that the result is None."""
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(20), nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("again", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_deliveries_due_at", "due_at", "namespace", "id"),
+    **_OPTIONS,
+)
+"""The outbox: "publish this run, at this epoch, at this time". The id is the run's id followed by the epoch (4 bytes,
+big-endian); epoch 0xFFFFFFFF is the run's expiry. `again`: a copy may have been published already."""
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("outcome", _ascii(16), nullable=False),
+    sa.Column("error_type", sa.String(255), nullable=False),
+    sa.Column("error_message", sa.Text, nullable=False),
+    sa.Column("traceback", _LONGTEXT, nullable=False),
+    sa.Column("worker", sa.String(255), nullable=False),
+    sa.Column("signal", _ascii(16)),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("started_at", sa.BigInteger),
+    sa.Column("finished_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id", "epoch"),
+    **_OPTIONS,
+)
+"""Executions that did not end in a result."""
+
+reference_ids = sa.Table(
+    "reference_ids",
+    metadata,
+    _namespace(),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("reference_id", sa.String(255), nullable=False),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("input_hash", _binary(32), nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "name", "reference_id"),
+    **_OPTIONS,
+)
+"""Which run a reference id belongs to. Apart from `runs`, so that runs without one pay nothing."""
+
+definitions = sa.Table(
+    "definitions",
+    metadata,
+    _namespace(),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("kind", _ascii(16), nullable=False),
+    sa.Column("options", sa.Text, nullable=False),
+    sa.Column("mean_ms", sa.Float),
+    sa.Column("registered_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "name", "version"),
+    **_OPTIONS,
+)
+"""Tasks and workflows that an SDK or a worker has made known."""
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("state", _ascii(16), nullable=False),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("queues", sa.Text, nullable=False),
+    sa.Column("concurrency", sa.Integer, nullable=False),
+    sa.Column("definitions", _LONGTEXT, nullable=False),
+    sa.Column("version", _ascii(32), nullable=False),
+    sa.Column("children", _LONGTEXT, nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("heard_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_workers_state", "state", "namespace", "id"),
+    **_OPTIONS,
+)
+"""Incarnations of workers: `alive`, `stopped` (said bye) or `lost` (no heartbeat for a lease)."""
+
+revocations = sa.Table(
+    "revocations",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("announced", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("interrupt", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.PrimaryKeyConstraint("namespace", "run_id", "epoch"),
+    sa.Index("ix_revocations_announced", "announced", "created_at"),
+    **_OPTIONS,
+)
+"""Dispatches that may be out and must not begin; workers get them in the snapshot and through the control fanout."""
+
+markers = sa.Table(
+    "markers",
+    metadata,
+    _namespace(),
+    sa.Column("queue", _ascii(64), nullable=False),
+    sa.Column("sent_at", sa.BigInteger, nullable=False),
+    sa.Column("taken_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "queue"),
+    **_OPTIONS,
+)
+"""The newest marker sent down a work queue and the newest that came out of it: all dispatches older than that were taken."""
+
+dead_letters = sa.Table(
+    "dead_letters",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("source", sa.String(255), nullable=False),
+    sa.Column("reason", sa.String(255), nullable=False),
+    sa.Column("headers", sa.Text, nullable=False),
+    sa.Column("body", _LONGBLOB, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    **_OPTIONS,
+)
+"""Messages that nobody could read or place, kept for people."""
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("action", _ascii(32), nullable=False),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    **_OPTIONS,
+)
+"""What people did: who, what, to which, why."""
