@@ -44,7 +44,7 @@ ATTEMPT_COLUMNS = (
     "error_message",
     "traceback",
     "worker",
-    "signal",
+    "signal_name",
     "exit_code",
     "started_at",
     "finished_at",

@@ -250,6 +250,7 @@ def _mysql_engine(url: sa.URL, timeout: float, idle_limit: int, pool_size: int) 
         pool_recycle=max(10, idle_limit - 10),
         # Transactions here always commit or roll back themselves; a further ROLLBACK would be one more round trip each.
         pool_reset_on_return=None,
+        hide_parameters=True,  # payloads never reach a log through an error
         connect_args={
             "connect_timeout": max(1, round(timeout)),
             "read_timeout": max(1, round(timeout)),
@@ -269,7 +270,9 @@ def _mysql_engine(url: sa.URL, timeout: float, idle_limit: int, pool_size: int) 
 def _sqlite_engine(url: sa.URL, timeout: float) -> sa.Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = sa.create_engine(url, pool_timeout=timeout, connect_args={"timeout": timeout, "check_same_thread": False})
+    engine = sa.create_engine(
+        url, pool_timeout=timeout, hide_parameters=True, connect_args={"timeout": timeout, "check_same_thread": False}
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(raw: Any, _record: Any) -> None:

@@ -145,7 +145,7 @@ def run_view(values: Any, worker_names: dict[bytes, str] | None = None) -> RunVi
 
 
 ATTEMPT_COLUMNS = (
-    "number, epoch, outcome, error_type, error_message, traceback, worker, signal, exit_code, started_at, finished_at"
+    "number, epoch, outcome, error_type, error_message, traceback, worker, signal_name, exit_code, started_at, finished_at"
 )
 
 

@@ -119,7 +119,7 @@ attempts = sa.Table(
     sa.Column("error_message", sa.Text, nullable=False),
     sa.Column("traceback", _LONGTEXT, nullable=False),
     sa.Column("worker", sa.String(255), nullable=False),
-    sa.Column("signal", _ascii(16)),
+    sa.Column("signal_name", _ascii(16)),
     sa.Column("exit_code", sa.Integer),
     sa.Column("started_at", sa.BigInteger),
     sa.Column("finished_at", sa.BigInteger, nullable=False),

@@ -44,7 +44,7 @@ def upgrade() -> None:
         sa.Column("error_message", sa.Text(), nullable=False),
         sa.Column("traceback", LONGTEXT, nullable=False),
         sa.Column("worker", sa.String(length=255), nullable=False),
-        sa.Column("signal", ascii_(16), nullable=True),
+        sa.Column("signal_name", ascii_(16), nullable=True),
         sa.Column("exit_code", sa.Integer(), nullable=True),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
         sa.Column("finished_at", sa.BigInteger(), nullable=False),
