@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from aiki.broker.base import CONTROL, DEAD, HEARTBEAT, Address, Broker, Delivery, Depth, Kind, Session, Settled, reports, work
+from aiki.broker.base import (
+    CONTROL,
+    DEAD,
+    HEARTBEAT,
+    Address,
+    Broker,
+    BrokerMisconfigured,
+    Delivery,
+    Depth,
+    Kind,
+    Session,
+    Settled,
+    reports,
+    work,
+)
 from aiki.errors import ConfigurationError
 
 __all__ = [
@@ -11,6 +25,7 @@ __all__ = [
     "HEARTBEAT",
     "Address",
     "Broker",
+    "BrokerMisconfigured",
     "Delivery",
     "Depth",
     "Kind",
@@ -22,16 +37,18 @@ __all__ = [
 ]
 
 
-def open_broker(url: str, *, prefix: str = "aiki") -> Broker:
+def open_broker(url: str, *, prefix: str = "aiki", queue_type: str = "classic") -> Broker:
     """The broker behind `url`: `amqp://user:password@host:5672/vhost`, `amqps://…`, or `sqlite:///path/to/broker.db`.
 
     :param prefix: begins the name of every exchange and queue, so that installations can share a virtual host.
+    :param queue_type: `classic` or `quorum`, for RabbitMQ's durable queues; one installation, one type.
+    :raises ConfigurationError: the URL, the prefix or the queue type is not one.
     """
     scheme = url.partition(":")[0]
     if scheme in ("amqp", "amqps", "pyamqp"):
         from aiki.broker.amqp import AmqpBroker
 
-        return AmqpBroker(url, prefix=prefix)
+        return AmqpBroker(url, prefix=prefix, queue_type=queue_type)
     if scheme == "sqlite":
         from aiki.broker.sqlite import SqliteBroker
 

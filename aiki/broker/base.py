@@ -5,6 +5,10 @@ and never across a fork. Whatever goes wrong with it raises `BrokerUnavailable`;
 and so are its deliveries: acking one is a silent no-op, because the broker hands the message out again, flagged
 `redelivered`. The owner connects anew, with backoff, and subscribes again.
 
+What a session is given to do (`send`, `ack`, `requeue`, `reject`) may wait in this process for company until the next
+`receive`, `settled`, `beat` or `close`, which hand it on: many small messages in one system call or one transaction
+are several times cheaper than one by one. So call one of these soon after; `receive(0)` will do.
+
 Both implementations pass `tests/broker/contract.py`.
 """
 
@@ -13,7 +17,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from itertools import count
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+
+from aiki.errors import BrokerUnavailable, ConfigurationError
+
+
+class BrokerMisconfigured(ConfigurationError, BrokerUnavailable):
+    """The broker has what we need under the same name with other settings; somebody has to mend one of the two.
+
+    Both a `ConfigurationError`, for a command that starts, and a `BrokerUnavailable`, for a loop that tries again.
+    """
 
 
 class Kind(StrEnum):
@@ -55,7 +69,11 @@ HEARTBEAT = Address(Kind.HEARTBEAT)
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """A message taken and not acked. `tag` belongs to its session; `headers` are for people (dead letters: why, from where)."""
+    """A message taken and not acked. `tag` belongs to its session.
+
+    `headers` are for people. Those of a dead letter: `reason` (rejected, expired, maxlen, …), `queue` (kind and key of
+    where it was, such as `work/default/payments`), `time` (Unix seconds).
+    """
 
     source: Address
     body: bytes
@@ -76,6 +94,15 @@ class Depth(NamedTuple):
 
     ready: int
     consumers: int
+
+
+TAG_BITS: Final = 48
+_sessions = count(1)
+
+
+def first_tag() -> int:
+    """A session's number, shifted, to be added to its tags: so it knows its own deliveries from those of others."""
+    return next(_sessions) << TAG_BITS
 
 
 @runtime_checkable
@@ -116,7 +143,7 @@ class Session(Protocol):
         """Give these back, to be handed out again flagged `redelivered`."""
 
     def reject(self, delivery: Delivery) -> None:
-        """Send a message that cannot be read to the dead letters."""
+        """Send a message that cannot be read to the dead letters. A dead letter that is rejected is thrown away."""
 
     def depth(self, source: Address) -> Depth | None:
         """How full the queue is, or None if it does not exist."""

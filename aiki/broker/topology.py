@@ -1,0 +1,100 @@
+"""The exchanges and queues on RabbitMQ: their names and their settings, in one place.
+
+========================  ========  =========================================================================
+exchange                  type      queues
+========================  ========  =========================================================================
+`{prefix}.work`           direct    `{prefix}.work.{namespace}.{queue}`, routing key `namespace/queue`
+`{prefix}.reports`        direct    `{prefix}.reports.{partition}`, routing key the partition; one active consumer
+`{prefix}.dead`           fanout    `{prefix}.dead`; the dead-letter exchange of the two above
+`{prefix}.control`        fanout    `{prefix}.control.{session}.{random}`, one a subscriber, exclusive
+`{prefix}.heartbeat`      fanout    `{prefix}.heartbeat.{session}.{random}`, the same
+========================  ========  =========================================================================
+
+Whoever needs a queue declares it with all that it hangs on; declaring again what exists changes nothing. A queue that
+exists with other settings is an error, so settings that an operator may want to tune (a length limit, a time to live)
+are left to policies.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Any, Final
+
+from kombu import Exchange, Queue
+
+from aiki.broker.base import Address, Kind
+from aiki.errors import ConfigurationError
+
+QUEUE_TYPES: Final = ("classic", "quorum")
+FANOUTS: Final = frozenset({Kind.CONTROL, Kind.HEARTBEAT})
+FANOUT_LIMIT: Final = 10_000
+"""A subscriber that does not read loses its oldest messages beyond this many."""
+
+_NO_DELIVERY_LIMIT = 1_000_000_000
+"""Returns say nothing about crashes (those are counted in the database), yet RabbitMQ 4 drops a message after 20 of them."""
+
+
+class Topology:
+    """Names and settings under one prefix.
+
+    :param queue_type: `classic` or `quorum`, for the durable queues.
+    """
+
+    def __init__(self, prefix: str, queue_type: str) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", prefix):
+            raise ConfigurationError(f"prefix {prefix!r}: use 1 to 64 letters, digits, dots, hyphens and underscores")
+        if queue_type not in QUEUE_TYPES:
+            raise ConfigurationError(f"queue_type={queue_type!r}: it must be classic or quorum")
+        self.prefix = prefix
+        self.queue_type = queue_type
+
+    def exchange(self, kind: Kind) -> Exchange:
+        """The exchange of a kind."""
+        direct = kind in (Kind.WORK, Kind.REPORTS)
+        return Exchange(f"{self.prefix}.{kind.value}", type="direct" if direct else "fanout", durable=True)
+
+    def queue_name(self, address: Address) -> str:
+        """The name of a durable queue."""
+        if address.kind is Kind.WORK:
+            namespace, slash, queue = address.key.partition("/")
+            if not (namespace and slash and queue):
+                raise ConfigurationError(f"work queue {address.key!r}: it must be namespace/queue")
+            # A namespace may hold dots too: without this, a.b + c and a + b.c would share a queue.
+            return f"{self.prefix}.work.{namespace.replace('.', '%2E')}.{queue}"
+        return f"{self.prefix}.{address.kind.value}.{address.key}" if address.key else f"{self.prefix}.{address.kind.value}"
+
+    def queue(self, address: Address) -> Queue:
+        """The durable queue of an address."""
+        arguments: dict[str, Any] = {}
+        if self.queue_type == "quorum":
+            arguments = {"x-queue-type": "quorum", "x-delivery-limit": _NO_DELIVERY_LIMIT}
+        if address.kind is not Kind.DEAD:
+            arguments["x-dead-letter-exchange"] = f"{self.prefix}.dead"
+            if self.queue_type == "quorum":
+                # Only so are dead letters moved with confirms; RabbitMQ insists on reject-publish for it.
+                arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        if address.kind is Kind.REPORTS:
+            arguments["x-single-active-consumer"] = True
+        return Queue(
+            self.queue_name(address),
+            exchange=self.exchange(address.kind),
+            routing_key=address.key,
+            durable=True,
+            queue_arguments=arguments,
+        )
+
+    def subscriber_queue(self, kind: Kind, session: str) -> Queue:
+        """A queue of one session's own on a fanout, gone with its connection.
+
+        It is named here, not by the server, so that one permission pattern (`^aiki\\.`) covers all.
+        """
+        readable = re.sub(r"[^A-Za-z0-9._-]", "-", session)[:64]
+        return Queue(
+            f"{self.prefix}.{kind.value}.{readable}.{secrets.token_hex(8)}",
+            exchange=self.exchange(kind),
+            durable=False,
+            exclusive=True,
+            auto_delete=True,
+            queue_arguments={"x-max-length": FANOUT_LIMIT, "x-overflow": "drop-head"},
+        )
