@@ -121,7 +121,7 @@ class Session(Protocol):
         """What has settled since the last call, in the order in which it settled; each number once."""
 
     def receive(self, timeout: float, wake: int | None = None) -> list[Delivery]:
-        """Wait until there is a delivery, something settled, or `wake` (a file descriptor) is readable; at most `timeout` seconds.
+        """Wait until there is a delivery, something settled, or `wake` (a file descriptor) is readable, or `timeout` seconds.
 
         Then take all that can be taken without waiting. Time-out 0 never blocks. Keeps the connection alive.
         """

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 from weakref import WeakSet
 
 
 class Forkable(Protocol):
-    """What a session offers for this."""
+    """What a session, or a part of one, offers for this."""
 
     def before_fork(self) -> None:
         """Come to a state that may be copied, and stay in it."""
@@ -35,6 +37,13 @@ def register(session: Forkable) -> None:
     """From now until it is garbage, `session` is told of forks."""
     with _lock:
         _known.add(session)
+
+
+@contextmanager
+def none_meanwhile() -> Iterator[None]:
+    """No other thread forks meanwhile: for the moment between opening a file and noting that it is open."""
+    with _lock:
+        yield
 
 
 def _before() -> None:

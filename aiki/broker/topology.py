@@ -21,7 +21,7 @@ import re
 import secrets
 from typing import Any, Final
 
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from aiki.broker.base import Address, Kind
 from aiki.errors import ConfigurationError
