@@ -70,7 +70,12 @@ class Server:
             self.home = Path(tempfile.mkdtemp(prefix=f"aiki-{self.kind.lower()}-"))
             self.log = self.home / "log"
             self._guard = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, str(self.home)], stdin=subprocess.PIPE, cwd="/", start_new_session=True
+                ["/bin/sh", "-c", _GUARD, str(self.home)],
+                cwd="/",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
             atexit.register(self.close)
 
@@ -266,6 +271,9 @@ class RabbitServer(Server):
         (self.home / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
         (self.home / "enabled_plugins").write_text("[].\n")
         (self.home / "env.conf").write_text("")
+        cookie = self.home / ".erlang.cookie"  # or `ctl` and the node could each make one
+        cookie.write_text(secrets.token_hex(16))
+        cookie.chmod(0o400)
 
     def _environment(self) -> dict[str, str]:
         home = str(self.home)

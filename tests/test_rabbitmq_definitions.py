@@ -1,0 +1,116 @@
+"""`rabbitmq/`: the users that it defines can do what their processes do, and a worker's cannot do more."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from aiki.broker import base
+from aiki.broker.amqp import AmqpBroker
+from aiki.errors import BrokerUnavailable
+from tests.services import RabbitServer
+from tests.waiting import wait_until
+
+HERE = Path(__file__).resolve().parent.parent / "rabbitmq"
+WORK = base.work("default", "mail")
+REPORTS = base.reports(0)
+
+
+@pytest.fixture(scope="module")
+def configured() -> Iterator[RabbitServer]:
+    """A node with the project's configuration and definitions, its two users given passwords as README.md says."""
+    lines = (HERE / "rabbitmq.conf").read_text().splitlines()
+    kept = [line for line in lines if line and not line.startswith(("#", "listeners", "load_definitions", "disk_free_limit"))]
+    server = RabbitServer([*kept, f"load_definitions = {HERE / 'definitions.json'}"])
+    try:
+        server.launch()
+        wait_until(lambda: _listens(server), 90, "RabbitMQ to listen")
+        server.ctl("change_password", "aiki-server", "of-the-server")
+        server.ctl("change_password", "aiki-worker", "of-the-worker")
+        yield server
+    finally:
+        server.close()
+
+
+def _listens(server: RabbitServer) -> bool:
+    assert server.running, server.log_tail()
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", server.port)) == 0
+
+
+def _session(server: RabbitServer, who: str) -> base.Session:
+    return AmqpBroker(f"amqp://aiki-{who}:of-the-{who}@127.0.0.1:{server.port}/aiki").connect(who, 10)
+
+
+def _confirmed(session: base.Session, to: base.Address) -> bool:
+    seq = session.send(to, b"[]")
+    settled: dict[int, bool] = {}
+
+    def answered() -> bool:
+        session.receive(0.05)
+        settled.update(session.settled())
+        return seq in settled
+
+    wait_until(answered, 10, f"the confirm of a message to {to}")
+    return settled[seq]
+
+
+def _received(session: base.Session) -> list[base.Delivery]:
+    return wait_until(lambda: session.receive(0.05), 10, "a delivery")
+
+
+def test_server_and_worker_can_do_their_work(configured: RabbitServer) -> None:
+    with closing(_session(configured, "server")) as server, closing(_session(configured, "worker")) as worker:
+        server.subscribe(REPORTS, 10)
+        server.subscribe(base.HEARTBEAT, 10)
+        server.subscribe(base.DEAD, 10)
+        worker.subscribe(base.CONTROL, 10)
+        worker.subscribe(WORK, 10)
+
+        assert _confirmed(server, WORK)
+        (dispatch,) = _received(worker)
+        assert dispatch.source == WORK
+        assert _confirmed(worker, REPORTS)
+        (report,) = _received(server)
+        assert report.source == REPORTS
+        server.ack([report])
+        worker.reject(dispatch)
+        worker.beat()
+        assert _received(server)[0].source == base.DEAD
+        worker.unsubscribe(WORK)
+        assert _confirmed(worker, WORK), "a worker gives runs back by publishing them anew"
+        server.send(base.CONTROL, b"[]")
+        server.beat()
+        assert _received(worker)[0].source == base.CONTROL
+        worker.send(base.HEARTBEAT, b"[]")
+        worker.beat()
+        assert _received(server)[0].source == base.HEARTBEAT
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        lambda session: session.subscribe(REPORTS, 10),
+        lambda session: session.subscribe(base.HEARTBEAT, 10),
+        lambda session: (session.send(base.CONTROL, b"[]"), wait_until(lambda: session.receive(0.05), 10, "a refusal")),
+    ],
+    ids=["take reports", "take heartbeats", "command workers"],
+)
+def test_a_worker_cannot_do_more(configured: RabbitServer, deed: Callable[[base.Session], object]) -> None:
+    with closing(_session(configured, "server")) as server, closing(_session(configured, "worker")) as worker:
+        server.subscribe(REPORTS, 10)  # the queue exists: it is not for want of it that the worker is refused
+        with pytest.raises(BrokerUnavailable, match=r"(?i)access.*refused"):
+            deed(worker)
+
+
+def test_a_user_without_a_password_cannot_log_in(configured: RabbitServer) -> None:
+    configured.ctl("clear_password", "aiki-worker")
+    try:
+        with pytest.raises(BrokerUnavailable, match="refuses us"):
+            _session(configured, "worker")
+    finally:
+        configured.ctl("change_password", "aiki-worker", "of-the-worker")
