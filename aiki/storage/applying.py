@@ -29,6 +29,7 @@ from aiki.storage.rows import (
     changed,
     delivery_id,
     dispatch_of,
+    is_suspect,
     payload_of,
     run_row,
 )
@@ -68,6 +69,8 @@ class Effects:
     unrevoke: list[tuple[bytes, int]] = field(default_factory=list)
     audit: list[tuple[str, str, str, str]] = field(default_factory=list)
     """Actor, action, subject, detail."""
+    attempts_there: set[tuple[bytes, int]] = field(default_factory=set)
+    """Which of the attempts that `apply` was asked about (run, epoch) are recorded already."""
     operator: bool = False
     """An operator asked: terminal states may be left."""
 
@@ -103,10 +106,13 @@ class Applying:
     db: Database
     clock: Clock
 
-    def apply(self, namespace: str, run_ids: Sequence[bytes], decide: Decide) -> Applied:
+    def apply(
+        self, namespace: str, run_ids: Sequence[bytes], decide: Decide, *, attempts: Sequence[tuple[bytes, int]] = ()
+    ) -> Applied:
         """Lock the runs that exist among `run_ids`, decide, write, commit. The whole is repeated after a deadlock.
 
         :param decide: gets the rows by id and the effects to fill; it may be called several times, each time with fresh rows.
+        :param attempts: (run, epoch) pairs; `Effects.attempts_there` will hold those that have a recorded attempt.
         :raises StorageUnavailable: nothing was changed, or the answer was lost; asking again is safe.
         :raises RowTooLarge: the database refuses a row of that size; nothing was changed.
         """
@@ -122,6 +128,10 @@ class Applying:
             )
             rows = {row.id: row for row in map(run_row, found)}
             effects = Effects()
+            for run_id, epoch in attempts:
+                sql = "SELECT 1 FROM attempts WHERE namespace = ? AND run_id = ? AND epoch = ?"
+                if self.db.execute(connection, sql, (namespace, run_id, epoch)).fetchone():
+                    effects.attempts_there.add((run_id, epoch))
             decide(rows, effects)
             return self._write(connection, namespace, rows, effects)
 
@@ -223,8 +233,7 @@ class Applying:
         out = []
         for row, again in due:
             # Runs of one name and partition may share a message; suspects travel alone, so that they harm nobody.
-            suspect = row.crashes > 0 or row.idle_dispatches > 1
-            key = (row.name, row.queue, row.partition_no, again, row.id if suspect else b"")
+            key = (row.name, row.queue, row.partition_no, again, row.id if is_suspect(row) else b"")
             group = groups.get(key) or groups.setdefault(key, next(_groups))
             out.append(
                 Outgoing(delivery_id(row.id, row.epoch), namespace, row.queue, group, dispatch_of(row, inputs[row.id]), again)

@@ -103,8 +103,8 @@ class Creating:
         """Record runs and their deliveries, all or none; asking again with the same ids changes nothing.
 
         :param connection: write in this transaction, which the caller commits; the default is one of our own.
-        :param claim: seconds for which the deliveries belong to the caller, who publishes them; None leaves them to the sweeper.
-        :param batch: runs a message at most; None leaves it to what is known of the durations.
+        :param claim: seconds for which the deliveries belong to the caller, who publishes them; None leaves them to the
+        sweeper. :param batch: runs a message at most; None leaves it to what is known of the durations.
         :raises ReferenceConflict: a reference id belongs to another input.
         :raises RunConflict: an id belongs to a run of another name.
         :raises PayloadTooLarge: the database refuses rows of that size.

@@ -179,8 +179,8 @@ class Database:
                 out.extend(result.fetchall())
         return out
 
-    def execute(self, connection: sa.Connection, sql: str, parameters: Sequence[Any] = ()) -> sa.CursorResult[Any]:
-        """Run one statement written with `?` placeholders."""
+    def execute(self, connection: sa.Connection, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Run one statement written with `?` placeholders; SQLAlchemy's `CursorResult`, untyped as raw SQL is."""
         return connection.exec_driver_sql(self.placeholders(sql), tuple(parameters))
 
     def placeholders(self, sql: str) -> str:

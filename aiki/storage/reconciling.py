@@ -1,8 +1,11 @@
-"""The verbs of the reconciler: runs that have no visible cause to move, and the markers that tell which dispatches were taken."""
+"""The verbs of the reconciler: runs that have no visible cause to move, and the markers that tell which dispatches were
+taken.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -14,46 +17,55 @@ from aiki.storage.database import Database, is_duplicate
 from aiki.storage.rows import delivery_id
 
 
+class StalePage(NamedTuple):
+    """Stale runs, `(id, epoch, queue, dispatched_at)`, and the id to go on after (None at the end)."""
+
+    runs: list[tuple[bytes, int, str, int]]
+    next: bytes | None
+
+
 class Reconciling:
     """Finding what is stuck."""
 
     db: Database
     clock: Clock
 
-    def stale_queued(
-        self, namespace: str, before: int, after: bytes = b"", limit: int = 1000
-    ) -> list[tuple[bytes, int, str, int]]:
-        """Runs that are queued since before `before` and have no delivery: `(id, epoch, queue, dispatched_at)`, by id.
+    def stale_queued(self, namespace: str, before: int, after: bytes = b"", limit: int = 1000) -> StalePage:
+        """Runs that are queued since before `before` and have no delivery, by id.
 
         :param after: the id behind which to go on looking.
         """
+        # The index is walked in pages of `limit`, whatever of it is stale: the cost of a page is bounded.
         sql = (
-            "SELECT id, epoch, queue, dispatched_at FROM runs WHERE namespace = ? AND state = ? AND id > ? "
-            f"AND updated_at < ? AND (dispatched_at IS NULL OR dispatched_at < ?) ORDER BY id LIMIT {int(limit)}"
+            "SELECT id, epoch, queue, dispatched_at, updated_at FROM runs "
+            f"WHERE namespace = ? AND state = ? AND id > ? ORDER BY id LIMIT {int(limit)}"
         )
 
-        def work(connection: sa.Connection) -> list[tuple[bytes, int, str, int]]:
-            rows = self.db.execute(connection, sql, (namespace, State.QUEUED.value, after, before, before)).fetchall()
-            found = [(bytes(row[0]), row[1], row[2], row[3] or 0) for row in rows]
-            there = self._with_delivery(connection, namespace, [(item[0], item[1]) for item in found])
-            return [item for item in found if (item[0], item[1]) not in there]
+        def work(connection: sa.Connection) -> StalePage:
+            rows = self.db.execute(connection, sql, (namespace, State.QUEUED.value, after)).fetchall()
+            old = [(bytes(row[0]), row[1], row[2], row[3] or 0) for row in rows if max(row[3] or 0, row[4]) < before]
+            there = self._with_delivery(connection, namespace, [(item[0], item[1]) for item in old])
+            stale = [item for item in old if (item[0], item[1]) not in there]
+            return StalePage(stale, bytes(rows[-1][0]) if len(rows) >= limit else None)
 
         return self.db.read(work)
 
-    def stale_waiting(self, namespace: str, before: int, limit: int = 1000) -> list[tuple[bytes, int]]:
-        """Runs that are scheduled or wait for a retry, and have no delivery to bring them on: `(id, epoch)`."""
-        out = []
-        for state in (State.SCHEDULED.value, State.WAITING.value):
-            sql = f"SELECT id, epoch FROM runs WHERE namespace = ? AND state = ? AND updated_at < ? LIMIT {int(limit)}"
+    def stale_undelivered(
+        self, namespace: str, state: State, before: int, after: bytes = b"", limit: int = 1000
+    ) -> tuple[list[bytes], bytes | None]:
+        """Scheduled or waiting runs, unchanged since `before`, that have no delivery to bring them on; and where to go on."""
+        sql = (
+            "SELECT id, epoch, updated_at FROM runs "
+            f"WHERE namespace = ? AND state = ? AND id > ? ORDER BY id LIMIT {int(limit)}"
+        )
 
-            def work(connection: sa.Connection, sql: str = sql, state: str = state) -> list[tuple[bytes, int]]:
-                rows = self.db.execute(connection, sql, (namespace, state, before)).fetchall()
-                found = [(bytes(row[0]), row[1]) for row in rows]
-                there = self._with_delivery(connection, namespace, found)
-                return [item for item in found if item not in there]
+        def work(connection: sa.Connection) -> tuple[list[bytes], bytes | None]:
+            rows = self.db.execute(connection, sql, (namespace, state.value, after)).fetchall()
+            old = [(bytes(raw), epoch) for raw, epoch, updated_at in rows if updated_at < before]
+            there = self._with_delivery(connection, namespace, old)
+            return [key[0] for key in old if key not in there], bytes(rows[-1][0]) if len(rows) >= limit else None
 
-            out.extend(self.db.read(work))
-        return out
+        return self.db.read(work)
 
     def _with_delivery(
         self, connection: sa.Connection, namespace: str, keys: Sequence[tuple[bytes, int]]
@@ -62,11 +74,11 @@ class Reconciling:
         sql = "SELECT id FROM deliveries WHERE namespace = ? AND id"
         return {by_id[bytes(row[0])] for row in self.db.where_in(connection, sql, (namespace,), list(by_id))}
 
-    def running(self, namespace: str) -> list[tuple[RunKey, str]]:
-        """All runs recorded as running, with the worker (hex) that has them."""
-        sql = "SELECT id, epoch, worker FROM runs WHERE namespace = ? AND state = ?"
+    def running(self, namespace: str) -> list[tuple[RunKey, str, int]]:
+        """All runs recorded as running, with the worker (hex) that has them and their partition."""
+        sql = "SELECT id, epoch, worker, partition_no FROM runs WHERE namespace = ? AND state = ?"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, State.RUNNING.value)).fetchall())
-        return [(RunKey(bytes(raw).hex(), epoch), bytes(worker or b"").hex()) for raw, epoch, worker in rows]
+        return [(RunKey(bytes(raw).hex(), epoch), bytes(worker or b"").hex(), part) for raw, epoch, worker, part in rows]
 
     def stalled(self, namespace: str, names: Iterable[tuple[str, str]], limit: int = 1000) -> list[bytes]:
         """Stalled runs whose definition (name, version) is among `names`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,15 +216,25 @@ class Roster:
             for row in rows
         ]
 
-    def runs_of_worker(self, namespace: str, worker: str) -> list[RunKey]:
-        """The runs that are recorded as running in a worker's hands."""
-        sql = "SELECT id, epoch FROM runs WHERE namespace = ? AND state = ? AND worker = ?"
-        rows = self.db.read(
-            lambda connection: self.db.execute(
-                connection, sql, (namespace, State.RUNNING.value, bytes.fromhex(worker))
-            ).fetchall()
-        )
-        return [RunKey(bytes(raw).hex(), epoch) for raw, epoch in rows]
+    def runs_of_worker(self, namespace: str, worker: str) -> list[tuple[RunKey, int]]:
+        """The runs that are recorded as running in a worker's hands, with their partitions."""
+        sql = "SELECT id, epoch, partition_no FROM runs WHERE namespace = ? AND state = ? AND worker = ?"
+        key = (namespace, State.RUNNING.value, bytes.fromhex(worker))
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
+        return [(RunKey(bytes(raw).hex(), epoch), partition) for raw, epoch, partition in rows]
+
+    def workers_of_runs(self, namespace: str, run_ids: Sequence[bytes]) -> set[str]:
+        """The workers that have bound some of these runs."""
+        sql = "SELECT DISTINCT worker FROM runs WHERE worker IS NOT NULL AND namespace = ? AND id"
+        rows = self.db.read(lambda connection: self.db.where_in(connection, sql, (namespace,), run_ids))
+        return {bytes(row[0]).hex() for row in rows}
+
+    def worker_states(self, namespace: str, workers: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """The state and the name of each of these workers that is on record."""
+        wanted = [bytes.fromhex(worker) for worker in sorted(set(workers))]
+        sql = "SELECT id, state, name FROM workers WHERE namespace = ? AND id"
+        rows = self.db.read(lambda connection: self.db.where_in(connection, sql, (namespace,), wanted))
+        return {bytes(raw).hex(): (state, name) for raw, state, name in rows}
 
     # ------------------------------------------------------------ revocations
     def revocations(self, namespace: str) -> list[RunKey]:
@@ -252,7 +262,7 @@ class Roster:
     def purge_revocations(self, before: int) -> int:
         """Drop revocations older than any dispatch can be."""
         sql = "DELETE FROM revocations WHERE announced = 1 AND created_at < ?"
-        return self.db.transaction(lambda connection: self.db.execute(connection, sql, (before,)).rowcount)
+        return self.db.transaction(lambda connection: int(self.db.execute(connection, sql, (before,)).rowcount))
 
     # ------------------------------------------------------------ dead letters
     def save_dead_letter(

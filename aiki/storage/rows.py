@@ -8,7 +8,7 @@ from typing import Any
 
 from aiki import ids
 from aiki.codec import Payload
-from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
+from aiki.messages import OPT_BIND_FIRST, OPT_KIND, OPT_REFERENCE, Dispatch
 from aiki.model import Attempt, RunView
 from aiki.states import State
 
@@ -97,7 +97,15 @@ def changed(row: RunRow) -> tuple[str, ...]:
     return tuple(name for name, at in zip(MUTABLE, _MUTABLE_AT, strict=True) if getattr(row, name) != before[at])
 
 
-def dispatch_of(row: RunRow, payload: Payload, *, bind_first: bool = False) -> Dispatch:
+SUSPECT_AFTER = 3
+
+
+def is_suspect(row: RunRow) -> bool:
+    """Whether the run may harm those beside it: it has killed its process, or vanished with its worker time and again."""
+    return row.crashes > 0 or row.idle_dispatches >= SUSPECT_AFTER
+
+
+def dispatch_of(row: RunRow, payload: Payload) -> Dispatch:
     """The dispatch of a run at its present epoch."""
     options = json.loads(row.options) if row.options else {}
     options.pop("mc", None)
@@ -105,8 +113,8 @@ def dispatch_of(row: RunRow, payload: Payload, *, bind_first: bool = False) -> D
         options[OPT_REFERENCE] = row.reference_id
     if row.kind != "task":
         options[OPT_KIND] = row.kind
-    if bind_first or row.crashes or row.idle_dispatches > 1:
-        options["bf"] = 1
+    if is_suspect(row):
+        options[OPT_BIND_FIRST] = 1
     return Dispatch(
         row.id.hex(), row.epoch, row.name, row.version, row.attempt, row.partition_no, payload.encoding, payload.text, options
     )

@@ -1,10 +1,12 @@
 """The tables. Alembic's migrations make them; `tests/storage` checks that both agree.
 
-Times are microseconds since the Unix epoch in BIGINT: exact, equal on every database, cheap to compare. The namespace begins every
-key. Payload bytes have a table of their own, so that lists never scan them.
+Times are microseconds since the Unix epoch in BIGINT: exact, equal on every database, cheap to compare. The namespace begins
+every key. Payload bytes have a table of their own, so that lists never scan them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -23,7 +25,7 @@ def _binary(length: int) -> sa.types.TypeEngine[bytes]:
 
 _LONGBLOB: sa.types.TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 _LONGTEXT: sa.types.TypeEngine[str] = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
-_OPTIONS = {
+_OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_bin",

@@ -1,6 +1,10 @@
-"""The first schema: runs, payloads, deliveries, attempts, reference ids, definitions, workers, revocations, markers, dead letters, audit."""
+"""The first schema: runs, payloads, deliveries, attempts, reference ids, definitions, workers, revocations, markers, dead
+letters, audit.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +17,7 @@ depends_on = None
 
 LONGBLOB = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 LONGTEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_bin",

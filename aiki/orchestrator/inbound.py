@@ -1,0 +1,97 @@
+"""Reports into the database: many messages, one transaction; a report the database refuses never stops the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError
+
+from aiki import messages as m
+from aiki.messages import Report, ReportList, RunKey
+from aiki.orchestrator import core
+from aiki.orchestrator.core import Outcome, Rules, Source
+from aiki.storage import RowTooLarge, Store
+from aiki.storage.applying import Applied, Effects
+from aiki.storage.rows import RunRow
+
+logger = logging.getLogger("aiki.orchestrator")
+
+BATCH = 500
+"""Reports a transaction."""
+
+
+@dataclass(slots=True)
+class Item:
+    """One report with who sent it, in the order received."""
+
+    report: Report
+    source: Source
+    run_id: bytes
+
+
+def items_of(reports: ReportList) -> list[Item]:
+    """The reports of a message that concern runs and are of a kind we know."""
+    source = Source(reports.worker, reports.executor)
+    return [Item(r, source, bytes.fromhex(r.run_id)) for r in reports.reports if r.kind in core.RUN_REPORTS]
+
+
+class Inbound:
+    """Applies reports.
+
+    :param rules: makes the rules of a decision for a namespace, at the time of the call.
+    """
+
+    def __init__(self, store: Store, rules: Callable[[str], Rules]) -> None:
+        self._store = store
+        self._rules = rules
+
+    def apply(self, namespace: str, items: list[Item]) -> Iterable[tuple[Applied, Outcome]]:
+        """Apply reports in their order, `BATCH` a transaction; yields what each transaction asks for.
+
+        :raises StorageUnavailable: those not yielded are not applied.
+        """
+        for start in range(0, len(items), BATCH):
+            yield from self._apply(namespace, items[start : start + BATCH])
+
+    def _apply(self, namespace: str, items: list[Item]) -> Iterable[tuple[Applied, Outcome]]:
+        try:
+            yield self._transaction(namespace, items)
+            return
+        except (RowTooLarge, DBAPIError, AssertionError, ValueError, TypeError) as error:
+            why = f"{type(error).__name__}: {error}"[:500]
+            if len(items) == 1:
+                logger.error("run %s: its %s report is refused: %s", items[0].report.run_id, items[0].report.kind, why)
+                yield self._refuse(namespace, items[0], why)
+                return
+        # Some report spoils the batch: halve it until that one stands alone. Order is kept.
+        middle = len(items) // 2
+        yield from self._apply(namespace, items[:middle])
+        yield from self._apply(namespace, items[middle:])
+
+    def _transaction(self, namespace: str, items: list[Item]) -> tuple[Applied, Outcome]:
+        outcome = Outcome()
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            nonlocal outcome
+            outcome = Outcome()
+            rules = self._rules(namespace)
+            for item in items:
+                row = rows.get(item.run_id)
+                if row is not None:
+                    core.apply_report(row, item.report, item.source, rules, effects, outcome)
+                elif item.report.kind in (m.STARTED, m.PROGRESS):
+                    outcome.abort.append(RunKey(item.report.run_id, item.report.epoch))
+
+        attempts = [(item.run_id, item.report.epoch) for item in items if item.report.kind == m.CRASHED]
+        applied = self._store.apply(namespace, [item.run_id for item in items], decide, attempts=attempts)
+        return applied, outcome
+
+    def _refuse(self, namespace: str, item: Item, why: str) -> tuple[Applied, Outcome]:
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            row = rows.get(item.run_id)
+            if row is not None:
+                core.fail_unwritable(row, item.report, self._rules(namespace), effects, why)
+
+        return self._store.apply(namespace, [item.run_id], decide), Outcome()

@@ -1,0 +1,121 @@
+"""Which workers live, as one orchestrator hears it: heartbeats in, losses out. No I/O; time is handed in.
+
+A worker is lost when nothing was heard of it for a lease **during which its judge was listening**: after a gap (this
+process was stopped, the broker or the database was away) every worker gets a full term again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiki import messages as m
+from aiki.messages import Heartbeat, Held, RunKey
+
+GAP = 5.0
+"""Seconds between two ticks after which this process cannot be said to have listened."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """A live worker. `held` is what its last beat or hello named; `definitions` holds (name, version) pairs."""
+
+    namespace: str
+    id: str
+    heard: float
+    definitions: frozenset[tuple[str, str]] = frozenset()
+    held: dict[RunKey, Held] = field(default_factory=dict)
+    children: list[dict[str, Any]] = field(default_factory=list)
+    beats: int = 0
+    """Beats heard in a row by this orchestrator."""
+
+
+class Live:
+    """The live workers of all namespaces."""
+
+    def __init__(self, lease: float) -> None:
+        self.lease = lease
+        self.workers: dict[str, Worker] = {}
+        self._listening_since: float | None = None
+        self._last_tick = 0.0
+        self._fresh: dict[str, Worker] = {}
+
+    # ------------------------------------------------------------ listening
+    def listen(self, now: float) -> None:
+        """Heartbeats are received from now on."""
+        self._listening_since = self._last_tick = now
+        for worker in self.workers.values():
+            worker.beats = 0
+
+    def deaf(self) -> None:
+        """Heartbeats are not received at present."""
+        self._listening_since = None
+
+    def tick(self, now: float) -> None:
+        """To be called often. A gap since the last call means that nobody listened."""
+        if self._listening_since is not None and now - self._last_tick > GAP:
+            self.listen(now)
+        self._last_tick = now
+
+    def listened(self, now: float) -> float:
+        """Seconds of uninterrupted listening."""
+        return 0.0 if self._listening_since is None else now - self._listening_since
+
+    # ------------------------------------------------------------ hearing
+    def know(self, namespace: str, worker: str, definitions: Iterable[tuple[str, str]], now: float) -> None:
+        """A worker that the database has as alive; it gets a full term to be heard."""
+        if worker not in self.workers:
+            self.workers[worker] = Worker(namespace, worker, now, frozenset(definitions))
+
+    def hear(self, beat: Heartbeat, now: float) -> bool:
+        """Take in a heartbeat. False: the worker is not known and should say hello."""
+        worker = self.workers.get(beat.worker)
+        if beat.kind == m.HELLO:
+            definitions = frozenset((str(item[0]), str(item[1])) for item in beat.fields.get("definitions", []))
+            worker = self.workers[beat.worker] = Worker(beat.namespace, beat.worker, now, definitions)
+        if worker is None:
+            return False
+        worker.heard = now
+        if beat.kind in (m.HELLO, m.BEAT):
+            worker.held = {RunKey(item.run_id, item.epoch): item for item in beat.held}
+            worker.children = beat.fields.get("children", worker.children)
+            worker.beats += 1
+            self._fresh[worker.id] = worker
+        return True
+
+    def leave(self, worker: str) -> None:
+        """The worker said bye."""
+        self.workers.pop(worker, None)
+        self._fresh.pop(worker, None)
+
+    # ------------------------------------------------------------ asking
+    def lost(self, now: float) -> list[Worker]:
+        """Workers whose lease has run out; they are live no more."""
+        if self._listening_since is None:
+            return []
+        limit = now - self.lease
+        gone = [w for w in self.workers.values() if max(w.heard, self._listening_since) < limit]
+        for worker in gone:
+            self.leave(worker.id)
+        return gone
+
+    def of(self, namespace: str) -> set[str]:
+        """The ids of a namespace's live workers."""
+        return {worker.id for worker in self.workers.values() if worker.namespace == namespace}
+
+    def definitions(self, namespace: str) -> frozenset[tuple[str, str]]:
+        """What the live workers of a namespace know."""
+        known: set[tuple[str, str]] = set()
+        for worker in self.workers.values():
+            if worker.namespace == namespace:
+                known |= worker.definitions
+        return frozenset(known)
+
+    def take_fresh(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """Workers heard since the last call, with what their children do: by namespace, then id."""
+        out: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for worker in self._fresh.values():
+            out.setdefault(worker.namespace, {})[worker.id] = worker.children
+        self._fresh = {}
+        return out

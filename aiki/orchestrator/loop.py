@@ -1,0 +1,405 @@
+"""The orchestrator: one thread that takes reports, publishes what is due, and repairs what is stuck.
+
+Two or more may run at once, and any may be killed at any moment: nothing is acked before its commit, every decision is made
+on locked rows, and what only lives in memory (who lives, who was asked) is learnt again from heartbeats and redelivered
+messages. While the database or the broker is away it holds no session and judges nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from hashlib import sha256
+
+from aiki import messages as m
+from aiki.broker import DEAD, HEARTBEAT, Broker, Delivery, Kind, Session, reports
+from aiki.clock import SECOND
+from aiki.errors import AikiError, BrokerUnavailable, MessageError, StorageUnavailable
+from aiki.messages import Heartbeat, ReportList, RunKey
+from aiki.orchestrator import core
+from aiki.orchestrator.core import Outcome, Rules, Source
+from aiki.orchestrator.inbound import Inbound, Item, items_of
+from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
+from aiki.orchestrator.live import Live, Worker
+from aiki.orchestrator.outbound import Outbound
+from aiki.orchestrator.reconciler import Reconciler, inquire
+from aiki.settings import Settings
+from aiki.storage import Store
+from aiki.storage.applying import Applied, Effects
+from aiki.storage.roster import ALIVE, LOST, STOPPED
+from aiki.storage.rows import RunRow
+
+logger = logging.getLogger("aiki.orchestrator")
+
+REPORT_PREFETCH = 250
+SWEEP_EVERY = 0.1
+RECONCILE_EVERY = 5.0
+MAX_IN_FLIGHT = 2000
+
+
+class Orchestrator:
+    """Moves runs on.
+
+    :param monotonic: seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        settings: Settings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        stale_after: float = 30.0,
+    ) -> None:
+        self._store = store
+        self._broker = broker
+        self._settings = settings
+        self._monotonic = monotonic
+        self._live = Live(settings.lease)
+        self._judge = Judge(random.getrandbits(40) << 20)
+        self._inbound = Inbound(store, self._rules)
+        self._reconciler = Reconciler(store, self._live, self._rules, stale_after=stale_after)
+        self._durations: dict[tuple[str, str], float] = {}
+        self._dirty: set[tuple[str, str]] = set()
+        self._session: Session | None = None
+        self._out: Outbound | None = None
+        self._next: dict[str, float] = {}
+        self._failures = 0
+
+    # ------------------------------------------------------------ running
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set. Whatever is away is waited for."""
+        while not stop.is_set():
+            try:
+                self.run_once(0.05)
+                self._failures = 0
+            except (StorageUnavailable, BrokerUnavailable) as error:
+                self._failures += 1
+                pause = min(0.1 * 2**self._failures, 3.0) * random.uniform(0.7, 1.3)  # noqa: S311
+                logger.warning("%s; next try in %.1f s", error, pause)
+                self.disconnect()
+                stop.wait(pause)
+        self.close()
+
+    def run_once(self, timeout: float) -> None:
+        """One turn: wait at most `timeout` seconds for messages, and do all that is to be done.
+
+        :raises StorageUnavailable, BrokerUnavailable: the session is of no more use; call `disconnect`.
+        """
+        session = self._session or self._connect()
+        deliveries = session.receive(timeout if not self._has_work() else 0.0)
+        now = self._monotonic()
+        self._live.tick(now)
+        self._take(deliveries, now)
+        self._conclude(now)
+        for name, every, work in self._chores():
+            if now >= self._next.get(name, 0.0):
+                self._next[name] = now + every
+                work(now)
+        self._outbound.settle(self._monotonic())
+
+    def disconnect(self) -> None:
+        """Drop the session; what was taken and not acked comes back."""
+        self._live.deaf()
+        self._judge.clear()
+        session, self._session, self._out = self._session, None, None
+        if session is not None:
+            session.close()
+
+    def close(self) -> None:
+        """Stop cleanly: confirmed deliveries are deleted, everything else is left to the next orchestrator."""
+        out = self._out
+        if out is not None and self._session is not None:
+            try:
+                deadline = time.monotonic() + 1.0
+                while out.in_flight and time.monotonic() < deadline:
+                    self._session.receive(0.05)
+                    out.settle(self._monotonic())
+                out.flush()
+            except (StorageUnavailable, BrokerUnavailable) as error:
+                logger.warning("stopping: %s", error)
+        self.disconnect()
+
+    def _connect(self) -> Session:
+        self._store.ping()
+        session = self._broker.connect(f"aiki orchestrator {os.getpid()}", self._settings.timeout)
+        self._session = session
+        self._out = Outbound(self._store, session)
+        session.subscribe(HEARTBEAT, 1000)
+        session.subscribe(DEAD, 20)
+        for partition in range(self._settings.partitions):
+            session.subscribe(reports(partition), REPORT_PREFETCH)
+        now = self._monotonic()
+        for row in self._store.workers(ALIVE, all_namespaces=True):
+            self._live.know(row.namespace, row.id, row.definitions, now)
+        self._live.listen(now)
+        self._next = {"reconcile": now + RECONCILE_EVERY}
+        # Workers whose hello nobody heard wait for an answer; those known already only answer again.
+        for namespace in {self._settings.namespace, *self._store.namespaces()}:
+            self._outbound.control(namespace, m.RESEND_HELLO)
+        logger.info("listening: %d report partitions, %d workers on record", self._settings.partitions, len(self._live.workers))
+        return session
+
+    @property
+    def _outbound(self) -> Outbound:
+        assert self._out is not None
+        return self._out
+
+    @property
+    def _taken(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _has_work(self) -> bool:
+        return self._next.get("sweep", 1.0) == 0.0
+
+    def _rules(self, namespace: str) -> Rules:
+        return Rules(self._store.clock(), self._settings.max_crashes, self._live.definitions(namespace))
+
+    # ------------------------------------------------------------ what comes in
+    def _take(self, deliveries: list[Delivery], now: float) -> None:
+        batches: dict[str, list[Item]] = {}
+        carriers: dict[tuple[str, RunKey], list[Carrier]] = {}
+        done: list[Delivery] = []
+        for delivery in deliveries:
+            try:
+                if delivery.source.kind is Kind.REPORTS:
+                    self._take_reports(delivery, batches, carriers, done)
+                elif delivery.source.kind is Kind.HEARTBEAT:
+                    self._take_heartbeat(Heartbeat.decode(delivery.body), now)
+                elif delivery.source.kind is Kind.DEAD:
+                    self._bury(delivery)
+                    done.append(delivery)
+            except MessageError as error:
+                logger.error("%s: %s", delivery.source.kind, error)
+                if delivery.source.kind is Kind.REPORTS:
+                    self._taken.reject(delivery)
+        for namespace, items in batches.items():
+            for applied, outcome in self._inbound.apply(namespace, items):
+                self._follow(namespace, applied, outcome, carriers)
+        # After the commits, and only then. A message with open inquiries is acked once they are settled.
+        open_ = {id(c.delivery) for group in carriers.values() for c in group if c.open}
+        self._taken.ack([delivery for delivery in done if id(delivery) not in open_])
+
+    def _take_reports(
+        self,
+        delivery: Delivery,
+        batches: dict[str, list[Item]],
+        carriers: dict[tuple[str, RunKey], list[Carrier]],
+        done: list[Delivery],
+    ) -> None:
+        message = ReportList.decode(delivery.body)
+        items = items_of(message)
+        carrier = Carrier(delivery)
+        for item in items:
+            if item.report.kind in (m.INQUIRE, m.DROPPED):
+                carriers.setdefault((message.namespace, RunKey(item.report.run_id, item.report.epoch)), []).append(carrier)
+        for report in message.reports:
+            if report.kind == m.MARKER:
+                self._store.save_marker(message.namespace, str(report.body.get("q", "")), taken_at=report.epoch)
+            elif report.kind not in core.RUN_REPORTS:
+                body = json.dumps(report).encode()
+                self._store.save_dead_letter(
+                    message.namespace, "reports", f"unknown report {report.kind!r}", {}, body, sha256(body).digest()[:16]
+                )
+        batches.setdefault(message.namespace, []).extend(items)
+        done.append(delivery)
+
+    def _follow(
+        self,
+        namespace: str,
+        applied: Applied,
+        outcome: Outcome,
+        carriers: dict[tuple[str, RunKey], list[Carrier]] | None = None,
+    ) -> None:
+        """Act on what a committed transaction asks for."""
+        self._outbound.publish(applied.outgoing)
+        if applied.revoke:
+            self._outbound.control(namespace, m.REVOKE, applied.revoke)
+        if applied.interrupt:
+            self._outbound.control(namespace, m.CANCEL, applied.interrupt)
+        if outcome.abort:
+            self._outbound.control(namespace, m.ABORT, outcome.abort)
+        for key, again in outcome.inquire:
+            for carrier in (carriers or {}).get((namespace, key), []):
+                self._judge.add(namespace, key, again=again, carrier=carrier)
+        for name, millis in outcome.durations.items():
+            mean = sum(millis) / len(millis)
+            known = self._durations.get((namespace, name))
+            self._durations[namespace, name] = mean if known is None else 0.8 * known + 0.2 * mean
+            self._dirty.add((namespace, name))
+
+    def _take_heartbeat(self, beat: Heartbeat, now: float) -> None:
+        if beat.kind == m.HELLO:
+            self._store.save_worker(beat)
+            self._live.hear(beat, now)
+            self._outbound.control(beat.namespace, m.SNAPSHOT, self._store.revocations(beat.namespace), worker=beat.worker)
+            names = self._live.workers[beat.worker].definitions
+            self._follow(beat.namespace, self._reconciler.unpark(beat.namespace, names), Outcome())
+        elif beat.kind == m.BYE:
+            self._live.leave(beat.worker)
+            self._judge.gone(beat.worker)
+            self._store.set_worker_state(beat.namespace, beat.worker, STOPPED)
+        elif not self._live.hear(beat, now):
+            self._outbound.control(beat.namespace, m.RESEND_HELLO)
+        if beat.kind == m.ANSWER:
+            verdict = self._judge.answer(beat.worker, int(beat.fields.get("nonce", 0)), beat.held)
+            if verdict is not None:
+                self._bind(verdict)
+
+    def _bury(self, delivery: Delivery) -> None:
+        """Keep a dead letter for people."""
+        try:
+            header = json.loads(delivery.body)[2]
+            namespace = str(header["ns"])[:64]
+        except (ValueError, TypeError, KeyError, IndexError):
+            namespace = self._settings.namespace
+        reason = str(delivery.headers.get("reason", "unknown"))
+        source = str(delivery.headers.get("queue", ""))
+        key = sha256(delivery.body + source.encode()).digest()[:16]
+        self._store.save_dead_letter(namespace, source, reason, dict(delivery.headers), delivery.body, key)
+
+    # ------------------------------------------------------------ inquiries
+    def _conclude(self, now: float) -> None:
+        live: dict[str, set[str]] = {}
+        for worker in self._live.workers.values():
+            live.setdefault(worker.namespace, set()).add(worker.id)
+        # Until a lease of listening has passed, workers on record that were not heard count as live (`Live.know`).
+        for round_ in [*self._judge.ask(live, now), *self._judge.ask_again(now)]:
+            self._ask(round_)
+        for verdict in self._judge.settled():
+            self._release(verdict)
+
+    def _ask(self, round_: Round) -> None:
+        if round_.waiting:
+            self._outbound.control(round_.namespace, m.ASK, list(round_.open), nonce=round_.nonce)
+
+    def _bind(self, verdict: Verdict) -> None:
+        held = {bytes.fromhex(key.run_id): (key, worker, item) for key, worker, item in verdict.held}
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            rules = self._rules(verdict.namespace)
+            for row in rows.values():
+                key, worker, item = held[row.id]
+                core.bind_holder(row, key.epoch, Source(worker, item.executor), item.ms, rules, effects)
+
+        if held:
+            self._follow(verdict.namespace, self._store.apply(verdict.namespace, list(held), decide), Outcome())
+        self._settle_carriers(verdict)
+
+    def _release(self, verdict: Verdict) -> None:
+        """Nobody holds these: dispatch them anew."""
+        keys = {bytes.fromhex(key.run_id): (key, again) for key, again in verdict.free.items()}
+        states: dict[str, tuple[str, str]] = {}
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            rules = self._rules(verdict.namespace)
+            for row in rows.values():
+                key, again = keys[row.id]
+                lost = self._loss(states, row)
+                core.settle_inquiry(row, key.epoch, rules, effects, lost=lost, copy_may_be_out=again)
+
+        ordered = sorted(keys)
+        for start in range(0, len(ordered), 500):
+            part = ordered[start : start + 500]
+            states = self._store.worker_states(verdict.namespace, self._store.workers_of_runs(verdict.namespace, part))
+            self._follow(verdict.namespace, self._store.apply(verdict.namespace, part, decide), Outcome())
+        self._settle_carriers(verdict)
+
+    def _loss(self, states: dict[str, tuple[str, str]], row: RunRow) -> str | None:
+        """What became of the worker that had bound a run, in words, if it was lost with the run in its hands."""
+        if row.worker is None or row.worker.hex() in self._live.workers:
+            return None
+        state, name = states.get(row.worker.hex(), (LOST, row.worker.hex()))
+        if state == STOPPED:
+            return None
+        return f"worker {name} was lost while executing it (no heartbeat for {self._settings.lease:g} s)"
+
+    def _settle_carriers(self, verdict: Verdict) -> None:
+        done = []
+        for carrier in verdict.carriers:
+            carrier.open -= 1
+            if carrier.open == 0:
+                done.append(carrier.delivery)
+        self._taken.ack(done)
+
+    # ------------------------------------------------------------ chores
+    def _chores(self) -> list[tuple[str, float, Callable[[float], None]]]:
+        return [
+            ("sweep", SWEEP_EVERY, self._sweep),
+            ("lost", 0.5, self._find_lost),
+            ("announce", 0.5, self._announce),
+            ("save", 2.0, self._save),
+            ("reconcile", RECONCILE_EVERY, self._reconcile),
+        ]
+
+    def _sweep(self, now: float) -> None:
+        """Publish what is due."""
+        if self._outbound.in_flight > MAX_IN_FLIGHT or self._taken.blocked:
+            return
+        claimed = self._store.claim_due()
+        self._outbound.publish(claimed.outgoing)
+        expired: dict[str, list[bytes]] = {}
+        for namespace, run_id in claimed.expired:
+            expired.setdefault(namespace, []).append(run_id)
+        for namespace, run_ids in expired.items():
+            self._follow(namespace, self._store.expire(namespace, run_ids), Outcome())
+        if claimed.more:
+            self._next["sweep"] = 0.0
+
+    def _find_lost(self, now: float) -> None:
+        for worker in self._live.lost(now):
+            self._lose(worker)
+
+    def _lose(self, worker: Worker) -> None:
+        self._store.set_worker_state(worker.namespace, worker.id, LOST)
+        self._judge.gone(worker.id)
+        keys = self._store.runs_of_worker(worker.namespace, worker.id)
+        logger.warning(
+            "worker %s is lost: no heartbeat for %g s; %d runs were in its hands", worker.id, self._live.lease, len(keys)
+        )
+        inquire(self._taken, worker.namespace, keys)
+
+    def _announce(self, now: float) -> None:
+        """Tell the workers of revocations that whoever recorded them may not have told."""
+        told: list[tuple[str, RunKey]] = []
+        for namespace, key, interrupt in self._store.unannounced(self._store.clock() - SECOND // 2):
+            self._outbound.control(namespace, m.CANCEL if interrupt else m.REVOKE, [key])
+            told.append((namespace, key))
+        self._store.announced(told)
+
+    def _save(self, now: float) -> None:
+        """Put on record who was heard and how long runs take."""
+        for namespace, beats in self._live.take_fresh().items():
+            self._store.heard(namespace, beats)
+        dirty, self._dirty = self._dirty, set()
+        for namespace in {item[0] for item in dirty}:
+            means = {name: self._durations[key] for key in dirty if key[0] == namespace for name in [key[1]]}
+            self._store.save_durations(namespace, means)
+
+    def _reconcile(self, now: float) -> None:
+        for applied in self._reconciler.run_once(self._taken, now):
+            self._outbound.publish(applied.outgoing)
+        self._store.purge_revocations(self._store.clock() - 30 * 86400 * SECOND)
+
+
+def main(settings: Settings, stop: threading.Event) -> int:
+    """Run an orchestrator until `stop` is set: the exit code of the command."""
+    from aiki.broker import open_broker
+    from aiki.storage import open_store
+
+    try:
+        store = open_store(settings, idle_limit=20)
+        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+    except AikiError as error:
+        logger.error("%s", error)
+        return 1
+    Orchestrator(store, broker, settings).run(stop)
+    store.close()
+    return 0

@@ -1,0 +1,75 @@
+"""Publishing what is due, with pipelined confirms: a delivery is deleted, by its own id, once the broker answers for it.
+
+Nothing is ever sent twice from here. What was refused, or was on its way when the session died, stays in the database: its
+claim runs out, and the sweeper publishes it marked `again`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from aiki.broker import CONTROL, Session
+from aiki.messages import Control, RunKey
+from aiki.model import Outgoing
+from aiki.publishing import pack
+from aiki.storage import Store
+
+logger = logging.getLogger("aiki.orchestrator")
+
+DELETE_AT_ONCE = 500
+DELETE_AFTER = 0.05
+RUNS_A_CONTROL = 2000
+
+
+class Outbound:
+    """The publishing side of one session of the orchestrator."""
+
+    def __init__(self, store: Store, session: Session) -> None:
+        self._store = store
+        self._session = session
+        self._unconfirmed: dict[int, tuple[str, list[bytes]]] = {}
+        self._confirmed: dict[str, list[bytes]] = {}
+        self._count = 0
+        self._since = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Messages sent and not settled."""
+        return len(self._unconfirmed)
+
+    def publish(self, outgoing: Sequence[Outgoing]) -> None:
+        """Send dispatches without waiting."""
+        for packed in pack(outgoing):
+            seq = self._session.send(packed.to, packed.body)
+            self._unconfirmed[seq] = (packed.namespace, packed.delivery_ids)
+
+    def control(self, namespace: str, kind: str, runs: Sequence[RunKey] = (), **fields: object) -> None:
+        """Broadcast to the workers of a namespace; long lists go as several messages."""
+        for start in range(0, max(len(runs), 1), RUNS_A_CONTROL):
+            part = list(runs[start : start + RUNS_A_CONTROL])
+            more = {"more": 1} if start + RUNS_A_CONTROL < len(runs) else {}
+            self._session.send(CONTROL, Control(namespace, kind, part, {**fields, **more}).encode())
+
+    def settle(self, now: float) -> None:
+        """Take in confirms, and delete what they are about, many at a time."""
+        for seq, ok in self._session.settled():
+            sent = self._unconfirmed.pop(seq, None)
+            if sent is None:
+                continue
+            namespace, delivery_ids = sent
+            if not ok:
+                logger.warning("the broker refused a dispatch of %d runs; they will be sent again", len(delivery_ids))
+                continue
+            if not self._count:
+                self._since = now
+            self._confirmed.setdefault(namespace, []).extend(delivery_ids)
+            self._count += len(delivery_ids)
+        if self._count >= DELETE_AT_ONCE or (self._count and now - self._since > DELETE_AFTER):
+            self.flush()
+
+    def flush(self) -> None:
+        """Delete all confirmed deliveries now."""
+        confirmed, self._confirmed, self._count = self._confirmed, {}, 0
+        for namespace, delivery_ids in confirmed.items():
+            self._store.delivered(delivery_ids, namespace)
