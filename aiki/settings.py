@@ -56,7 +56,7 @@ class Settings:
         :raises ConfigurationError: an unknown setting, or a value that is not of its type.
         """
         environ = os.environ if environ is None else environ
-        types = {item.name: type(item.default) for item in fields(cls)}
+        types: dict[str, type[Any]] = {item.name: type(item.default) for item in fields(cls)}
         unknown = set(given) - set(types)
         if unknown:
             raise ConfigurationError(f"unknown setting {sorted(unknown)[0]!r}; there are: {', '.join(sorted(types))}")

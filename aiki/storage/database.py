@@ -32,6 +32,8 @@ _RETRY_CODES = frozenset({1213, 1205, 1020})
 _AWAY_CODES = frozenset({1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 1152, 1158, 1159, 1160, 1161, 4031, 1203, 1290})
 _TOO_LARGE_CODES = frozenset({1153, 1406, 1301})
 
+_ESCAPED = (b"'", b'"', b"\\", b"\0", b"\n", b"\r", b"\x1a")
+
 MAX_RETRIES = 8
 ROWS_A_STATEMENT = 500
 BYTES_A_STATEMENT = 512 * 1024
@@ -63,6 +65,7 @@ class Database:
             )
         self._placeholder = "?" if self.is_sqlite else "%s"
         self._statements: dict[tuple[Any, ...], str] = {}
+        self._max_row: int | None = None
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -141,6 +144,7 @@ class Database:
             ("insert", table, tuple(columns)),
             lambda p: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([p] * len(columns))})",  # noqa: S608
         )
+        self._check_size(connection, rows)
         for chunk in chunks(rows):
             # Always the executemany form: PyMySQL turns it into one multi-row statement, sqlite3 into a prepared loop.
             connection.exec_driver_sql(sql, [tuple(row) for row in chunk])
@@ -186,6 +190,19 @@ class Database:
     def placeholders(self, sql: str) -> str:
         """`sql`, written with `?`, in the driver's style. Our statements hold no `?` or `%` but placeholders."""
         return sql if self.is_sqlite else sql.replace("?", "%s")
+
+    def _check_size(self, connection: sa.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """Refuse a row larger than `max_allowed_packet` here: the server would cut the connection, which looks like an outage."""
+        if self.is_sqlite:
+            return
+        if self._max_row is None:
+            self._max_row = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar() or 0) - 4096
+        for row in rows:
+            size = sum(len(value) for value in row if isinstance(value, (str, bytes)))
+            if size * 2 > self._max_row:  # only then is it worth while to count what escaping adds
+                size += sum(value.count(c) for value in row if isinstance(value, bytes) for c in _ESCAPED)
+                if size > self._max_row:
+                    raise RowTooLarge(f"a row of {size:,} bytes is larger than max_allowed_packet ({self._max_row + 4096:,})")
 
     def _statement(self, key: tuple[Any, ...], build: Callable[[str], str]) -> str:
         sql = self._statements.get(key)
