@@ -78,7 +78,8 @@ def _told(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise BrokerUnavailable(f"broker file {path} cannot be used: {error}") from None
     except OSError as error:
-        raise BrokerUnavailable(f"broker file {path} cannot be used: {error.strerror or error}") from None
+        where = f" ({error.filename})" if error.filename else ""
+        raise BrokerUnavailable(f"broker file {path} cannot be used: {error.strerror or error}{where}") from None
 
 
 @dataclass(slots=True, eq=False)

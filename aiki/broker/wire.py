@@ -248,6 +248,14 @@ class WireConnection(pyamqp.Connection):
         """The wire to `host`."""
         return Wire(host, *self._wire_options)
 
+    def connect(self, callback: Any = None) -> Any:
+        """Connect; whatever goes wrong, no open socket is left."""
+        try:
+            return super().connect(callback)  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.collect()  # type: ignore[no-untyped-call]
+            raise
+
     def blocking_read(self, timeout: float | None = None) -> Any:  # noqa: ARG002  (the wire's deadline is absolute)
         """Read one frame and dispatch it; what it completes is the return value."""
         return self.on_inbound_frame(self.transport.read_frame())

@@ -1,0 +1,31 @@
+"""Fixtures for the brokers' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.broker.kits import AmqpKit, SqliteKit
+
+
+@pytest.fixture
+def sqlite_kit(tmp_path: Path) -> Iterator[SqliteKit]:
+    kit = SqliteKit(tmp_path)
+    yield kit
+    kit.close()
+
+
+@pytest.fixture
+def amqp_kit(amqp_url: str) -> Iterator[AmqpKit]:
+    kit = AmqpKit(amqp_url)
+    yield kit
+    kit.close()
+
+
+@pytest.fixture
+def quorum_kit(amqp_url: str) -> Iterator[AmqpKit]:
+    kit = AmqpKit(amqp_url, "quorum")
+    yield kit
+    kit.close()
