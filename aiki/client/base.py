@@ -42,8 +42,14 @@ class Client(Protocol):
     def get(self, run_id: str, *, wait: float = 0.0) -> RunView:
         """The run, at once, or when it has ended, or after `wait` seconds, whatever comes first. Raises `RunNotFound`."""
 
-    def detail(self, run_id: str) -> RunDetail:
-        """The run with its payloads and attempts. Raises `RunNotFound`."""
+    def detail(self, run_id: str, *, wait: float = 0.0) -> RunDetail:
+        """The run with its payloads and attempts; `wait` as in `get`. Raises `RunNotFound`."""
+
+    async def aended(self, run_id: str, timeout: float | None) -> bool:
+        """Whether the run ends within `timeout` seconds (None: wait for ever). Many may wait at once: none holds a thread."""
+
+    def now(self) -> int:
+        """The time by the clock that decides, microseconds since the Unix epoch, as well as it is known here."""
 
     def list(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
         """Runs, newest first; `after` is the `next` of the page before."""
@@ -59,5 +65,3 @@ class Client(Protocol):
 
     def close(self) -> None:
         """Flush what is to be published (within the deadline) and let go of connections."""
-
-

@@ -1,0 +1,346 @@
+"""The app: where tasks are defined, and the way to everything that was enqueued."""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
+
+from aiki import handle as handles
+from aiki.errors import ConfigurationError, UnknownTask
+from aiki.handle import Handle
+from aiki.ids import parse_id
+from aiki.model import Accepted, NewRun, RunFilter, RunView
+from aiki.options import Seconds, TaskOptions, check_task_name, moment, refuse
+from aiki.retry import RetryPolicy
+from aiki.settings import Settings, check_name
+from aiki.states import State
+from aiki.task import AsyncTask, Task
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+    from aiki.client import Client
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_TASK_OPTIONS = ("name", "queue", "retry", "time_limit", "soft_time_limit", "expires", "version", "max_crashes")
+_PAGE = 200
+
+
+class Decorator(Protocol):
+    """What `@app.task(...)` makes: a decorator that keeps the function's types."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class Aiki:
+    """An app: its tasks, and a client made from its settings.
+
+    Nothing is connected to before something is asked for. Settings that are not given come from the environment (`AIKI_*`),
+    read when they are first needed; an unknown or malformed setting raises at once.
+
+    :param name: tells apps of one process apart, and names this one in audit records.
+    :param server_url: the server's address: use it over HTTP. Without it this process uses database and broker itself.
+    :param api_key: the server's bearer key.
+    :param database_url, broker_url: the database and the broker; by default two SQLite files under `.aiki/`.
+    :param namespace: the tenant that all runs belong to.
+    :param timeout: seconds that `enqueue` and other calls may take.
+    :param max_payload: largest encoded argument list or result, in bytes.
+    :param settings: further fields of `aiki.Settings`.
+    """
+
+    def __init__(
+        self,
+        name: str = "app",
+        *,
+        server_url: str | None = None,
+        api_key: str | None = None,
+        database_url: str | None = None,
+        broker_url: str | None = None,
+        namespace: str | None = None,
+        timeout: float | None = None,
+        max_payload: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self.name = check_name("app name", name)
+        self._given: dict[str, Any] = {
+            **{"server_url": server_url, "api_key": api_key, "database_url": database_url, "broker_url": broker_url},
+            **{"namespace": namespace, "timeout": timeout, "max_payload": max_payload},
+            **settings,
+        }
+        for option in settings:
+            if option not in Settings.__slots__:
+                refuse("Aiki", option, Settings.__slots__)
+        Settings.load({}, **self._given)  # what is wrong here and now is told here and now
+        self._settings: Settings | None = None
+        self._client: Client | None = None
+        self._lock = threading.RLock()
+        self._tasks: dict[str, Task[..., Any]] = {}
+        self._registered = 0
+        handles.apps[self.name] = self
+        _apps.add(self)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings: arguments, then the environment as it is when this is first asked for, then defaults."""
+        if self._settings is None:
+            self._settings = Settings.load(**self._given)
+        return self._settings
+
+    @property
+    def definitions(self) -> Mapping[str, Task[..., Any]]:
+        """All tasks by name."""
+        return MappingProxyType(self._tasks)
+
+    def __repr__(self) -> str:
+        return f"<Aiki {self.name}: {len(self._tasks)} tasks>"
+
+    # ------------------------------------------------------------ define
+    @overload
+    def task(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
+    def task(self, fn: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        retry: RetryPolicy | None = None,
+        time_limit: Seconds | None = None,
+        soft_time_limit: Seconds | None = None,
+        expires: Seconds | None = None,
+        version: str = "1",
+        max_crashes: int | None = None,
+    ) -> Decorator: ...
+    # `unknown` is in no overload, so that type checkers refuse what is refused at run time, with a hint.
+    def task(  # type: ignore[misc]
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        retry: RetryPolicy | None = None,
+        time_limit: Seconds | None = None,
+        soft_time_limit: Seconds | None = None,
+        expires: Seconds | None = None,
+        version: str = "1",
+        max_crashes: int | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Make a function a task: `@app.task`, or `@app.task(queue="mail", retry=RetryPolicy.exponential())`.
+
+        :param name: what it is called everywhere; by default `module.function`.
+        :param queue: the queue of its runs, `default` if not told.
+        :param retry: what follows when it raises; by default nothing.
+        :param time_limit: seconds (or a timedelta) after which the process that runs it is killed.
+        :param soft_time_limit: seconds after which `SoftTimeLimitExceeded` is raised in it.
+        :param expires: a run that has not started so long after it could have is cancelled.
+        :param version: told beside the name; change it when old runs must not meet new code.
+        :param max_crashes: how often a run may kill its process before it is dead.
+        :raises ConfigurationError: an option is unknown or wrong, or the name is taken by another function.
+        """
+        if fn is not None and not callable(fn):
+            raise ConfigurationError(f"@app.task({fn!r}): options are given by name, for example @app.task(name={fn!r})")
+        where = "@app.task" + (f" of {name}" if name else "")
+        for option in unknown:
+            refuse(where, option, _TASK_OPTIONS)
+        defaults = TaskOptions.check(
+            where,
+            queue=queue,
+            retry=retry,
+            time_limit=time_limit,
+            soft_time_limit=soft_time_limit,
+            expires=expires,
+            max_crashes=max_crashes,
+        )
+        if not isinstance(version, str) or not 1 <= len(version) <= 64:
+            raise ConfigurationError(f"{where}: version={version!r}: it must be text of 1 to 64 characters")
+
+        def define(function: Callable[..., Any]) -> Task[..., Any]:
+            return self._define(function, name, version, defaults)
+
+        return define if fn is None else define(fn)
+
+    def _define(self, fn: Callable[..., Any], name: str | None, version: str, defaults: TaskOptions) -> Task[..., Any]:
+        if isinstance(fn, Task):
+            raise ConfigurationError(f"{fn.name} is a task already; @app.task must stand once")
+        if isinstance(fn, type) or not callable(fn):
+            raise ConfigurationError(f"@app.task stands over a function, not {fn!r}")
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise ConfigurationError(f"{place(fn)}: a task cannot be a generator; return a list")
+        chosen = check_task_name("@app.task", name if name is not None else default_name(fn))
+        kind = AsyncTask if inspect.iscoroutinefunction(fn) else Task
+        made: Task[..., Any] = kind(self, fn, name=chosen, version=version, defaults=defaults)
+        with self._lock:
+            known = self._tasks.get(chosen)
+            if known is not None and place(known.fn) != place(fn):
+                raise ConfigurationError(
+                    f"two tasks are named {chosen!r}: one at {place(known.fn)}, one at {place(fn)}; "
+                    "give one of them another name="
+                )
+            self._tasks[chosen] = made
+            self._registered = 0
+        return made
+
+    # ------------------------------------------------------------ ask
+    @property
+    def client(self) -> Client:
+        """The client: over HTTP if there is a server's URL, else embedded. Made when it is first needed."""
+        client = self._client
+        if client is None:
+            with self._lock:
+                client = self._client
+                if client is None:
+                    # Not imported before: a worker whose tasks enqueue nothing never loads a database library.
+                    from aiki.client import open_client
+
+                    client = self._client = open_client(self.settings, self.name)
+        return client
+
+    def handle(self, run_id: str) -> Handle[Any]:
+        """The handle of a run whose id is known. Raises `ConfigurationError` for what is no id; asks nobody."""
+        parsed = parse_id(str(run_id))
+        if parsed is None:
+            raise ConfigurationError(f"{run_id!r} is not a run id; run ids are UUIDs")
+        return Handle(self, str(parsed))
+
+    def runs(
+        self,
+        *,
+        state: State | str | Sequence[State | str] = (),
+        name: str | None = None,
+        queue: str | None = None,
+        reference_id: str | None = None,
+        created_after: dt.datetime | None = None,
+        created_before: dt.datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RunView]:
+        """Runs, newest first, fetched page by page as they are looked at.
+
+        :param state: one state or several; by default all.
+        :param limit: how many at most.
+        """
+        states = (state,) if isinstance(state, str) else tuple(state)
+        where = RunFilter(
+            states=tuple(_state(item) for item in states),
+            name=name,
+            queue=queue,
+            reference_id=reference_id,
+            created_after=None if created_after is None else moment("runs", "created_after", created_after),
+            created_before=None if created_before is None else moment("runs", "created_before", created_before),
+        )
+        return self._pages(where, limit)
+
+    def _pages(self, where: RunFilter, limit: int | None) -> Iterator[RunView]:
+        left = float("inf") if limit is None else limit
+        after: str | None = None
+        while left > 0:
+            page = self.client.list(where, limit=int(min(left, _PAGE)), after=after)
+            yield from page.runs
+            left -= len(page.runs)
+            after = page.next
+            if after is None:
+                return
+
+    def send(
+        self,
+        runs: Sequence[NewRun],
+        *,
+        session: Session | None = None,
+        connection: Connection | None = None,
+        batch: int | None = None,
+    ) -> list[Accepted]:
+        """Have runs recorded and dispatched, after making this app's definitions known. What `enqueue` calls."""
+        client = self.client
+        inside = session is not None or connection is not None
+        if self._registered != len(self._tasks) and not inside:
+            # Not beside a transaction of the caller's: on SQLite that would wait for its lock. A later call sees to it.
+            self._register(client)
+        try:
+            return client.enqueue(runs, session=session, connection=connection, batch=batch)
+        except UnknownTask as error:
+            if error.name not in self._tasks:
+                raise
+            self._register(client)  # the server's database is a new one
+            return client.enqueue(runs, session=session, connection=connection, batch=batch)
+
+    def _register(self, client: Client) -> None:
+        with self._lock:
+            tasks = list(self._tasks.values())
+        client.register([task.info for task in tasks])
+        self._registered = len(tasks)
+
+    # ------------------------------------------------------------ end
+    def close(self) -> None:
+        """Publish what is on its way and let go of connections. Using the app again opens it again."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()  # another thread of the parent may have held it
+
+
+def default_name(fn: Callable[..., Any]) -> str:
+    """`module.function`; a script's module is called as its file, as the worker that imports it will."""
+    module = getattr(fn, "__module__", None) or "__main__"
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        path = getattr(main, "__file__", None)
+        if spec is not None:
+            module = spec.name.removesuffix(".__main__")
+        elif path:
+            module = os.path.basename(path).removesuffix(".py")
+    name = getattr(fn, "__name__", None)
+    if not name or name == "<lambda>":
+        raise ConfigurationError(f"{place(fn)}: it has no name of its own; give it one: @app.task(name=...)")
+    return f"{module}.{name}"
+
+
+def place(fn: Callable[..., Any]) -> str:
+    """Where a function is defined, for messages and to tell a function imported twice from two functions."""
+    plain = inspect.unwrap(fn)
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        return repr(fn)
+    return f"{os.path.realpath(code.co_filename)}:{code.co_firstlineno} ({plain.__qualname__})"
+
+
+def _state(value: State | str) -> State:
+    try:
+        return State(value)
+    except ValueError:
+        raise ConfigurationError(f"runs: there is no state {value!r}; states are {', '.join(State)}") from None
+
+
+_apps: weakref.WeakSet[Aiki] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for app in list(_apps):
+        app._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

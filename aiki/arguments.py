@@ -1,0 +1,79 @@
+"""Arguments of a call: checked against the function's signature where the call is written, and encoded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiki import codec
+from aiki.codec import Payload
+from aiki.errors import ConfigurationError
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of one run for `enqueue_many`; `task.call(...)` makes one that type checkers check."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    reference_id: str | None = None
+
+
+class Arguments:
+    """A function's signature, ready to check many calls."""
+
+    def __init__(self, name: str, fn: Callable[..., Any]) -> None:
+        self._name = name
+        self._what = f"arguments of {name}"
+        try:
+            self._signature = inspect.signature(fn)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(
+                f"{name}: its signature cannot be read ({error}); wrap it in a function of your own"
+            ) from None
+        parameters = self._signature.parameters.values()
+        required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        positional = [p for p in parameters if p.kind in _POSITIONAL]
+        # A call with positional arguments alone is right if their number is; a required keyword rules that out.
+        self._least = len([p for p in required if p.kind in _POSITIONAL])
+        self._most = float("inf") if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
+        if any(p.kind is p.KEYWORD_ONLY for p in required):
+            self._most = -1
+        # A call with keywords alone is right if they are known and none is missing.
+        self._known = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        self._needed = frozenset(p.name for p in required)
+
+    def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Raise `TypeError` if the function could not be called like this."""
+        if not kwargs:
+            if self._least <= len(args) <= self._most:
+                return
+        elif not args and self._needed <= kwargs.keys() <= self._known:
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}() {error}; its signature is {self._signature}") from None
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, limit: int, compress_above: int) -> Payload:
+        """Check a call and encode it as `[[*args], {**kwargs}]`; raises `TypeError`, `PayloadError`."""
+        self.check(args, kwargs)
+        return codec.encode([list(args), {**kwargs}], limit=limit, what=self._what, compress_above=compress_above or None)
+
+
+def as_call(item: Any, position: int) -> Call:
+    """An item of `enqueue_many` as a call."""
+    if isinstance(item, Call):
+        return item
+    if isinstance(item, tuple):
+        return Call(item)
+    if isinstance(item, Mapping):
+        return Call((), item)
+    raise TypeError(
+        f"enqueue_many: item {position} is {item!r:.80}; each item must be a tuple of positional arguments (one: `(x,)`), "
+        "a dict of keyword arguments, or task.call(...)"
+    )

@@ -1,0 +1,206 @@
+"""The embedded client: the database and the broker, from this process.
+
+`enqueue` returns after its commit; publishing follows on the publisher's thread. Nothing here waits for the broker.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiki.broker import open_broker
+from aiki.client import forks
+from aiki.client.publisher import CLAIM, Pending, Publisher
+from aiki.client.transactions import connection_of, on_commit
+from aiki.client.waiter import Waiter
+from aiki.errors import RunNotFound
+from aiki.ids import parse_id
+from aiki.messages import CANCEL, REVOKE, Control, RunKey
+from aiki.model import Accepted, DefinitionInfo, NewRun, Page, RunDetail, RunFilter, RunView
+from aiki.settings import Settings
+from aiki.storage import Store, open_store
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+T = TypeVar("T")
+
+
+class _Parts:
+    """What belongs to one process: the store, the publisher's thread, the waiter's thread."""
+
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+        self.store = open_store(settings) if store is None else store
+        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+        self.publisher = Publisher(broker, self.store)
+        self.waiter = Waiter(self.store.ended)
+
+
+class EmbeddedClient:
+    """See `Client`. Connects when it is first used; after a fork the child starts over.
+
+    :param actor: who asks, for audit records.
+    """
+
+    def __init__(self, settings: Settings, actor: str = "embedded") -> None:
+        self._settings = settings
+        self._actor = actor
+        self._lock = threading.Lock()
+        self._parts: _Parts | None = None
+        forks.register(self)
+
+    def _open(self) -> _Parts:
+        parts = self._parts
+        if parts is None:
+            with self._lock:
+                parts = self._parts
+                if parts is None:
+                    parts = self._parts = _Parts(self._settings)
+        return parts
+
+    @property
+    def store(self) -> Store:
+        """This process's store."""
+        return self._open().store
+
+    @property
+    def publisher(self) -> Publisher:
+        """This process's publisher."""
+        return self._open().publisher
+
+    # ------------------------------------------------------------ enqueue
+    def enqueue(
+        self,
+        runs: Sequence[NewRun],
+        *,
+        session: Session | None = None,
+        connection: Connection | None = None,
+        batch: int | None = None,
+    ) -> list[Accepted]:
+        """See `Client.enqueue`."""
+        parts = self._open()
+        if session is not None or connection is not None:
+            return self._enqueue_inside(parts, runs, session, connection, batch)
+        publisher = parts.publisher
+        claimed_at = time.monotonic()
+        created = parts.store.create_runs(runs, claim=CLAIM if publisher.accepting() else None, batch=batch)
+        publisher.put(created.outgoing, claimed_at)
+        return created.accepted
+
+    def _enqueue_inside(
+        self,
+        parts: _Parts,
+        runs: Sequence[NewRun],
+        session: Session | None,
+        connection: Connection | None,
+        batch: int | None,
+    ) -> list[Accepted]:
+        store, publisher = parts.store, parts.publisher
+        theirs = connection_of(session, connection, store.db.url)
+        claimed_at = time.monotonic()
+        claim = CLAIM if publisher.accepting() else None
+        created = store.create_runs(runs, connection=theirs, claim=claim, batch=batch)
+        if created.outgoing and theirs is not None:
+            last = _text(created.outgoing[-1].dispatch.run_id)
+            pending = Pending(created.outgoing, claimed_at, lambda: store.get_run(last) is not None)
+            on_commit(theirs, pending, publisher.put_pending)
+        return created.accepted
+
+    def register(self, definitions: Sequence[DefinitionInfo]) -> None:
+        """See `Client.register`."""
+        if definitions:
+            self._open().store.register_definitions(definitions)
+
+    # ------------------------------------------------------------ read
+    def get(self, run_id: str, *, wait: float = 0.0) -> RunView:
+        """See `Client.get`."""
+        parts = self._open()
+        run = _found(parts.store.get_run(_checked(run_id)), run_id)
+        if not run.ended and wait > 0 and parts.waiter.wait(run.id, wait):
+            run = _found(parts.store.get_run(run.id), run_id)
+        return run
+
+    def detail(self, run_id: str, *, wait: float = 0.0) -> RunDetail:
+        """See `Client.detail`."""
+        parts = self._open()
+        if wait > 0 and not (run := _found(parts.store.get_run(_checked(run_id)), run_id)).ended:
+            parts.waiter.wait(run.id, wait)
+        return _found(parts.store.detail(_checked(run_id)), run_id)
+
+    async def aended(self, run_id: str, timeout: float | None) -> bool:
+        """See `Client.aended`."""
+        return await self._open().waiter.await_end(_checked(run_id), timeout)
+
+    def list(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
+        """See `Client.list`."""
+        return self._open().store.list_runs(where, limit=limit, after=after)
+
+    def now(self) -> int:
+        """See `Client.now`."""
+        return self._open().store.clock()
+
+    # ------------------------------------------------------------ change
+    def cancel(self, run_id: str, *, reason: str = "") -> RunView:
+        """See `Client.cancel`."""
+        parts = self._open()
+        cancelled = parts.store.cancel_run(_checked(run_id), reason=reason, actor=self._actor)
+        self._tell(parts, REVOKE, cancelled.revoke)
+        self._tell(parts, CANCEL, cancelled.interrupt)
+        return cancelled.run
+
+    def _tell(self, parts: _Parts, kind: str, runs: Sequence[RunKey]) -> None:
+        if runs:
+            parts.publisher.control(Control(self._settings.namespace, kind, [*runs]))
+
+    def retry(self, run_id: str) -> RunView:
+        """See `Client.retry`."""
+        parts = self._open()
+        parts.publisher.accepting()  # the store claims for us in any case: have the thread running
+        claimed_at = time.monotonic()
+        retried = parts.store.retry_run(_checked(run_id), actor=self._actor)
+        parts.publisher.put(retried.outgoing, claimed_at)
+        return retried.run
+
+    def rerun(self, run_id: str) -> Accepted:
+        """See `Client.rerun`."""
+        parts = self._open()
+        claimed_at = time.monotonic()
+        created = parts.store.rerun(_checked(run_id), claim=CLAIM if parts.publisher.accepting() else None)
+        parts.publisher.put(created.outgoing, claimed_at)
+        return created.accepted[0]
+
+    # ------------------------------------------------------------ end
+    def close(self) -> None:
+        """See `Client.close`. Using the client again opens it again."""
+        with self._lock:
+            parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.waiter.close()
+            parts.publisher.close()
+            parts.store.close()
+
+    def after_fork(self) -> Any:
+        """See `aiki.client.forks`."""
+        self._lock = threading.Lock()
+        parts, self._parts = self._parts, None
+        return parts
+
+
+def _checked(run_id: str) -> str:
+    parsed = parse_id(run_id)
+    if parsed is None:
+        raise RunNotFound(run_id)
+    return str(parsed)
+
+
+def _found(found: T | None, run_id: str) -> T:
+    if found is None:
+        raise RunNotFound(run_id)
+    return found
+
+
+def _text(hex_id: str) -> str:
+    return str(parse_id(hex_id))

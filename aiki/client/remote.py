@@ -1,0 +1,281 @@
+"""The remote client: the server over HTTP.
+
+Every call has a deadline by the wall clock. Inside it, what did not get through (no connection, a lost answer, 429, 502, 503,
+504) is asked again, with the same run ids, so that asking twice is one run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
+
+import urllib3
+from urllib3.exceptions import HTTPError, LocationParseError
+
+from aiki.client import forks, wire
+from aiki.clock import now_us
+from aiki.errors import ConfigurationError, RunNotFound, ServerError, Unavailable
+from aiki.ids import parse_id
+from aiki.model import Accepted, DefinitionInfo, NewRun, Page, RunDetail, RunFilter, RunView
+from aiki.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Session
+
+API: Final = "/api/v1"
+_AGAIN: Final = frozenset({429, 502, 503, 504})
+_CONNECT_TIMEOUT: Final = 3.0
+_MAX_PAUSE: Final = 2.0
+_MAX_ANSWER: Final = 256 * 1024 * 1024
+_POLL_FROM, _POLL_TO = 0.02, 1.0
+
+
+class RemoteClient:
+    """See `Client`. Keeps connections alive and shares them between threads; after a fork the child makes its own.
+
+    :param actor: who asks, for audit records.
+    :raises ConfigurationError: the server's URL is not one.
+    """
+
+    def __init__(self, settings: Settings, actor: str = "remote") -> None:
+        self._settings = settings
+        try:
+            url = urllib3.util.parse_url(settings.server_url)
+        except LocationParseError:
+            url = urllib3.util.Url()
+        if url.scheme not in ("http", "https") or not url.host or url.query or url.auth:
+            raise ConfigurationError(
+                f"server_url={settings.server_url!r}: it must be like http://aiki.internal:8080 (the key goes into api_key)"
+            )
+        self._base = settings.server_url.rstrip("/") + API
+        self._headers = {"Accept": "application/json", "User-Agent": f"aiki-sdk ({actor})"}
+        if settings.api_key:
+            self._headers["Authorization"] = f"Bearer {settings.api_key}"
+        self._pool = self._new_pool()
+        self._lock = threading.Lock()
+        self._ahead = 0
+        forks.register(self)
+
+    @staticmethod
+    def _new_pool() -> urllib3.PoolManager:
+        return urllib3.PoolManager(num_pools=2, maxsize=64, block=False, retries=False)
+
+    # ------------------------------------------------------------ enqueue
+    def enqueue(
+        self,
+        runs: Sequence[NewRun],
+        *,
+        session: Session | None = None,
+        connection: Connection | None = None,
+        batch: int | None = None,
+    ) -> list[Accepted]:
+        """See `Client.enqueue`. More than 1,000 runs take several requests, each all or none."""
+        if session is not None or connection is not None:
+            raise ConfigurationError(
+                "session= and connection= need the embedded client: a transaction cannot be shared over HTTP. Set "
+                "AIKI_DATABASE_URL and AIKI_BROKER_URL instead of AIKI_SERVER_URL, or enqueue after your commit"
+            )
+        if len(runs) == 1:
+            return [wire.accepted_from_json(self._call("POST", "/runs", wire.new_run_to_json(runs[0])))]
+        accepted: list[Accepted] = []
+        for start in range(0, len(runs), wire.MAX_BATCH):
+            body = {"runs": [wire.new_run_to_json(run) for run in runs[start : start + wire.MAX_BATCH]], "batch": batch}
+            accepted += [wire.accepted_from_json(item) for item in self._call("POST", "/runs/batch", body)["runs"]]
+        return accepted
+
+    def register(self, definitions: Sequence[DefinitionInfo]) -> None:
+        """See `Client.register`."""
+        if definitions:
+            self._call("POST", "/definitions", {"definitions": [wire.definition_to_json(item) for item in definitions]})
+
+    # ------------------------------------------------------------ read
+    def get(self, run_id: str, *, wait: float = 0.0) -> RunView:
+        """See `Client.get`."""
+        return wire.run_from_json(self._wait(f"/runs/{_checked(run_id)}", wait, lambda data: data))
+
+    def detail(self, run_id: str, *, wait: float = 0.0) -> RunDetail:
+        """See `Client.detail`."""
+        return wire.detail_from_json(self._wait(f"/runs/{_checked(run_id)}/detail", wait, lambda data: data["run"]))
+
+    def _wait(self, path: str, wait: float, run_of: Any) -> Any:
+        """Ask, several times if need be: the server may answer before the time is over."""
+        until = time.monotonic() + wait
+        while True:
+            left = min(max(0.0, until - time.monotonic()), wire.MAX_WAIT)
+            began = time.monotonic()
+            data = self._call("GET", path + (f"?wait={left:.3f}" if left > 0 else ""), wait=left)
+            if left <= 0 or wire.run_from_json(run_of(data)).ended or until - time.monotonic() <= 0:
+                return data
+            if time.monotonic() - began < _POLL_FROM:  # it holds no more requests at present
+                time.sleep(min(_POLL_TO / 4, max(0.0, until - time.monotonic())))
+
+    async def aended(self, run_id: str, timeout: float | None) -> bool:
+        """See `Client.aended`. Asks at an interval that grows from 20 ms to a second."""
+        began = time.monotonic()
+        while True:
+            try:
+                if (await asyncio.to_thread(self.get, run_id)).ended:
+                    return True
+                least = _POLL_FROM
+            except Unavailable as error:
+                least = error.retry_after
+            waited = time.monotonic() - began
+            pause = max(least, min(waited / 10, _POLL_TO))
+            if timeout is not None:
+                if waited >= timeout:
+                    return False
+                pause = min(pause, timeout - waited)
+            await asyncio.sleep(pause)
+
+    def list(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
+        """See `Client.list`."""
+        query: list[tuple[str, Any]] = [("state", state.value) for state in where.states]
+        for name in ("name", "queue", "reference_id"):
+            if getattr(where, name) is not None:
+                query.append((name, getattr(where, name)))
+        for name in ("created_after", "created_before"):
+            if getattr(where, name) is not None:
+                query.append((name, wire.time_to_json(getattr(where, name))))
+        query.append(("limit", limit))
+        if after is not None:
+            query.append(("after", after))
+        return wire.page_from_json(self._call("GET", "/runs?" + urlencode(query)))
+
+    def now(self) -> int:
+        """See `Client.now`: this clock, put right by what the server's answers said of its own."""
+        return now_us() + self._ahead
+
+    # ------------------------------------------------------------ change
+    def cancel(self, run_id: str, *, reason: str = "") -> RunView:
+        """See `Client.cancel`."""
+        return wire.run_from_json(self._call("POST", f"/runs/{_checked(run_id)}/cancel", {"reason": reason}))
+
+    def retry(self, run_id: str) -> RunView:
+        """See `Client.retry`."""
+        return wire.run_from_json(self._call("POST", f"/runs/{_checked(run_id)}/retry", {}))
+
+    def rerun(self, run_id: str) -> Accepted:
+        """See `Client.rerun`."""
+        return wire.accepted_from_json(self._call("POST", f"/runs/{_checked(run_id)}/rerun", {}))
+
+    # ------------------------------------------------------------ end
+    def close(self) -> None:
+        """See `Client.close`."""
+        self._pool.clear()
+
+    def after_fork(self) -> Any:
+        """See `aiki.client.forks`."""
+        pool, self._pool = self._pool, self._new_pool()
+        self._lock = threading.Lock()
+        return pool
+
+    # ------------------------------------------------------------ HTTP
+    def _call(self, method: str, path: str, body: Any = None, *, wait: float = 0.0) -> Any:
+        """Ask until there is an answer or the deadline has come. `wait` is how long the server may take on purpose."""
+        deadline = time.monotonic() + self._settings.timeout + wait
+        content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        tries = 0
+        while True:
+            tries += 1
+            error: Unavailable
+            try:
+                status, headers, data = self._request(method, path, content, deadline)
+                if status < 400:
+                    return data
+                problem = wire.problem_from_json(status, data)
+                if status not in _AGAIN:
+                    raise problem
+                error = Unavailable(str(problem), _retry_after(headers, problem))
+                pause = error.retry_after
+            except (HTTPError, _TooSlow) as failure:
+                reason = getattr(failure, "reason", None) or failure
+                error = Unavailable(f"the server at {self._settings.server_url} cannot be reached: {reason}")
+                error.__cause__ = failure
+                pause = min(0.05 * 2**tries, _MAX_PAUSE)
+            pause *= random.uniform(0.75, 1.25)  # noqa: S311  (jitter)
+            if time.monotonic() + pause >= deadline:
+                raise error
+            time.sleep(pause)
+
+    def _request(self, method: str, path: str, content: bytes | None, deadline: float) -> tuple[int, Mapping[str, str], Any]:
+        """One request and its whole answer, given up at the deadline however slowly bytes come."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise _TooSlow("no answer in time")
+        headers = self._headers if content is None else {**self._headers, "Content-Type": "application/json"}
+        asked = now_us()
+        response = self._pool.request(
+            method,
+            self._base + path,
+            body=content,
+            headers=headers,
+            timeout=urllib3.Timeout(connect=min(left, _CONNECT_TIMEOUT), read=left),
+            preload_content=False,
+            redirect=False,
+            retries=False,
+        )
+        try:
+            raw = _read(response, deadline)
+            self._learn_time(response.headers.get(wire.TIME_HEADER), asked, now_us())
+        except BaseException:
+            response.close()  # what is left of the answer must not be taken for the next one
+            raise
+        response.release_conn()
+        return response.status, response.headers, _parse(response.status, raw)
+
+    def _learn_time(self, told: str | None, asked: int, answered: int) -> None:
+        # The best estimate is half way between asking and being answered; a slow answer tells too little.
+        if told is not None and told.isdigit() and answered - asked < 1_000_000:
+            with self._lock:
+                self._ahead = int(told) - (asked + answered) // 2
+
+
+class _TooSlow(Exception):
+    """The deadline came in the middle of an answer."""
+
+
+def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    chunks, size = [], 0
+    while chunk := response.read1(1 << 20):
+        chunks.append(chunk)
+        size += len(chunk)
+        if time.monotonic() > deadline:
+            raise _TooSlow("the answer came too slowly")
+        if size > _MAX_ANSWER:
+            raise ServerError("the server's answer is over 256 MB")
+    return b"".join(chunks)
+
+
+def _parse(status: int, raw: bytes) -> Any:
+    if not raw:
+        return None
+    try:
+        return json.loads(raw)
+    except ValueError:
+        if status >= 400:
+            return None
+        raise ServerError(
+            f"the server answered {status} with something that is not JSON: {raw[:80]!r}; is it Aiki's?"
+        ) from None
+
+
+def _retry_after(headers: Mapping[str, str], problem: Exception) -> float:
+    value = headers.get("Retry-After", "")
+    try:
+        return min(max(0.0, float(value)), 60.0)
+    except ValueError:
+        return problem.retry_after if isinstance(problem, Unavailable) else 1.0
+
+
+def _checked(run_id: str) -> str:
+    parsed = parse_id(run_id)
+    if parsed is None:
+        raise RunNotFound(run_id)
+    return str(parsed)

@@ -1,0 +1,173 @@
+"""Waiting for runs to end: one polling thread a process for everybody who waits.
+
+Each waiter is asked for at an interval that grows with how long it has waited (a tenth of it, from 1 ms to 250 ms), and all
+that are due are asked for in one query. While the database is away nobody is told anything; waiting goes on until each
+waiter's own deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from aiki.errors import Unavailable
+from aiki.states import State
+
+log = logging.getLogger(__name__)
+
+MIN_INTERVAL: Final = 0.001
+MAX_INTERVAL: Final = 0.25
+MAX_IDS: Final = 500
+"""Runs asked for in one query."""
+LINGER: Final = 10.0
+"""Seconds after which a thread that nobody needs ends."""
+_AWAY: Final = 0.5
+
+Ended = Callable[[Sequence[str]], Mapping[str, State]]
+
+
+class _Waiting:
+    """One who waits. `tell` is called once, from the polling thread, when the run has ended."""
+
+    __slots__ = ("due", "run_id", "since", "tell")
+
+    def __init__(self, run_id: str, now: float, tell: Callable[[], None]) -> None:
+        self.run_id = run_id
+        self.since = now
+        self.due = now + MIN_INTERVAL
+        self.tell = tell
+
+
+class Waiter:
+    """The polling thread and those who wait for it.
+
+    :param ended: tells which of some runs have ended; may raise `Unavailable`.
+    """
+
+    def __init__(self, ended: Ended, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ended = ended
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._waiting: set[_Waiting] = set()
+        self._thread: threading.Thread | None = None
+        self._sleeps_until = 0.0
+        self._closed = False
+
+    def wait(self, run_id: str, timeout: float | None) -> bool:
+        """Whether the run ends within `timeout` seconds (None: wait for ever); False at once if the waiter is closed."""
+        told = threading.Event()
+        entry = self._add(run_id, told.set)
+        try:
+            told.wait(timeout)
+            return told.is_set() and not self._closed
+        finally:
+            self._discard(entry)
+
+    async def await_end(self, run_id: str, timeout: float | None) -> bool:
+        """As `wait`, for callers in an event loop; holds no thread."""
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+
+        def tell() -> None:
+            try:
+                loop.call_soon_threadsafe(told.set)
+            except RuntimeError:  # the loop is closed: nobody is left to be told
+                pass
+
+        entry = self._add(run_id, tell)
+        try:
+            async with asyncio.timeout(timeout):
+                await told.wait()
+            return not self._closed
+        except TimeoutError:
+            return False
+        finally:
+            self._discard(entry)
+
+    def close(self) -> None:
+        """Send everybody home."""
+        with self._changed:
+            self._closed = True
+            for entry in self._waiting:
+                entry.tell()
+            self._waiting.clear()
+            self._changed.notify()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    # ------------------------------------------------------------ the thread
+    def _add(self, run_id: str, tell: Callable[[], None]) -> _Waiting:
+        entry = _Waiting(run_id, self._clock(), tell)
+        with self._changed:
+            if self._closed:
+                tell()
+                return entry
+            self._waiting.add(entry)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="aiki-waiter", daemon=True)
+                self._thread.start()
+            elif entry.due < self._sleeps_until:
+                self._changed.notify()
+        return entry
+
+    def _discard(self, entry: _Waiting) -> None:
+        with self._changed:
+            self._waiting.discard(entry)
+
+    def _work(self) -> None:
+        try:
+            while self._sleep():
+                self.poll()
+        except BaseException:
+            with self._changed:
+                self._thread = None  # whoever waits next starts another
+            raise
+
+    def _sleep(self) -> bool:
+        """Until somebody is due; False when nobody needs the thread any more."""
+        with self._changed:
+            while True:
+                if not self._waiting and not self._closed:
+                    self._sleeps_until = self._clock() + LINGER
+                    self._changed.wait(LINGER)
+                if not self._waiting:
+                    self._thread = None
+                    return False
+                now = self._clock()
+                pause = min(entry.due for entry in self._waiting) - now
+                if pause <= 0:
+                    return True
+                self._sleeps_until = now + pause
+                self._changed.wait(pause)
+
+    def poll(self) -> None:
+        """Ask once for those that are due, and tell who is to be told."""
+        now = self._clock()
+        with self._changed:
+            due = sorted((entry for entry in self._waiting if entry.due <= now), key=lambda entry: entry.due)
+            by_id: dict[str, list[_Waiting]] = {}
+            for entry in due:
+                if len(by_id) < MAX_IDS or entry.run_id in by_id:
+                    by_id.setdefault(entry.run_id, []).append(entry)
+        if not by_id:
+            return
+        try:
+            ended = self._ended(list(by_id))
+            least = MIN_INTERVAL
+        except Unavailable as error:
+            log.info("waiting for results goes on although they cannot be asked for: %s", error)
+            ended, least = {}, _AWAY
+        now = self._clock()
+        with self._changed:
+            for run_id, entries in by_id.items():
+                for entry in entries:
+                    if run_id in ended:
+                        self._waiting.discard(entry)
+                        entry.tell()
+                    else:
+                        entry.due = now + max(least, min((now - entry.since) / 10, MAX_INTERVAL))

@@ -1,0 +1,189 @@
+"""A handle: a run's id and the ways to ask about it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+
+from aiki import codec
+from aiki.errors import ConfigurationError, ResultTimeout, RunCancelled, RunFailed, Unavailable
+from aiki.model import RunDetail, RunView
+from aiki.states import State
+
+if TYPE_CHECKING:
+    from aiki.app import Aiki
+    from aiki.client import Client
+
+R = TypeVar("R")
+
+DEFAULT_TIMEOUT = 60.0
+_SLICE = 30.0
+
+apps: weakref.WeakValueDictionary[str, Aiki] = weakref.WeakValueDictionary()
+"""The apps of this process by name, so that unpickled handles find theirs."""
+
+
+class Handle(Generic[R]):
+    """A run that was enqueued. Two handles of one run are equal; a handle can be pickled, or made anew by `app.handle(id)`."""
+
+    __slots__ = ("_app", "_name", "id")
+
+    def __init__(self, app: Aiki, run_id: str, name: str | None = None) -> None:
+        self._app = app
+        self._name = name
+        self.id = run_id
+
+    @property
+    def name(self) -> str:
+        """The task's name; asked for if this handle was made from an id alone."""
+        if self._name is None:
+            self._name = self.view().name
+        return self._name
+
+    @property
+    def _client(self) -> Client:
+        return self._app.client
+
+    # ------------------------------------------------------------ look
+    def view(self) -> RunView:
+        """The run as it is now. Raises `RunNotFound`, `Unavailable`."""
+        return self._client.get(self.id)
+
+    def status(self) -> State:
+        """The run's state now."""
+        return self.view().state
+
+    def done(self) -> bool:
+        """Whether the run has ended, in whatever way."""
+        return self.view().ended
+
+    # ------------------------------------------------------------ wait
+    def wait(self, timeout: float | None = DEFAULT_TIMEOUT) -> bool:
+        """Whether the run ends within `timeout` seconds (None: wait for ever). Goes on through outages."""
+        return self._wait(_Patience(timeout)) is not None
+
+    def result(self, timeout: float | None = DEFAULT_TIMEOUT) -> R:
+        """What the task returned, waiting for it up to `timeout` seconds (None: for ever).
+
+        :raises RunFailed: it failed or is dead; with the original error's type, message and traceback text.
+        :raises RunCancelled: it was cancelled.
+        :raises ResultTimeout: it has not ended in time. It goes on, and can be asked again.
+        """
+        patience = _Patience(timeout)
+        detail = self._wait(patience)
+        if detail is None:
+            self._late(patience)
+        return cast(R, outcome(detail))
+
+    async def aresult(self, timeout: float | None = DEFAULT_TIMEOUT) -> R:
+        """As `result`, for callers in an event loop. Any number may wait at once."""
+        patience = _Patience(timeout)
+        while True:
+            try:
+                detail = await asyncio.to_thread(self._client.detail, self.id)
+                if detail.run.ended:
+                    return cast(R, outcome(detail))
+                patience.seen(detail.run)
+                if patience.left() <= 0:
+                    self._late(patience)
+                await self._client.aended(self.id, patience.slice())
+            except Unavailable as error:
+                patience.away(error)
+                if patience.left() <= 0:
+                    self._late(patience)
+                await asyncio.sleep(patience.pause(error))
+
+    def _wait(self, patience: _Patience) -> RunDetail | None:
+        while True:
+            try:
+                detail = self._client.detail(self.id, wait=patience.slice())
+                if detail.run.ended:
+                    return detail
+                patience.seen(detail.run)
+            except Unavailable as error:
+                patience.away(error)
+                time.sleep(patience.pause(error))
+            if patience.left() <= 0:
+                return None
+
+    def _late(self, patience: _Patience) -> NoReturn:
+        message = f"run {self.id} of {self._name or 'its task'} had not ended after {patience.timeout:g} s; {patience.told}"
+        raise ResultTimeout(message) from patience.error
+
+    # ------------------------------------------------------------ act
+    def cancel(self, reason: str = "") -> State:
+        """Cancel the run: at once if nobody executes it, else it is interrupted. Its state now; an ended run stays as it is."""
+        return self._client.cancel(self.id, reason=reason).state
+
+    def retry(self) -> State:
+        """Have a failed, dead or cancelled run go on, under the same id. Raises `RunConflict` in other states."""
+        return self._client.retry(self.id).state
+
+    def rerun(self) -> Handle[R]:
+        """A new run with the same input."""
+        return Handle(self._app, self._client.rerun(self.id).id, self._name)
+
+    # ------------------------------------------------------------ as a value
+    def __repr__(self) -> str:
+        return f"<Handle {self._name or ''} {self.id}>".replace("  ", " ")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Handle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._app.name, self.id, self._name)
+
+
+class _Patience:
+    """How long somebody still waits, and what was last heard."""
+
+    def __init__(self, timeout: float | None) -> None:
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout={timeout!r}: it must be 0 or more seconds, or None to wait for ever")
+        self.timeout = float("inf") if timeout is None else float(timeout)
+        self._until = time.monotonic() + self.timeout
+        self.told = ""
+        self.error: Unavailable | None = None
+
+    def left(self) -> float:
+        return self._until - time.monotonic()
+
+    def slice(self) -> float:
+        """Seconds to wait in one call."""
+        return max(0.0, min(_SLICE, self.left()))
+
+    def pause(self, error: Unavailable) -> float:
+        """Seconds to wait before asking again after an outage."""
+        return max(0.0, min(error.retry_after, self.left()))
+
+    def seen(self, run: RunView) -> None:
+        self.error = None
+        self.told = f"it is {run.state}" + (f", waiting on {run.waiting_on}" if run.waiting_on else "")
+
+    def away(self, error: Unavailable) -> None:
+        self.error = error
+        self.told = f"its state could not be asked for: {error}"
+
+
+def outcome(detail: RunDetail) -> Any:
+    """An ended run's result, or its error raised."""
+    run = detail.run
+    if run.state is State.COMPLETED:
+        return None if detail.result is None else codec.decode(detail.result, what=f"result of {run.name}")
+    if run.state is State.CANCELLED:
+        raise RunCancelled(run.id, run.error_message or "")
+    raise RunFailed(run.id, run.error_type or "Unknown", run.error_message or "", detail.traceback, run.state.value)
+
+
+def _restore(app_name: str, run_id: str, name: str | None) -> Handle[Any]:
+    app = apps.get(app_name)
+    if app is None:
+        raise ConfigurationError(
+            f"a handle of app {app_name!r} cannot be unpickled here: import the module that makes the app first"
+        )
+    return Handle(app, run_id, name)
