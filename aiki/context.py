@@ -1,0 +1,101 @@
+"""What a task can see of its own run: `current_run()`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+from aiki.errors import AikiError
+
+ProgressSink = Callable[[float | None, str], None]
+
+MAX_PROGRESS_MESSAGE = 500
+
+
+class NoCurrentRun(AikiError, LookupError):
+    """`current_run()` was called where no run is executed."""
+
+
+class _RunLogger(logging.LoggerAdapter[logging.Logger]):
+    """Begins each line with the run's id, and puts it into the record's `run_id` for formatters."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        extra = self.extra or {}
+        kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
+        return f"run {extra.get('run_id')}: {msg}", kwargs
+
+
+class CurrentRun:
+    """The run whose code is executing now.
+
+    :ivar attempt: 1 for the first execution.
+    :ivar name: the task's or workflow's name.
+    :ivar reference_id: what it was enqueued with, if anything.
+    """
+
+    __slots__ = ("_hex", "_logger", "_sink", "attempt", "name", "reference_id")
+
+    def __init__(self, run_id: str, attempt: int, name: str, reference_id: str | None, sink: ProgressSink) -> None:
+        self._hex = run_id
+        self._sink = sink
+        self._logger: logging.LoggerAdapter[logging.Logger] | None = None
+        self.attempt = attempt
+        self.name = name
+        self.reference_id = reference_id
+
+    @property
+    def id(self) -> str:
+        """The run's id, canonical UUID text."""
+        h = self._hex.replace("-", "")
+        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger named after the task; its lines carry the run's id."""
+        if self._logger is None:
+            self._logger = _RunLogger(logging.getLogger(self.name), {"run_id": self.id, "attempt": self.attempt})
+        return self._logger
+
+    def progress(self, fraction: float | None, message: str = "") -> None:
+        """Show how far the run is: `fraction` from 0 to 1, or None when that is not known. Cheap; sent about 4 times a second.
+
+        :raises ValueError: the fraction is not from 0 to 1.
+        """
+        if fraction is not None:
+            fraction = float(fraction)
+            if not (math.isfinite(fraction) and 0 <= fraction <= 1):
+                raise ValueError(f"progress({fraction!r}): the fraction must be from 0 to 1, or None")
+        self._sink(fraction, str(message)[:MAX_PROGRESS_MESSAGE])
+
+    def __repr__(self) -> str:
+        return f"<CurrentRun {self.name} {self.id} attempt {self.attempt}>"
+
+
+_current: ContextVar[CurrentRun | None] = ContextVar("aiki_current_run", default=None)
+
+
+def current_run() -> CurrentRun:
+    """The run whose code calls this.
+
+    :raises NoCurrentRun: no run is being executed here: plain code, a test, or a thread that the task started itself.
+    """
+    run = _current.get()
+    if run is None:
+        raise NoCurrentRun(
+            "current_run() was called outside of a run; it works in code that a worker executes (in threads of your own, "
+            "take it before you start them). current_run_or_none() gives None instead"
+        )
+    return run
+
+
+def current_run_or_none() -> CurrentRun | None:
+    """The run whose code calls this, or None outside of any."""
+    return _current.get()
+
+
+def set_current_run(run: CurrentRun | None) -> None:
+    """Set the current run of this context; for the worker."""
+    _current.set(run)

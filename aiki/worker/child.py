@@ -1,0 +1,407 @@
+"""One child: takes dispatches from the work queues, executes them one after the other, reports.
+
+The main thread drains the connection greedily, runs what is ready for about five milliseconds, sends the reports of that as
+one batch, looks what was confirmed, acks. It never waits for a confirmation unless it holds very many. While user code runs it
+gives up `lock`, and the keeper thread does the I/O (`upkeep`): it sends finished reports, gives back what a slow task holds up,
+reconnects, and acks the running task's message once that is leased.
+
+After a lost connection everything prefetched and not begun is dropped, for the broker hands it out again; unconfirmed reports
+are sent again in order; and the child consumes only once the link has had a fresh snapshot of the revocations.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from aiki import messages
+from aiki.broker.base import Broker, work
+from aiki.messages import Report
+from aiki.worker.connection import Connection
+from aiki.worker.executor import Attempt, Executor, timeout_delay
+from aiki.worker.gate import Gate
+from aiki.worker.inbox import Inbox, Job
+from aiki.worker.keeper import Keeper
+from aiki.worker.ledger import FLUSH_BYTES, Ledger
+from aiki.worker.options import Options
+from aiki.worker.process import heed_not, rss_kib
+from aiki.worker.registry import Registry
+from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Revocations, Shared
+
+_log = logging.getLogger(__name__)
+
+SLICE_NS: Final = 5_000_000
+IDLE_SECONDS: Final = 2.0
+SLOW_SECONDS: Final = 0.1
+PATIENCE_SECONDS: Final = 1.0
+"""What waits behind a slow task for this long is given back even if no other child of this worker is idle."""
+LEASE_SECONDS: Final = 10.0
+BEAT_SECONDS: Final = 2.0
+PROGRESS_SECONDS: Final = 0.25
+LEAVE_SECONDS: Final = 30.0
+MEMORY_SECONDS: Final = 0.02
+START_PREFETCH: Final = 2
+SHORT_MS: Final = 5
+SHORT_STREAK: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a child is. `worker` is the worker incarnation's id; `wake` an eventfd that others write to have it look up."""
+
+    worker: str
+    slot: int
+    incarnation: int
+    wake: int
+
+    @property
+    def executor(self) -> str:
+        """How reports name this child."""
+        return f"{self.worker}/{self.slot}.{self.incarnation}"
+
+
+class Child:
+    """See the module. Everything but `upkeep` runs on the main thread."""
+
+    def __init__(self, identity: Identity, registry: Registry, options: Options, shared: Shared, broker: Broker) -> None:
+        namespace = registry.settings.namespace
+        self._identity = identity
+        self._registry = registry
+        self._options = options
+        self._shared = shared
+        self._slot = shared.slots[identity.slot]
+        self._lost_at = 0
+        """Monotonic nanoseconds: consume only with a snapshot asked for after this."""
+        self._connection = Connection(broker, f"aiki-worker {options.name} child {identity.slot}", self._on_lost)
+        self._ledger = Ledger(self._connection, self._slot, namespace, identity.worker, identity.executor)
+        self._inbox = Inbox(registry, namespace, self._ledger, self._connection)
+        self._sources = [work(namespace, queue) for queue in options.queues]
+        self._revocations = Revocations(shared)
+        self._gate = Gate(self._slot)
+        self._executor = Executor(registry.settings, self._gate)
+        self._lock = threading.Lock()
+        self._keeper = Keeper(self._lock, self.upkeep, self._busy)
+        self._current: Job | None = None
+        self._began = 0
+        self._subscribed = False
+        self._prefetch = min(START_PREFETCH, options.prefetch)
+        self._wanted_prefetch = self._prefetch
+        self._streak = 0
+        self._executed = 0
+        self._stopping = False
+        self._next_beat = 0.0
+        self._next_progress = 0.0
+        self._next_memory = 0.0
+
+    # ------------------------------------------------------------ life
+    def run(self) -> int:
+        """Work until the worker drains or this child is to be replaced; returns the exit code."""
+        self._install_handlers()
+        os.register_at_fork(after_in_child=_forget_handlers)
+        with self._lock:
+            self._keeper.start()
+            self._slot.ready = True
+            if self._revocations.overrun:
+                self._need_snapshot()
+            while not self._leaving():
+                self.turn()
+            self._leave()
+        return 0
+
+    def _install_handlers(self) -> None:
+        signal.signal(signal.SIGINT, heed_not)
+        signal.signal(signal.SIGTERM, self._on_term)
+        self._gate.install()
+
+    def _on_term(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+        os.eventfd_write(self._identity.wake, 1)
+
+    def _leaving(self) -> bool:
+        return self._stopping or self._shared.draining
+
+    def _leave(self) -> None:
+        """Give back what is not begun, and go once every report is confirmed."""
+        self._slot.state = LEAVING
+        deadline = time.monotonic() + LEAVE_SECONDS
+        self._unsubscribe()
+        while time.monotonic() < deadline:
+            for delivery in self._connection.receive(0):
+                self._inbox.accept(delivery)
+            self._inbox.give_back()
+            self._ledger.flush()
+            self._ledger.settle()
+            if self._ledger.empty:
+                break
+            if not self._connection.connect():
+                time.sleep(min(self._connection.retry_in(), 0.2))
+                continue
+            for delivery in self._connection.receive(0.5):
+                self._inbox.accept(delivery)
+        else:
+            _log.error("leaving with %d reports unconfirmed after %g s", self._connection.unconfirmed, LEAVE_SECONDS)
+        self._connection.close()
+
+    def _on_lost(self) -> None:
+        self._inbox.jobs.clear()
+        self._subscribed = False
+        self._need_snapshot()
+
+    def _need_snapshot(self) -> None:
+        self._lost_at = self._slot.want = time.monotonic_ns()
+
+    # ------------------------------------------------------------ the main loop
+    def turn(self) -> None:
+        """Once round: connect if needed, receive, settle, run, report."""
+        connection, jobs = self._connection, self._inbox.jobs
+        if connection.session is None and not connection.connect():
+            self._pause(min(connection.retry_in(), IDLE_SECONDS))
+            return
+        if not self._subscribed or self._prefetch != self._wanted_prefetch:
+            self._subscribe()
+        if jobs:
+            deliveries = connection.receive(0)
+        else:
+            if self._subscribed:
+                self._slot.state = IDLE
+            deliveries = connection.receive(IDLE_SECONDS, self._identity.wake)
+            self._slot.state = BUSY
+        for delivery in deliveries:
+            self._inbox.accept(delivery)
+        self._ledger.settle()
+        if jobs:
+            self._keeper.note()
+            self._work()
+        elif not deliveries:
+            self._clear_wake()
+        self._ledger.flush()
+
+    def _pause(self, seconds: float) -> None:
+        poller = select.poll()
+        poller.register(self._identity.wake, select.POLLIN)
+        if poller.poll(max(seconds, 0.01) * 1000):
+            self._clear_wake()
+
+    def _clear_wake(self) -> None:
+        try:
+            os.eventfd_read(self._identity.wake)
+        except BlockingIOError:
+            pass
+
+    def _subscribe(self) -> None:
+        if self._shared.go <= self._lost_at:
+            return  # the link writes `wake` when it has the snapshot
+        share = max(1, self._wanted_prefetch // len(self._sources))
+        if all(self._connection.subscribe(source, share) for source in self._sources):
+            self._subscribed = True
+            self._prefetch = self._wanted_prefetch
+
+    def _unsubscribe(self) -> None:
+        if self._subscribed:
+            self._subscribed = False
+            for source in self._sources:
+                self._connection.unsubscribe(source)
+
+    def _work(self) -> None:
+        """Run jobs for about a slice."""
+        jobs, ledger = self._inbox.jobs, self._ledger
+        until = time.monotonic_ns() + SLICE_NS
+        while jobs and not self._leaving():
+            if self._slot.tail - ledger.held >= MAX_HELD:
+                break
+            self._run_job(jobs.popleft())
+            if ledger.size > FLUSH_BYTES:
+                ledger.flush()
+            if time.monotonic_ns() > until:
+                break
+        if jobs and self._slot.tail - ledger.held >= MAX_HELD:
+            ledger.flush()
+            for delivery in self._connection.receive(IDLE_SECONDS, self._identity.wake):
+                self._inbox.accept(delivery)
+            ledger.settle()
+        self._check_memory()
+
+    # ------------------------------------------------------------ one run
+    def _run_job(self, job: Job) -> None:
+        """Begin, execute and report one run. The order of begin and revocation check is the promise of `ASK` (slots.py)."""
+        dispatch, definition = job.dispatch, job.definition
+        soft, hard = self._limits(job)
+        began = time.monotonic_ns()
+        index = self._slot.begin(
+            job.run,
+            dispatch.epoch,
+            dispatch.partition,
+            self._registry.index[dispatch.name],
+            began,
+            soft,
+            hard,
+            timeout_delay(dispatch, definition) if hard else -1.0,
+            dispatch.attempt,
+        )
+        if messages.OPT_BIND_FIRST in dispatch.options and not self._bind(job, began):
+            self._finish(index, job, Report(messages.RETURNED, dispatch.run_id, dispatch.epoch, {"ms": 0}))
+            return
+        if self._revocations.covers(job.run, dispatch.epoch):
+            self._finish(index, job, Report(messages.DROPPED, dispatch.run_id, dispatch.epoch, {}))
+            return
+        if self._revocations.overrun:
+            self._revocations.overrun = False
+            self._finish(index, job, Report(messages.RETURNED, dispatch.run_id, dispatch.epoch, {"ms": 0}))
+            self._connection.lose("more revocations than the shared ring holds; taking a fresh snapshot")
+            return
+        report = self._execute(index, job, Attempt(dispatch, definition, began), soft)
+        if self._executor.last_progress is not None:
+            self._report_progress(job)
+        self._finish(index, job, report)
+        self._after(report)
+
+    def _limits(self, job: Job) -> tuple[float, float]:
+        options, definition = job.dispatch.options, job.definition
+        soft = options.get(messages.OPT_SOFT_TIME_LIMIT) or definition.soft_time_limit or self._options.soft_time_limit
+        hard = options.get(messages.OPT_TIME_LIMIT) or definition.time_limit or self._options.time_limit
+        return soft or 0.0, hard or 0.0
+
+    def _execute(self, index: int, job: Job, attempt: Attempt, soft: float) -> Report:
+        if not self._gate.installed():
+            _log.warning("a task replaced the handler of SIGUSR1, which time limits and cancels need; it is put back")
+            self._install_handlers()
+        self._gate.arm(index, soft)
+        self._began = attempt.began
+        self._current = job
+        self._slot.execute(index)
+        self._lock.release()
+        try:
+            return self._executor.execute(attempt)
+        finally:
+            self._slot.executed()
+            self._lock.acquire()
+            self._current = None
+
+    def _finish(self, index: int, job: Job, report: Report) -> None:
+        self._ledger.begun_and_reported = index + 1
+        self._ledger.add(job.dispatch.partition, report, None if job.leased else job.message)
+
+    def _bind(self, job: Job, began: int) -> bool:
+        """Report `started` and wait until that is confirmed; False when the child is to leave first."""
+        dispatch = job.dispatch
+        body = {"ms": (time.monotonic_ns() - began) // 1_000_000}
+        self._ledger.add(dispatch.partition, Report(messages.STARTED, dispatch.run_id, dispatch.epoch, body), None)
+        sent = self._ledger.flush()
+        while not all(item.confirmed for item in sent):
+            if self._leaving():
+                return False
+            if not self._connection.connect():
+                self._pause(min(self._connection.retry_in(), IDLE_SECONDS))
+                continue
+            for delivery in self._connection.receive(IDLE_SECONDS, self._identity.wake):
+                self._inbox.accept(delivery)
+            self._ledger.settle()
+            self._clear_wake()
+        return True
+
+    def _after(self, report: Report) -> None:
+        """What the run says about prefetching, and whether this child has had enough."""
+        took = report.body["ms"]
+        if took < SHORT_MS:
+            self._streak += 1
+            if self._streak == SHORT_STREAK:
+                self._wanted_prefetch = self._options.prefetch
+        else:
+            self._streak = 0
+            if took >= SLOW_SECONDS * 1000:
+                self._wanted_prefetch = 1
+        self._executed += 1
+        if self._executed == self._options.max_tasks:
+            _log.info("leaving after %d tasks", self._executed)
+            self._stopping = True
+
+    def _check_memory(self) -> None:
+        limit = self._options.max_memory
+        if not limit or self._stopping:
+            return
+        now = time.monotonic()
+        if now < self._next_memory:
+            return
+        self._next_memory = now + MEMORY_SECONDS
+        rss = rss_kib(os.getpid())
+        if rss > limit:
+            _log.info("leaving with %d KiB of memory, over the limit of %d", rss, limit)
+            self._stopping = True
+
+    # ------------------------------------------------------------ the keeper's work, while user code runs
+    def _busy(self) -> bool:
+        return self._current is not None
+
+    def upkeep(self) -> None:
+        """Do the I/O that is due while the main thread is in user code. Called with the lock held."""
+        job, connection, ledger = self._current, self._connection, self._ledger
+        if job is None:
+            return
+        now = time.monotonic()
+        ran = now - self._began / 1e9
+        if connection.session is None and not connection.connect():
+            return
+        if self._executor.last_progress is not None and now >= self._next_progress:
+            self._next_progress = now + PROGRESS_SECONDS
+            self._report_progress(job)
+        ledger.flush()
+        if ran >= SLOW_SECONDS:
+            self._make_way(ran)
+        if ran >= LEASE_SECONDS and not job.leased and self._slot.leased == self._gate.index:
+            self._lease(job)
+        if connection.unconfirmed or now >= self._next_beat:
+            self._next_beat = now + BEAT_SECONDS
+            for delivery in connection.receive(0):
+                self._inbox.accept(delivery)
+            ledger.settle()
+            connection.beat()
+
+    def _make_way(self, ran: float) -> None:
+        """Let nothing wait behind the slow task that somebody else could run."""
+        if self._subscribed and self._prefetch + len(self._sources) > 2:
+            self._unsubscribe()
+            for delivery in self._connection.receive(0):
+                self._inbox.accept(delivery)
+        if self._inbox.jobs and (ran >= PATIENCE_SECONDS or self._leaving() or self._another_is_idle()):
+            self._inbox.give_back()
+            self._ledger.flush()
+
+    def _another_is_idle(self) -> bool:
+        return any(slot.state == IDLE for slot in self._shared.slots if slot is not self._slot)
+
+    def _lease(self, job: Job) -> None:
+        """The heartbeats keep the run from now on: its message is acked, so that no time-out of the broker matters."""
+        self._unsubscribe()
+        self._inbox.give_back()
+        job.leased = True
+        job.message.outstanding -= 1
+        if job.message.outstanding == 0:
+            self._ledger.ack([job.message])
+
+    def _report_progress(self, job: Job) -> None:
+        said, self._executor.last_progress = self._executor.last_progress, None
+        if said is not None:
+            body = {"p": said[0], "m": said[1]}
+            dispatch = job.dispatch
+            self._ledger.add(dispatch.partition, Report(messages.PROGRESS, dispatch.run_id, dispatch.epoch, body), None)
+
+
+def _forget_handlers() -> None:
+    """In a copy that user code forked: be a plain process, which dies when it is told to."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def prepare_standard_streams() -> None:
+    """Give the child a standard input that is nobody's terminal."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  it lives as long as the process

@@ -1,0 +1,224 @@
+"""Executing one run: load its input, run the user's code, classify what came of it, and report.
+
+A pipeline over one struct, `Attempt`. It is the one boundary at which whatever user code raises is caught, be it SystemExit,
+an exception that cannot be printed, or an interrupt that arrives between two bytecodes of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiki import messages
+from aiki.codec import Payload, decode, encode
+from aiki.context import CurrentRun, set_current_run
+from aiki.errors import ConfigurationError, DecodeError, PayloadError, RetryLater, SoftTimeLimitExceeded, TimeLimitExceeded
+from aiki.messages import Dispatch, Report
+from aiki.retry import RetryPolicy
+from aiki.settings import Settings
+from aiki.worker.describe import describe
+from aiki.worker.gate import CANCEL, SOFT, Gate
+from aiki.worker.registry import Definition
+
+_NO_ARGUMENTS: Final = "[[],{}]"
+_LEFTOVER_SECONDS: Final = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One execution of a run."""
+
+    dispatch: Dispatch
+    definition: Definition
+    began: int
+    """Monotonic nanoseconds."""
+    args: list[Any] = field(default_factory=list)
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    result: Any = None
+    error: BaseException | None = None
+    final: bool = False
+    """The error is not one that another attempt could mend: no retry policy is asked."""
+
+    def policy(self) -> RetryPolicy:
+        """The retry policy: the dispatch's own, or the definition's. Raises `ConfigurationError`."""
+        wire = self.dispatch.options.get(messages.OPT_RETRY)
+        return self.definition.retry if wire is None else RetryPolicy.from_wire(wire)
+
+
+def timeout_delay(dispatch: Dispatch, definition: Definition) -> float:
+    """Seconds until the next attempt if this one is killed at its hard limit; -1 for no next attempt."""
+    try:
+        delay = Attempt(dispatch, definition, 0).policy().next_delay(TimeLimitExceeded(), dispatch.attempt)
+    except ConfigurationError:
+        return -1.0
+    return -1.0 if delay is None else delay
+
+
+class Executor:
+    """Executes runs in this process, one after the other.
+
+    :ivar last_progress: what the task last said, for the keeper to send.
+    """
+
+    def __init__(self, settings: Settings, gate: Gate) -> None:
+        self._gate = gate
+        self._limit = settings.max_payload
+        self._compress_above = settings.compress_above or None
+        self._runner: asyncio.Runner | None = None
+        self._pid = os.getpid()
+        self.last_progress: tuple[float | None, str] | None = None
+
+    def execute(self, attempt: Attempt) -> Report:
+        """Execute and report. Never raises."""
+        self.last_progress = None
+        if self._load(attempt):
+            self._run(attempt)
+        report = self._classify(attempt)
+        attempt.error = None  # its traceback holds this frame
+        return report
+
+    # ------------------------------------------------------------ load
+    def _load(self, attempt: Attempt) -> bool:
+        dispatch = attempt.dispatch
+        if dispatch.input == _NO_ARGUMENTS:
+            return True
+        try:
+            value = decode(Payload(dispatch.encoding, dispatch.input), what=f"input of {dispatch.name}")
+            if type(value) is not list or len(value) != 2 or type(value[0]) is not list or type(value[1]) is not dict:
+                raise DecodeError(f"the input of {dispatch.name} is not [[arguments], {{keyword arguments}}]")
+        except Exception as error:  # noqa: BLE001  decoding builds the user's dataclasses, whose code may raise anything
+            attempt.error = error
+            attempt.final = True
+            return False
+        attempt.args, attempt.kwargs = value
+        return True
+
+    # ------------------------------------------------------------ run
+    def _run(self, attempt: Attempt) -> None:
+        dispatch, gate = attempt.dispatch, self._gate
+        run = CurrentRun(
+            dispatch.run_id, dispatch.attempt, dispatch.name, dispatch.options.get(messages.OPT_REFERENCE), self._progress
+        )
+        context = contextvars.copy_context()
+        # Three levels: the task's own exception, a soft limit and a cancel may arrive one upon the other (see gate.py).
+        try:
+            try:
+                try:
+                    if attempt.definition.is_async:
+                        attempt.result = self._run_async(attempt, run, context)
+                    else:
+                        attempt.result = context.run(self._call, attempt, run)
+                except BaseException as error:  # noqa: BLE001  the boundary of user code
+                    gate.leave()
+                    attempt.error = error
+            except BaseException as error:  # noqa: BLE001  the boundary of user code
+                gate.leave()
+                attempt.error = error
+        except BaseException as error:  # noqa: BLE001  the boundary of user code
+            gate.leave()
+            attempt.error = error
+        if os.getpid() != self._pid:
+            _end_forked_copy(attempt.error)
+
+    def _call(self, attempt: Attempt, run: CurrentRun) -> Any:
+        set_current_run(run)
+        self._gate.enter()
+        result = attempt.definition.fn(*attempt.args, **attempt.kwargs)
+        self._gate.leave()
+        return result
+
+    def _run_async(self, attempt: Attempt, run: CurrentRun, context: contextvars.Context) -> Any:
+        runner = self._runner
+        if runner is None:
+            runner = self._runner = asyncio.Runner()
+        context.run(set_current_run, run)
+        try:
+            return runner.run(self._drive(attempt), context=context)
+        except (SystemExit, KeyboardInterrupt, GeneratorExit):
+            # These break out of the event loop itself; another one is cheaper than finding out what is left of it.
+            self._runner = None
+            raise
+        finally:
+            if self._runner is not None and asyncio.all_tasks(runner.get_loop()):
+                runner.run(_cancel_leftovers())
+
+    async def _drive(self, attempt: Attempt) -> Any:
+        self._gate.enter_async()
+        try:
+            return await attempt.definition.fn(*attempt.args, **attempt.kwargs)
+        finally:
+            self._gate.leave()
+
+    def _progress(self, fraction: float | None, message: str) -> None:
+        self.last_progress = (fraction, message)
+
+    # ------------------------------------------------------------ classify and report
+    def _classify(self, attempt: Attempt) -> Report:
+        dispatch = attempt.dispatch
+        body: dict[str, Any] = {"ms": 0}
+        kind = messages.COMPLETED
+        if attempt.error is None and attempt.result is not None:
+            try:
+                payload = encode(
+                    attempt.result, limit=self._limit, what=f"result of {dispatch.name}", compress_above=self._compress_above
+                )
+                body["e"], body["r"] = payload
+            except PayloadError as error:
+                attempt.error, attempt.final = error, True
+            except Exception as error:  # noqa: BLE001  encoding reads the user's dataclasses: properties may raise anything
+                attempt.error, attempt.final = error, True
+        if attempt.error is not None:
+            kind = self._classify_error(attempt, attempt.error, body)
+        body["ms"] = (time.monotonic_ns() - attempt.began) // 1_000_000
+        return Report(kind, dispatch.run_id, dispatch.epoch, body)
+
+    def _classify_error(self, attempt: Attempt, error: BaseException, body: dict[str, Any]) -> str:
+        raised = self._gate.raised
+        if raised & CANCEL and not attempt.final:
+            return messages.CANCELLED
+        if raised & SOFT and isinstance(error, asyncio.CancelledError):
+            error = self._gate.soft_error().with_traceback(error.__traceback__)
+        body["type"], body["message"], body["tb"] = describe(error)
+        body["outcome"] = "timed_out" if isinstance(error, SoftTimeLimitExceeded) else "failed"
+        if attempt.final:
+            return messages.FAILED
+        if isinstance(error, RetryLater):
+            body["delay"], body["asked"], body["outcome"] = error.seconds, 1, "retried"
+            return messages.RETRY
+        try:
+            delay = attempt.policy().next_delay(error, attempt.dispatch.attempt)
+        except Exception as failure:  # noqa: BLE001  the policy looks at the user's exception type, which may do anything
+            body["message"] = f"{body['message']} (and its retry policy cannot be applied: {describe(failure).message})"
+            return messages.FAILED
+        if delay is None:
+            return messages.FAILED
+        body["delay"] = delay
+        if body["outcome"] == "failed":
+            body["outcome"] = "retried"
+        return messages.RETRY
+
+
+async def _cancel_leftovers() -> None:
+    """Cancel the asyncio tasks that a run left behind: the next run must not carry them on."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.wait(left, timeout=_LEFTOVER_SECONDS)
+
+
+def _end_forked_copy(error: BaseException | None) -> None:
+    """User code forked, and the copy came back here: it must not report, nor touch the broker's connection."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        code = 1
+        sys.stderr.write(describe(error).traceback)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)

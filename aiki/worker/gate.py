@@ -1,0 +1,92 @@
+"""Interrupting user code: the one place where a signal turns into an exception, and only while user code runs.
+
+The supervisor writes whom it wants to interrupt into the slot (entry index and reason), then sends SIGUSR1. The handler
+compares the index with the entry being executed, so that an interrupt never hits another task, and raises only while the
+gate is open. Each reason is raised once an execution; so at most two exceptions can arrive beside the task's own, and three
+nested `except` (see `Executor`) hold them all, wherever between two bytecodes they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from types import FrameType
+from typing import Any, Final
+
+from aiki.errors import SoftTimeLimitExceeded, TaskCancelled
+from aiki.worker.slots import Slot
+
+SOFT: Final = 1
+CANCEL: Final = 2
+
+
+class Gate:
+    """Open while user code runs. `raised` tells afterwards which interrupts were delivered (bits `SOFT`, `CANCEL`)."""
+
+    __slots__ = ("_loop", "_slot", "_task", "index", "open", "raised", "soft_limit")
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self.index = -1
+        self.open = False
+        self.raised = 0
+        self.soft_limit = 0.0
+
+    def install(self) -> None:
+        """Handle SIGUSR1 in this process from now on."""
+        signal.signal(signal.SIGUSR1, self._on_signal)
+
+    def installed(self) -> bool:
+        """Whether the handler is still there: user code can replace it."""
+        # Bound methods are made anew at each access, so equality and not identity.
+        return signal.getsignal(signal.SIGUSR1) == self._on_signal
+
+    def arm(self, index: int, soft_limit: float) -> None:
+        """Entry `index` is executed next."""
+        self.index = index
+        self.raised = 0
+        self.soft_limit = soft_limit
+
+    def enter(self) -> None:
+        """Open for sync code; raises at once if an interrupt came before."""
+        self.open = True
+        self.check()
+
+    def enter_async(self) -> None:
+        """Open for the current asyncio task, which is cancelled instead of being raised into."""
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self.open = True
+        self.check()
+
+    def leave(self) -> None:
+        """Close."""
+        self.open = False
+        self._task = self._loop = None
+
+    def check(self) -> None:
+        """Deliver an interrupt that is due and was not delivered yet."""
+        index, _ = self._slot.cancelled
+        if index == self.index and not self.raised & CANCEL:
+            self.raised |= CANCEL
+            self._deliver(TaskCancelled("the run was cancelled"))
+        elif self._slot.softened == self.index and not self.raised & SOFT:
+            self.raised |= SOFT
+            self._deliver(self.soft_error())
+
+    def soft_error(self) -> SoftTimeLimitExceeded:
+        """The error of a soft limit."""
+        return SoftTimeLimitExceeded(f"the task ran longer than its soft time limit of {self.soft_limit:g} s")
+
+    def _deliver(self, error: BaseException) -> None:
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+            return
+        raise error
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self.open:
+            self.check()

@@ -1,0 +1,110 @@
+"""What a child has taken from the work queues: jobs to execute, and what is answered at once instead."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from aiki import messages
+from aiki.broker.base import Delivery
+from aiki.errors import MessageError
+from aiki.messages import Dispatch, DispatchList, Report
+from aiki.worker.connection import Connection
+from aiki.worker.ledger import Ledger, Message
+from aiki.worker.registry import Definition, Registry
+
+_log = logging.getLogger(__name__)
+
+_U16: Final = 1 << 16
+_U32: Final = 1 << 32
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A run that may be begun. `run` is its id as 16 bytes; `leased` says that its message no longer waits for it."""
+
+    dispatch: Dispatch
+    run: bytes
+    definition: Definition
+    message: Message
+    leased: bool = False
+
+
+class Inbox:
+    """Sorts deliveries. `jobs` are ready to begin, oldest first."""
+
+    def __init__(self, registry: Registry, namespace: str, ledger: Ledger, connection: Connection) -> None:
+        self._registry = registry
+        self._namespace = namespace
+        self._ledger = ledger
+        self._connection = connection
+        self.jobs: deque[Job] = deque()
+
+    def accept(self, delivery: Delivery) -> None:
+        """Take a delivery in: its runs become jobs, or are reported as what they are."""
+        try:
+            found = DispatchList.decode(delivery.body)
+            keys = [_check(dispatch) for dispatch in found.runs]
+            if found.namespace != self._namespace:
+                raise MessageError(f"a dispatch of namespace {found.namespace!r} in a queue of {self._namespace!r}")
+        except MessageError as error:
+            _log.error("a message of queue %s goes to the dead letters: %s", delivery.source.key, error)
+            self._connection.reject(delivery)
+            return
+        if found.marker is not None:
+            report = Report(messages.MARKER, "", found.marker, {"q": found.queue})
+            self._ledger.add(0, report, Message(delivery, found.queue, 1))
+            return
+        message = Message(delivery, found.queue, len(found.runs))
+        if not found.runs:
+            self._ledger.ack([message])
+        elif delivery.redelivered or found.again:
+            why = "redelivered" if delivery.redelivered else "again"
+            for dispatch in found.runs:
+                self._ledger.add(
+                    dispatch.partition, Report(messages.INQUIRE, dispatch.run_id, dispatch.epoch, {"why": why}), message
+                )
+        else:
+            self._queue(found.runs, keys, message)
+
+    def _queue(self, runs: list[Dispatch], keys: list[bytes], message: Message) -> None:
+        definitions = self._registry.definitions
+        for dispatch, key in zip(runs, keys, strict=True):
+            definition = definitions.get(dispatch.name)
+            if definition is None or dispatch.options.get(messages.OPT_KIND, "task") != definition.kind:
+                _log.warning("run %s: this worker does not have %r", dispatch.run_id, dispatch.name)
+                body = {"name": dispatch.name, "version": dispatch.version}
+                self._ledger.add(dispatch.partition, Report(messages.UNKNOWN, dispatch.run_id, dispatch.epoch, body), message)
+            else:
+                self.jobs.append(Job(dispatch, key, definition, message))
+
+    def give_back(self) -> int:
+        """Return every job that is not begun; how many there were."""
+        jobs = list(self.jobs)
+        self.jobs.clear()  # first: publishing may lose the session, which drops the jobs too
+        for job in jobs:
+            self._ledger.give_back(job.dispatch, job.message)
+        return len(jobs)
+
+
+def _check(dispatch: Dispatch) -> bytes:
+    """The run's id as bytes; raises `MessageError` for a dispatch that would not fit into a slot."""
+    try:
+        run = bytes.fromhex(dispatch.run_id)
+        sound = (
+            len(run) == 16
+            and 0 <= dispatch.epoch < _U32
+            and 0 <= dispatch.partition < _U16
+            and 0 <= dispatch.attempt < _U32
+            and type(dispatch.options) is dict
+            and type(dispatch.name) is str
+            and type(dispatch.input) is str
+            and isinstance(dispatch.epoch | dispatch.partition | dispatch.attempt, int)
+        )
+    except (TypeError, ValueError) as error:
+        raise MessageError(f"a dispatch of a run that cannot be read: {error}") from None
+    if not sound:
+        raise MessageError(f"a dispatch of run {dispatch.run_id[:64]!r} with fields out of range")
+    return run

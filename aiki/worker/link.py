@@ -1,0 +1,369 @@
+"""The link: the worker's own conversation with the orchestrators, in a process that never runs user code.
+
+It says hello and takes the snapshot of revocations, names in each heartbeat what the worker holds, answers who holds what,
+reports what has started and how children died, and passes cancels on to the supervisor. It shares no interpreter with user
+code, so nothing that a task does keeps it from speaking.
+
+It reads the slots first and the supervisor's notices second: a dead child's runs leave the slot only after the notice of them
+is on its way, so what is held is never missing from both.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiki
+from aiki import messages
+from aiki.broker.base import CONTROL, HEARTBEAT, Broker, Delivery, reports
+from aiki.errors import MessageError
+from aiki.messages import Control, Heartbeat, Held, Report, ReportList, RunKey, definitions_digest
+from aiki.worker import notices
+from aiki.worker.connection import Connection
+from aiki.worker.notices import LeftRun, Lines, Notice
+from aiki.worker.options import Options
+from aiki.worker.process import rss_kib
+from aiki.worker.registry import Registry
+from aiki.worker.slots import ABORT, CANCEL, Shared
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 0.1
+HELLO_SECONDS: Final = 2.0
+COMPLAIN_SECONDS: Final = 30.0
+STARTED_NS: Final = 250_000_000
+STOP_SECONDS: Final = 5.0
+BARRIER_SECONDS: Final = 0.001
+_CONTROL_PREFETCH: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    slot: int
+    incarnation: int
+    index: int
+
+
+class Link:
+    """See the module.
+
+    :param wakes: an eventfd for each child, to have it look at the shared memory.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        registry: Registry,
+        options: Options,
+        shared: Shared,
+        broker: Broker,
+        supervisor: Lines,
+        wakes: list[int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._worker = worker
+        self._registry = registry
+        self._namespace = registry.settings.namespace
+        self._options = options
+        self._shared = shared
+        self._supervisor = supervisor
+        self._wakes = wakes
+        self._clock = clock
+        self._connection = Connection(broker, f"aiki-worker {options.name}", self._on_lost, clock)
+        self._listening = False
+        self._hellos: dict[int, int] = {}
+        """Unanswered hellos of this session: nonce to monotonic nanoseconds."""
+        self._nonce = 0
+        self._next_hello = 0.0
+        self._next_beat = 0.0
+        self._next_complaint = 0.0
+        self._notices: dict[int, Notice] = {}
+        self._open_reports: dict[int, int] = {}
+        """Notice number to how many of its report messages are unconfirmed."""
+        self._started: dict[int, _Started] = {}
+        self._deadline: float | None = None
+        self._digest = definitions_digest(registry.triples())
+
+    # ------------------------------------------------------------ life
+    def run(self) -> int:
+        """Until the supervisor says stop; returns the exit code."""
+        while not self._may_stop():
+            self.turn()
+        if self._deadline is not None and self._notices:
+            _log.error("leaving with %d death notices that nobody has confirmed", len(self._notices))
+        if self._listening:
+            self._tell(messages.BYE, [], {})
+        self._connection.close()
+        return 0
+
+    def _may_stop(self) -> bool:
+        if self._supervisor.closed:
+            return True
+        if self._deadline is None:
+            return False
+        return not (self._notices or self._connection.unconfirmed) or self._clock() >= self._deadline
+
+    def turn(self) -> None:
+        """Once round: connect, hear, say."""
+        connection = self._connection
+        if connection.session is None and not connection.connect():
+            select.select([self._supervisor], [], [], min(connection.retry_in(), HELLO_SECONDS))
+            self._read_supervisor()
+            return
+        if not self._listening:
+            self._listen()
+        for delivery in connection.receive(TICK_SECONDS, self._supervisor.fileno()):
+            self._hear(delivery)
+        self._read_supervisor()
+        self._settle()
+        self._report_started()
+        now = self._clock()
+        if self._listening and self._hello_due(now):
+            self._say_hello(now)
+        elif self._listening and now >= self._next_beat:
+            self._beat(now)
+
+    def _on_lost(self) -> None:
+        self._listening = False
+        self._hellos.clear()
+        self._shared.go = 0  # children that come new wait; those that are subscribed go on
+
+    # ------------------------------------------------------------ hello and snapshot
+    def _listen(self) -> None:
+        if self._connection.subscribe(CONTROL, _CONTROL_PREFETCH):
+            self._listening = True
+            self._next_complaint = self._clock() + HELLO_SECONDS
+            self._say_hello(self._clock())
+
+    def _snapshot_wanted(self) -> bool:
+        go = self._shared.go
+        return go == 0 or any(slot.want >= go for slot in self._shared.slots)
+
+    def _hello_due(self, now: float) -> bool:
+        if self._hellos:
+            return now >= self._next_hello
+        return self._snapshot_wanted()
+
+    def _say_hello(self, now: float) -> None:
+        if self._hellos and now >= self._next_complaint:
+            _log.warning("no orchestrator answers; children that have no snapshot of the revocations wait for it")
+            self._next_complaint = now + COMPLAIN_SECONDS
+        self._nonce += 1
+        self._hellos[self._nonce] = time.monotonic_ns()
+        self._next_hello = now + HELLO_SECONDS
+        self._next_beat = now + messages.HEARTBEAT_SECONDS
+        fields = {
+            "name": self._options.name,
+            "host": socket.gethostname(),
+            "pid": os.getppid(),
+            "queues": list(self._options.queues),
+            "concurrency": self._options.concurrency,
+            "definitions": self._registry.triples(),
+            "version": aiki.__version__,
+            "nonce": self._nonce,
+        }
+        self._tell(messages.HELLO, self.held(), fields)
+
+    def _take_snapshot(self, control: Control) -> None:
+        if control.fields.get("worker") != self._worker or not self._hellos:
+            return
+        self._revoke(control.runs)
+        self._interrupt([RunKey._make(run) for run in control.fields.get("interrupt", [])], CANCEL)
+        if control.fields.get("more"):
+            return
+        # Without a nonce it answers the oldest hello: the safe guess, for GO tells children from when on nothing is missed.
+        nonce = control.fields.get("nonce", next(iter(self._hellos)))
+        if nonce not in self._hellos:
+            return
+        asked = self._hellos[nonce]
+        self._hellos = {number: when for number, when in self._hellos.items() if when > asked}
+        if self._shared.go == 0:
+            _log.info("the orchestrator knows this worker")
+        self._shared.go = max(asked, self._shared.go)
+        for wake in self._wakes:
+            os.eventfd_write(wake, 1)
+
+    # ------------------------------------------------------------ control messages
+    def _hear(self, delivery: Delivery) -> None:
+        try:
+            control = Control.decode(delivery.body)
+        except MessageError as error:
+            _log.error("a control message is passed over: %s", error)
+            return
+        if control.namespace != self._namespace:
+            return
+        if control.kind == messages.SNAPSHOT:
+            self._take_snapshot(control)
+        elif control.kind == messages.ASK:
+            self._answer(control)
+        elif control.kind == messages.REVOKE:
+            self._revoke(control.runs)
+        elif control.kind in (messages.CANCEL, messages.ABORT):
+            self._revoke(control.runs)
+            self._interrupt(control.runs, CANCEL if control.kind == messages.CANCEL else ABORT)
+        elif control.kind == messages.RESEND_HELLO:
+            self._say_hello(self._clock())
+        elif control.kind == messages.DRAIN and control.fields.get("worker") == self._worker:
+            self._supervisor.send("drain")
+
+    def _revoke(self, runs: list[RunKey]) -> None:
+        for run_id, epoch in runs:
+            try:
+                self._shared.revoke(bytes.fromhex(run_id), epoch)
+            except (ValueError, TypeError, OverflowError) as error:
+                _log.error("a revocation that cannot be read: %s", error)
+
+    def _answer(self, control: Control) -> None:
+        self._revoke(control.runs)
+        time.sleep(BARRIER_SECONDS)  # see slots.py: what is read now is newer than what was written
+        asked = set(control.runs)
+        held = [item for item in self.held() if (item.run_id, item.epoch) in asked]
+        self._tell(messages.ANSWER, held, {"nonce": control.fields.get("nonce")})
+
+    def _interrupt(self, runs: list[RunKey], reason: int) -> None:
+        if not runs:
+            return
+        time.sleep(BARRIER_SECONDS)
+        wanted = set(runs)
+        for slot in self._shared.slots:
+            incarnation = slot.incarnation
+            latest = slot.latest()
+            if latest is not None and (latest.entry.run.hex(), latest.entry.epoch) in wanted:
+                self._supervisor.send("interrupt", slot=slot.number, incarnation=incarnation, index=latest.at, reason=reason)
+
+    # ------------------------------------------------------------ heartbeats
+    def held(self) -> list[Held]:
+        """All that the worker holds: its children's slots, and what dead children left until that is reported."""
+        now = time.monotonic_ns()
+        out = []
+        for slot in self._shared.slots:
+            incarnation, items = slot.held()
+            executor = f"{self._worker}/{slot.number}.{incarnation}"
+            for item in items:
+                entry = item.entry
+                out.append(Held(entry.run.hex(), entry.epoch, executor, max(0, now - entry.began) // 1_000_000))
+        self._read_supervisor()
+        for notice in self._notices.values():
+            out += [Held(run.run_id, run.epoch, notice.executor, run.ms) for run in notice.runs]
+        return out
+
+    def _beat(self, now: float) -> None:
+        self._next_beat = now + messages.HEARTBEAT_SECONDS
+        fields = {"children": self._children(), "digest": self._digest, "draining": int(self._shared.draining)}
+        self._tell(messages.BEAT, self.held(), fields)
+
+    def _children(self) -> list[dict[str, Any]]:
+        now = time.monotonic_ns()
+        out = []
+        for slot in self._shared.slots:
+            pid = slot.pid
+            if not pid:
+                continue
+            row: dict[str, Any] = {"slot": slot.number, "pid": pid, "run": None, "name": None, "ms": 0, "rss": rss_kib(pid)}
+            latest = slot.latest()
+            if latest is not None and latest.executing:
+                row["run"] = latest.entry.run.hex()
+                row["name"] = self._registry.names[latest.entry.definition]
+                row["ms"] = max(0, now - latest.entry.began) // 1_000_000
+            out.append(row)
+        return out
+
+    def _tell(self, kind: str, held: list[Held], fields: dict[str, Any]) -> None:
+        self._connection.tell(HEARTBEAT, Heartbeat(self._namespace, kind, self._worker, held, fields).encode())
+
+    # ------------------------------------------------------------ reports
+    def _report_started(self) -> None:
+        now = time.monotonic_ns()
+        for slot in self._shared.slots:
+            incarnation = slot.incarnation
+            latest = slot.latest()
+            if latest is None or not latest.executing or now - latest.entry.began < STARTED_NS:
+                continue
+            mark = _Started(slot.number, incarnation, latest.at)
+            if self._started.get(slot.number) == mark or slot.incarnation != incarnation:
+                continue
+            self._started[slot.number] = mark
+            entry = latest.entry
+            body = {"ms": (now - entry.began) // 1_000_000}
+            self._post(
+                f"{self._worker}/{slot.number}.{incarnation}",
+                entry.partition,
+                [Report(messages.STARTED, entry.run.hex(), entry.epoch, body)],
+                mark,
+            )
+
+    def _post(self, executor: str, partition: int, found: list[Report], token: object) -> None:
+        body = ReportList(self._namespace, self._worker, executor, found).encode()
+        self._connection.post(reports(partition), body, token)
+
+    def _settle(self) -> None:
+        for sent in self._connection.settle():
+            token = sent.token
+            if isinstance(token, _Started):
+                slot = self._shared.slots[token.slot]
+                if slot.incarnation == token.incarnation:
+                    slot.leased = token.index
+            elif isinstance(token, int):
+                self._open_reports[token] -= 1
+                if self._open_reports[token] == 0:
+                    del self._open_reports[token], self._notices[token]
+                    self._supervisor.send("confirmed", number=token)
+
+    # ------------------------------------------------------------ the supervisor
+    def _read_supervisor(self) -> None:
+        for line in self._supervisor.receive():
+            if line["kind"] == "death":
+                self._report_death(Notice.from_wire(line["notice"]))
+            elif line["kind"] == "stop":
+                self._deadline = self._clock() + STOP_SECONDS
+        self._supervisor.flush()
+
+    def _report_death(self, notice: Notice) -> None:
+        if notice.number in self._notices:
+            return
+        self._notices[notice.number] = notice
+        by_partition: dict[int, list[Report]] = {}
+        for run in notice.runs:
+            by_partition.setdefault(run.partition, []).append(death_report(notice, run))
+        self._open_reports[notice.number] = len(by_partition)
+        for partition, found in by_partition.items():
+            self._post(notice.executor, partition, found, notice.number)
+
+
+def death_report(notice: Notice, run: LeftRun) -> Report:
+    """What a child's death means for a run that it held: charged only if its own code was executing."""
+    body: dict[str, Any] = {"ms": run.ms}
+    kind = messages.RETURNED
+    if not run.executing or notice.reason == notices.COLD:
+        pass
+    elif notice.reason == notices.CANCELLED:
+        kind = messages.CANCELLED
+    elif notice.reason == notices.TIME_LIMIT:
+        body |= {
+            "type": "aiki.errors.TimeLimitExceeded",
+            "message": f"the task ran longer than its time limit of {run.hard:g} s, and its process was killed",
+            "tb": "",
+            "outcome": "timed_out",
+            "signal": notice.signal,
+        }
+        kind = messages.FAILED
+        if run.retry_delay >= 0:
+            kind = messages.RETRY
+            body["delay"] = run.retry_delay
+    else:
+        kind = messages.CRASHED
+        how = f"killed by {notice.signal}" if notice.signal else f"gone with exit code {notice.exit}"
+        body["message"] = f"process {notice.pid} was {how}" + (" (out of memory)" if notice.oom else "")
+        if notice.signal:
+            body["signal"] = notice.signal
+        else:
+            body["exit"] = notice.exit
+        if notice.oom:
+            body["oom"] = 1
+    return Report(kind, run.run_id, run.epoch, body)

@@ -1,0 +1,81 @@
+"""Starting a worker: `main(options)` is what the command `aiki-worker` calls."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+import sys
+import threading
+
+import aiki
+from aiki.broker import open_broker
+from aiki.errors import ConfigurationError
+from aiki.worker.options import EXIT_FAILED, EXIT_USAGE, Options
+from aiki.worker.registry import Registry, load
+from aiki.worker.supervisor import Supervisor
+
+_log = logging.getLogger("aiki.worker")
+
+_NOISY = ("amqp", "kombu", "asyncio")
+
+
+def main(options: Options) -> int:
+    """Run a worker in this process until it is told to stop; returns the exit code (`options.EXIT_*`)."""
+    try:
+        _configure_logging(options.log_level)
+        options.check()
+        registry = load(options.apps, options.broker_url)
+        settings = registry.settings
+        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+    except ConfigurationError as error:
+        sys.stderr.write(f"aiki-worker: {error}\n")
+        return EXIT_USAGE
+    try:
+        supervisor = Supervisor(options, registry, broker)
+    except OSError as error:
+        sys.stderr.write(f"aiki-worker: it cannot start: {error}\n")
+        return EXIT_FAILED
+    _say_hello(supervisor.worker, options, registry)
+    # What is loaded now stays shared with the children: the collector must not write into these pages.
+    gc.collect()
+    gc.freeze()
+    return supervisor.run()
+
+
+def _say_hello(worker: str, options: Options, registry: Registry) -> None:
+    _log.info(
+        "aiki-worker %s, aiki %s, id %s, %d children, queues %s, namespace %s, broker %s",
+        options.name,
+        aiki.__version__,
+        worker,
+        options.concurrency,
+        ",".join(options.queues),
+        registry.settings.namespace,
+        shown_url(registry.settings.broker_url),
+    )
+    if registry.names:
+        _log.info("tasks: %s", ", ".join(registry.names))
+    else:
+        _log.warning("%s defines no task: this worker will execute nothing", ", ".join(options.apps))
+    if threading.active_count() > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
+        _log.warning("importing the app started threads (%s): children that are forked do not have them", names)
+
+
+def shown_url(url: str) -> str:
+    """A broker's URL without its password."""
+    return re.sub(r"//([^:/@]*):[^/]*@", r"//\1:***@", url)
+
+
+def _configure_logging(level: str) -> None:
+    """One line a record on standard error, unless the app has set up logging itself when it is imported."""
+    number = logging.getLevelName(level.upper())
+    if not isinstance(number, int):
+        raise ConfigurationError(f"log level {level!r}: it must be debug, info, warning, error or critical")
+    logging.basicConfig(
+        level=number, stream=sys.stderr, format="%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
+    )
+    logging.getLogger("aiki").setLevel(number)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))

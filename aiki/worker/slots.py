@@ -1,0 +1,342 @@
+"""The memory that supervisor, link and children share: what each child holds, who is revoked, who is to stop.
+
+One anonymous shared mapping, little-endian, made before the first fork. All words are 64 bits and aligned, so one
+store of a word is seen whole by the others::
+
+    header     16 words: GO, DRAIN, REVOKED (count of revocations ever written)
+    slots      each: 16 words (`_PID` … below), then 1024 entries of 64 bytes
+    revoked    262,144 x 24 bytes: run 16s, epoch u32, unused u32; entry i stands at i modulo 262,144
+
+A slot's entries are the runs its child has *begun*: entry i stands at i modulo 1024; `TAIL` counts those begun, `HEAD` those
+whose report is confirmed; those between are *held*. `EXECUTING` is 1 + the index of the entry whose user code runs, or 0.
+
+Who writes what: a child its own slot's TAIL, HEAD, EXECUTING, STATE, WANT, READY and entries; the link LEASED, GO and the
+revocations; the supervisor PID, INCARNATION, the interrupt words, and DRAIN. A new child's slot is reset by the supervisor.
+
+The order of writes is what the promise of `ASK` rests on. A child writes its entry and TAIL, *then* reads REVOKED, then
+executes. The link writes the revocation and REVOKED, waits a millisecond, *then* reads the slots. The wait stands for the
+memory barrier that Python does not have: no store stays unseen by other processors for that long.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from typing import Final, NamedTuple
+
+ENTRIES: Final = 1024
+MAX_HELD: Final = 1000
+"""A child begins nothing while it holds this many."""
+
+_WORD = 8
+_HEADER_WORDS = 16
+_SLOT_WORDS = 16
+_ENTRY = struct.Struct("<16sIHHQfffI")
+_ENTRY_BYTES = 64
+_SLOT_BYTES = _SLOT_WORDS * _WORD + ENTRIES * _ENTRY_BYTES
+_REVOKED = struct.Struct("<16sI")
+_REVOKED_BYTES = 24
+REVOKED_ENTRIES: Final = 1 << 18
+
+# words of the header
+_GO, _DRAIN, _REVOKED_COUNT = 0, 1, 2
+# words of a slot
+_PID, _INCARNATION, _STATE, _READY, _TAIL, _HEAD, _EXECUTING, _LEASED = range(8)
+_CANCEL, _CANCEL_REASON, _SOFT, _WANT = range(8, 12)
+
+# states of a child
+STARTING: Final = 0
+IDLE: Final = 1
+BUSY: Final = 2
+LEAVING: Final = 3
+
+# why a child is interrupted
+CANCEL: Final = 1
+ABORT: Final = 2
+
+
+class Entry(NamedTuple):
+    """A run that a child has begun.
+
+    `run` is 16 bytes; `definition` its index in the registry; `began` monotonic nanoseconds; `soft` and `hard` limits in
+    seconds, 0 for none; `retry_delay` seconds until the next attempt if it is killed at the hard limit, below 0 for none.
+    """
+
+    run: bytes
+    epoch: int
+    partition: int
+    definition: int
+    began: int
+    soft: float
+    hard: float
+    retry_delay: float
+    attempt: int
+
+
+class Held(NamedTuple):
+    """A held entry with where it was found: `at` is its index in its slot, and whether its user code runs."""
+
+    at: int
+    executing: bool
+    entry: Entry
+
+
+class Slot:
+    """One child's part of the shared memory."""
+
+    __slots__ = ("_base", "_map", "_words", "number")
+
+    def __init__(self, shared: mmap.mmap, words: memoryview, number: int) -> None:
+        self.number = number
+        self._map = shared
+        offset = _HEADER_WORDS * _WORD + number * _SLOT_BYTES
+        self._words = words[offset // _WORD : offset // _WORD + _SLOT_WORDS]
+        self._base = offset + _SLOT_WORDS * _WORD
+
+    # ------------------------------------------------------------ the supervisor's side
+    def reset(self) -> int:
+        """Clear the slot for a new child; returns the new incarnation."""
+        words = self._words
+        incarnation = words[_INCARNATION] + 1
+        for word in range(_SLOT_WORDS):
+            if word != _INCARNATION:
+                words[word] = 0
+        words[_INCARNATION] = incarnation
+        return incarnation
+
+    def interrupt(self, index: int, reason: int) -> None:
+        """Ask the child to stop entry `index`: a cancel or an abort."""
+        self._words[_CANCEL_REASON] = reason
+        self._words[_CANCEL] = index + 1
+
+    def soft_limit(self, index: int) -> None:
+        """Tell the child that entry `index` ran into its soft time limit."""
+        self._words[_SOFT] = index + 1
+
+    # ------------------------------------------------------------ the child's side
+    def begin(
+        self,
+        run: bytes,
+        epoch: int,
+        partition: int,
+        definition: int,
+        began: int,
+        soft: float,
+        hard: float,
+        retry_delay: float,
+        attempt: int,
+    ) -> int:
+        """Write the next entry; returns its index. The caller checks the revocations after it, before it executes."""
+        words = self._words
+        index: int = words[_TAIL]
+        _ENTRY.pack_into(
+            self._map,
+            self._base + (index % ENTRIES) * _ENTRY_BYTES,
+            run,
+            epoch,
+            partition,
+            definition,
+            began,
+            soft,
+            hard,
+            retry_delay,
+            attempt,
+        )
+        words[_TAIL] = index + 1
+        return index
+
+    def execute(self, index: int) -> None:
+        """User code of entry `index` runs from now on."""
+        self._words[_EXECUTING] = index + 1
+
+    def executed(self) -> None:
+        """No user code runs."""
+        self._words[_EXECUTING] = 0
+
+    def confirm(self, head: int) -> None:
+        """All entries below `head` are confirmed."""
+        self._words[_HEAD] = head
+
+    # ------------------------------------------------------------ single words
+    @property
+    def pid(self) -> int:
+        """The child's process id, 0 for none."""
+        return int(self._words[_PID])
+
+    @pid.setter
+    def pid(self, value: int) -> None:
+        self._words[_PID] = value
+
+    @property
+    def incarnation(self) -> int:
+        """How many children this slot has had."""
+        return int(self._words[_INCARNATION])
+
+    @property
+    def state(self) -> int:
+        """STARTING, IDLE (waits for work), BUSY or LEAVING."""
+        return int(self._words[_STATE])
+
+    @state.setter
+    def state(self, value: int) -> None:
+        self._words[_STATE] = value
+
+    @property
+    def ready(self) -> bool:
+        """Whether the child came as far as its main loop."""
+        return bool(self._words[_READY])
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        self._words[_READY] = int(value)
+
+    @property
+    def tail(self) -> int:
+        """How many entries were begun."""
+        return int(self._words[_TAIL])
+
+    @property
+    def executing(self) -> int | None:
+        """The index of the entry whose user code runs."""
+        return int(self._words[_EXECUTING]) - 1 if self._words[_EXECUTING] else None
+
+    @property
+    def leased(self) -> int | None:
+        """The index of the last entry whose `started` report is confirmed."""
+        return int(self._words[_LEASED]) - 1 if self._words[_LEASED] else None
+
+    @leased.setter
+    def leased(self, index: int) -> None:
+        self._words[_LEASED] = index + 1
+
+    @property
+    def cancelled(self) -> tuple[int, int]:
+        """The (index, reason) last interrupted; index -1 for none."""
+        return int(self._words[_CANCEL]) - 1, int(self._words[_CANCEL_REASON])
+
+    @property
+    def softened(self) -> int:
+        """The index last told of its soft limit, -1 for none."""
+        return int(self._words[_SOFT]) - 1
+
+    @property
+    def want(self) -> int:
+        """Monotonic nanoseconds: the child needs a snapshot asked for after this time."""
+        return int(self._words[_WANT])
+
+    @want.setter
+    def want(self, value: int) -> None:
+        self._words[_WANT] = value
+
+    # ------------------------------------------------------------ everybody's reading
+    def entry(self, index: int) -> Entry:
+        """Entry `index`; the caller knows that it is held."""
+        return Entry(*_ENTRY.unpack_from(self._map, self._base + (index % ENTRIES) * _ENTRY_BYTES))
+
+    def held(self) -> tuple[int, list[Held]]:
+        """The child's incarnation, and what it holds, oldest first.
+
+        An entry that is confirmed meanwhile may be missing; one that is held all the while never is.
+        """
+        words = self._words
+        while True:
+            incarnation = int(words[_INCARNATION])
+            head, tail, executing = int(words[_HEAD]), int(words[_TAIL]), int(words[_EXECUTING])
+            found = [Held(i, executing == i + 1, self.entry(i)) for i in range(head, tail)]
+            head = int(words[_HEAD])
+            # An entry is overwritten only after it was confirmed: dropping what HEAD has passed drops what may be torn.
+            if words[_INCARNATION] == incarnation:
+                return incarnation, [item for item in found if item.at >= head]
+
+    def latest(self) -> Held | None:
+        """The entry begun last, if it is still held: the only one that may be executing."""
+        words = self._words
+        tail = int(words[_TAIL])
+        if tail == 0 or words[_HEAD] >= tail:
+            return None
+        held = Held(tail - 1, words[_EXECUTING] == tail, self.entry(tail - 1))
+        return held if words[_TAIL] == tail else None
+
+
+class Shared:
+    """The whole mapping: header, slots and the ring of revocations."""
+
+    def __init__(self, slots: int) -> None:
+        size = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES + REVOKED_ENTRIES * _REVOKED_BYTES
+        self._map = mmap.mmap(-1, size)
+        self._words = memoryview(self._map).cast("Q")
+        self._revoked = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES
+        self.slots = [Slot(self._map, self._words, number) for number in range(slots)]
+
+    @property
+    def go(self) -> int:
+        """Monotonic nanoseconds of the latest hello whose snapshot is in the ring; 0 before the first."""
+        return int(self._words[_GO])
+
+    @go.setter
+    def go(self, value: int) -> None:
+        self._words[_GO] = value
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker stops: children finish what runs and leave."""
+        return bool(self._words[_DRAIN])
+
+    def drain(self) -> None:
+        """Have all children leave."""
+        self._words[_DRAIN] = 1
+
+    @property
+    def revoked_count(self) -> int:
+        """How many revocations were ever written."""
+        return int(self._words[_REVOKED_COUNT])
+
+    def revoke(self, run: bytes, epoch: int) -> None:
+        """Append a revocation. Only the link calls this."""
+        count = int(self._words[_REVOKED_COUNT])
+        _REVOKED.pack_into(self._map, self._revoked + (count % REVOKED_ENTRIES) * _REVOKED_BYTES, run, epoch)
+        self._words[_REVOKED_COUNT] = count + 1
+
+    def revocation(self, index: int) -> bytes:
+        """The run and epoch of a revocation, as the 20 bytes of `revocation_key`."""
+        offset = self._revoked + (index % REVOKED_ENTRIES) * _REVOKED_BYTES
+        return bytes(self._map[offset : offset + 20])
+
+
+def revocation_key(run: bytes, epoch: int) -> bytes:
+    """How a revoked run is looked up: 16 bytes of the run, 4 of the epoch."""
+    return _REVOKED.pack(run, epoch)
+
+
+class Revocations:
+    """A child's own copy of the ring: a bounded set, brought up to date before each run begins."""
+
+    def __init__(self, shared: Shared, keep: int = REVOKED_ENTRIES) -> None:
+        self._shared = shared
+        self._words = shared._words
+        self._keep = keep
+        self._set: dict[bytes, None] = {}
+        self._seen = max(0, shared.revoked_count - REVOKED_ENTRIES)
+        self.overrun = self._seen > 0
+        """Whether revocations were missed: everything prefetched must be dropped until a fresh snapshot has come."""
+
+    def covers(self, run: bytes, epoch: int) -> bool:
+        """Whether the run was revoked, by all that is in the ring now."""
+        if self._words[_REVOKED_COUNT] != self._seen:
+            self.update()
+        return bool(self._set) and _REVOKED.pack(run, epoch) in self._set
+
+    def update(self) -> None:
+        """Take over what was written since the last call; sets `overrun` if some of it is gone."""
+        count = self._shared.revoked_count
+        if count - self._seen > REVOKED_ENTRIES:
+            self.overrun = True
+            self._seen = count - REVOKED_ENTRIES
+        first = self._seen
+        for index in range(first, count):
+            self._set[self._shared.revocation(index)] = None
+        self._seen = count
+        if self._shared.revoked_count - first > REVOKED_ENTRIES:
+            self.overrun = True  # overwritten while it was read
+        while len(self._set) > self._keep:
+            del self._set[next(iter(self._set))]

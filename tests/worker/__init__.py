@@ -1,0 +1,1 @@
+"""The worker, with real processes over both brokers and a hand-fed orchestrator."""
