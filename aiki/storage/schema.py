@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -38,6 +38,28 @@ def check_schema(db: Database) -> None:
         return
     have = f"has schema {version}" if version else "has no Aiki tables"
     raise ConfigurationError(f"the database at {safe_url(db.url)} {have}, and {HEAD} is needed; run: aiki db upgrade")
+
+
+class Status(NamedTuple):
+    """The schema that is there (None: no tables) and the one that this code needs; `url` has no password."""
+
+    url: str
+    version: str | None
+    needed: str
+
+    @property
+    def current(self) -> bool:
+        """Whether there is nothing to upgrade."""
+        return self.version == self.needed
+
+
+def status(url: str, timeout: float = 5.0) -> Status:
+    """Which schema the database has; changes nothing. Raises `StorageUnavailable`."""
+    db = Database(url, timeout=timeout)
+    try:
+        return Status(safe_url(db.url), _version(db), HEAD)
+    finally:
+        db.close()
 
 
 def upgrade(url: str) -> None:

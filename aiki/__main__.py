@@ -1,0 +1,5 @@
+"""`python -m aiki` is `aiki`."""
+
+from aiki.cli.main import main
+
+main()

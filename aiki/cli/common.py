@@ -1,0 +1,142 @@
+"""What several commands share: options, settings, output."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import click
+
+from aiki.model import RunView
+from aiki.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False)
+FORMATS = click.Choice(["table", "json"])
+
+
+def database_option(function: F) -> F:
+    """`--database`."""
+    return click.option(
+        "--database",
+        metavar="URL",
+        help="mysql+pymysql://user:password@host/database or sqlite:///path [env: AIKI_DATABASE_URL]",
+    )(function)
+
+
+def broker_option(function: F) -> F:
+    """`--broker`."""
+    return click.option(
+        "-b", "--broker", metavar="URL", help="amqp://user:password@host//vhost or sqlite:///path [env: AIKI_BROKER_URL]"
+    )(function)
+
+
+def namespace_option(function: F) -> F:
+    """`--namespace`."""
+    return click.option("--namespace", metavar="NAME", help="the tenant [env: AIKI_NAMESPACE; default: default]")(function)
+
+
+def server_option(function: F) -> F:
+    """`--server`."""
+    return click.option(
+        "--server", metavar="URL", help="ask this server, not the database [env: AIKI_SERVER_URL, key in AIKI_API_KEY]"
+    )(function)
+
+
+def output_option(function: F) -> F:
+    """`-o`."""
+    return click.option("-o", "--output", type=FORMATS, default="table", show_default=True, envvar="AIKI_OUTPUT")(function)
+
+
+def log_level_option(function: F) -> F:
+    """`-l`."""
+    return click.option(
+        "-l",
+        "--log-level",
+        "--loglevel",
+        type=LEVELS,
+        default="info",
+        show_default=True,
+        envvar="AIKI_LOG_LEVEL",
+        show_envvar=True,
+    )(function)
+
+
+def settings_of(
+    *, database: str | None = None, broker: str | None = None, namespace: str | None = None, server: str | None = None
+) -> Settings:
+    """Settings from the options given, then the environment, then the defaults.
+
+    A database named with `--database` is meant to be asked itself, whatever server the environment names.
+    """
+    if database is not None and server is None:
+        server = ""  # not None: so the environment is not asked
+    return Settings.load(database_url=database, broker_url=broker, namespace=namespace, server_url=server)
+
+
+def set_up_logging(level: str) -> None:
+    """Log lines on standard error."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+    )
+
+
+# ---------------------------------------------------------------- output
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Columns as wide as they need to be; the last is left as it is."""
+    lines = [[str(cell) for cell in header], *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def printable(value: Any) -> str:
+    """A cell: nothing for None, and no control characters, so that no run can write to the operator's terminal."""
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() else " " if c in "\n\t\r" else "\ufffd" for c in text)
+
+
+def when(micros: int | None) -> str | None:
+    """Microseconds since the Unix epoch as ISO 8601, UTC, to the millisecond."""
+    if micros is None:
+        return None
+    moment = dt.datetime.fromtimestamp(micros / 1e6, dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def ago(micros: int | None, now: int) -> str | None:
+    """How long ago, in a few characters; `in 5m` for what is to come."""
+    if micros is None:
+        return None
+    seconds = (now - micros) / 1e6
+    text = duration(abs(seconds))
+    return f"{text} ago" if seconds >= 0 else f"in {text}"
+
+
+def duration(seconds: float) -> str:
+    """A span in a few characters: `450ms`, `3.2s`, `5m`, `4h`, `12d`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    for unit, size, limit in (("m", 60, 3600), ("h", 3600, 86400)):
+        if seconds < 2 * limit:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
+
+
+def run_json(run: RunView) -> dict[str, Any]:
+    """A run as JSON data: the fields of `RunView`, times as ISO 8601."""
+    data = asdict(run)
+    return {key: when(value) if key.endswith("_at") else value for key, value in data.items()}

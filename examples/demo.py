@@ -1,0 +1,288 @@
+"""The demo: a shop's tasks on the embedded default, with failures, retries, and a process killed on purpose.
+
+    make demo        (or: python examples/demo.py --orders 80)
+
+Starts an orchestrator and a worker of four processes in a temporary directory, enqueues a few hundred runs, kills the process
+that resizes a picture with SIGKILL, waits until all runs have ended, and accounts for each of them. Exit code 0 if all
+came out as it must. Nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import shop
+
+from aiki import Handle, RunDetail, State
+
+HERE = Path(__file__).resolve().parent
+STEP_SECONDS = 45.0
+POSTER = "poster.png"
+
+Row = tuple[str, State]
+T = TypeVar("T")
+
+
+class DemoFailed(Exception):
+    """Something did not come out as it must."""
+
+
+# ---------------------------------------------------------------- the processes
+@contextmanager
+def processes(directory: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """An orchestrator and a worker, as `aiki orchestrator` and `aiki-worker` start them; stopped at the end."""
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    commands = {
+        "orchestrator": ["orchestrator"],
+        "worker": ["worker", "-A", "shop", "-c", "4", "-n", "demo"],
+    }
+    try:
+        for name, arguments in commands.items():
+            with open(directory / f"{name}.log", "wb") as log:
+                # A session of its own: Ctrl-C reaches this process alone, which then stops the others in order.
+                command = [sys.executable, "-m", "aiki", *arguments]
+                started[name] = subprocess.Popen(  # noqa: S603
+                    command,
+                    cwd=HERE,
+                    env={**os.environ, "AIKI_PARENT_PID": str(os.getpid())},  # should we be killed, they go too
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        yield started
+    finally:
+        for process in reversed(started.values()):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def check_alive(started: dict[str, subprocess.Popen[bytes]]) -> None:
+    for name, process in started.items():
+        if process.poll() is not None:
+            raise DemoFailed(f"the {name} ended with exit code {process.returncode}")
+
+
+# ---------------------------------------------------------------- the story
+def enqueue(orders: int) -> dict[str, Handle[object]]:
+    """All runs of so many orders, by id."""
+    ids = [f"o-{number}" for number in range(1, orders + 1)]
+    handles: list[Handle[object]] = []
+    handles += shop.charge.enqueue_many((order, 990 + 10 * index) for index, order in enumerate(ids))
+    handles += shop.render_invoice.enqueue_many((order, 990 + 10 * index) for index, order in enumerate(ids))
+    handles += shop.send_mail.enqueue_many((order, "Your order") for order in ids)
+    handles += [shop.refund.enqueue(order, 990) for order in ids[:: len(ids) // 4 or 1]]
+    handles += [shop.resize_image.options(reference_id=f"{order}.png").enqueue(f"{order}.png", 0.1) for order in ids[::8]]
+    return {handle.id: handle for handle in handles}
+
+
+def expected(orders: int) -> tuple[Counter[Row], dict[str, int]]:
+    """How many runs end in which state, and how many attempts each name takes, from the rules of the shop."""
+    numbers = range(1, orders + 1)
+    declined = sum(n % 20 == 11 for n in numbers)
+    retried = sum(2 if n % 25 == 7 else 1 if n % 10 == 3 else 0 for n in numbers)
+    greylisted = sum(n % 30 == 17 for n in numbers)
+    refunds = len(numbers[:: orders // 4 or 1])
+    images = len(numbers[::8]) + 1
+    states: Counter[Row] = Counter()
+    states["shop.charge", State.COMPLETED] = orders - declined
+    states["shop.charge", State.FAILED] = declined
+    states["shop.render_invoice", State.COMPLETED] = orders
+    states["shop.send_mail", State.COMPLETED] = orders
+    states["shop.refund", State.FAILED] = refunds
+    states["shop.resize_image", State.COMPLETED] = images
+    attempts = {
+        "shop.charge": orders + retried,
+        "shop.render_invoice": orders,
+        "shop.send_mail": orders + greylisted,
+        "shop.refund": 2 * refunds,
+        "shop.resize_image": images + 1,  # the one that is killed
+    }
+    return +states, attempts
+
+
+def kill_one(poster: Handle[str], progress: Progress, alive: Callable[[], None]) -> int:
+    """Kill the process that resizes the poster, while it does; its id."""
+
+    def process() -> int | None:
+        run = poster.view()
+        progress.show("waiting for the process that resizes the poster")
+        said = run.progress_message or ""
+        return int(said.split()[1]) if run.state is State.RUNNING and said.startswith("process ") else None
+
+    pid = wait(process, alive, "the poster was never seen running")
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def wait_for_all(handles: dict[str, Handle[object]], progress: Progress, alive: Callable[[], None]) -> None:
+    """Wait until every run has ended."""
+
+    def ended() -> bool | None:
+        counts = Counter(run.state for run in shop.app.runs() if run.id in handles)
+        done = sum(counts[state] for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD))
+        states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        progress.show(f"{done} of {len(handles)} runs have ended ({states})")
+        return True if done == len(handles) else None
+
+    wait(ended, alive, "not every run has ended")
+
+
+def wait(ask: Callable[[], T | None], alive: Callable[[], None], failure: str) -> T:
+    """Ask a few times a second until there is an answer."""
+    deadline = time.monotonic() + STEP_SECONDS
+    while (answer := ask()) is None:
+        alive()
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"{failure} after {STEP_SECONDS:g} s")
+        time.sleep(0.15)
+    return answer
+
+
+# ---------------------------------------------------------------- what is shown
+class Progress:
+    """One line that is rewritten on a terminal; elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        self._live = sys.stdout.isatty()
+        self._last = ""
+        self._next = 0.0
+
+    def show(self, text: str) -> None:
+        """What goes on now."""
+        if text == self._last:
+            return
+        self._last = text
+        if self._live:
+            print(f"\r\x1b[K  {text}", end="", flush=True)
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + 1.0
+            print(f"  {text}", flush=True)
+
+    def done(self, text: str) -> None:
+        """A step that is behind us."""
+        print(f"\r\x1b[K* {text}" if self._live else f"* {text}", flush=True)
+        self._last = ""
+
+
+def print_table(details: list[RunDetail], attempts: dict[str, int]) -> None:
+    """Every run, by name and state."""
+    names = sorted({detail.run.name for detail in details})
+    states = sorted({detail.run.state for detail in details})
+    header = ["task", *states, "runs", "attempts"]
+    rows = [header]
+    for name in names:
+        mine = [detail.run.state for detail in details if detail.run.name == name]
+        rows.append([name, *(str(mine.count(state) or "") for state in states), str(len(mine)), str(attempts[name])])
+    every = [detail.run.state for detail in details]
+    rows.append(["all", *(str(every.count(state)) for state in states), str(len(every)), str(sum(attempts.values()))])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    print()
+    for row in rows:
+        print(
+            "  "
+            + row[0].ljust(widths[0])
+            + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        )
+    print()
+
+
+# ---------------------------------------------------------------- the account
+def verify(handles: dict[str, Handle[object]], details: list[RunDetail], poster: str, orders: int) -> dict[str, int]:
+    """Hold what came out against what must; the attempts of each name. Raises `DemoFailed`."""
+    found = {detail.run.id for detail in details}
+    if found != set(handles):
+        raise DemoFailed(f"{len(set(handles) - found)} runs are lost, {len(found - set(handles))} were never enqueued")
+    states, attempts = expected(orders)
+    got = Counter((detail.run.name, detail.run.state) for detail in details)
+    if got != states:
+        raise DemoFailed(
+            f"the runs ended in other states than they must: {dict(got - states)} in place of {dict(states - got)}"
+        )
+    tries: Counter[str] = Counter()
+    for detail in details:
+        tries[detail.run.name] += detail.run.attempt
+    if tries != attempts:
+        raise DemoFailed(f"attempts by name: {dict(tries)}; they must be {attempts}")
+    crashed = {detail.run.id: [a.signal for a in detail.attempts if a.outcome == "crashed"] for detail in details}
+    if crashed[poster] != ["SIGKILL"]:
+        raise DemoFailed(f"the poster's attempts must name one SIGKILL, and name {crashed[poster]}")
+    charged = [run_id for run_id, signals in crashed.items() if signals and run_id != poster]
+    if charged:
+        raise DemoFailed(f"the kill was charged to runs that were not being executed: {charged}")
+    return dict(tries)
+
+
+def run(orders: int, directory: Path) -> None:
+    began = time.monotonic()
+    progress = Progress()
+    with processes(directory) as started:
+
+        def alive() -> None:
+            check_alive(started)
+
+        poster = shop.resize_image.enqueue(POSTER, 2.0)
+        handles: dict[str, Handle[object]] = {poster.id: poster, **enqueue(orders)}
+        progress.done(f"{len(handles)} runs of {orders} orders are enqueued; an orchestrator and a worker of 4 processes start")
+        pid = kill_one(poster, progress, alive)
+        progress.done(f"process {pid} was killed with SIGKILL while it resized {POSTER}")
+        wait_for_all(handles, progress, alive)
+        progress.done(f"all {len(handles)} runs have ended")
+        details = [shop.app.client.detail(view.id) for view in shop.app.runs()]
+    tries = verify(handles, details, poster.id, orders)
+    print_table(details, tries)
+    killed = next(detail for detail in details if detail.run.id == poster.id)
+    crash = next(attempt for attempt in killed.attempts if attempt.outcome == "crashed")
+    print(
+        f"  killed:  run {poster.id} ({POSTER}), attempt {crash.number}: {crash.signal}; attempt {killed.run.attempt} completed"
+    )
+    failures = Counter(detail.run.error_type for detail in details if detail.run.state is State.FAILED)
+    print(f"  failed:  {', '.join(f'{count} {kind}' for kind, count in sorted(failures.items()))}, as they must")
+    print(f"\nEvery one of {len(details)} runs is accounted for; nothing is lost. It took {time.monotonic() - began:.1f} s.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="A shop's tasks, with failures, retries and a killed process.")
+    parser.add_argument("--orders", type=int, default=80, metavar="N", help="how many orders, 8 or more (default: 80)")
+    orders = parser.parse_args().orders
+    if orders < 8:
+        parser.error("--orders: 8 or more")
+    for variable in [name for name in os.environ if name.startswith("AIKI_")]:
+        del os.environ[variable]  # the demo is on the embedded default, whatever this shell is set up for
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="aiki-demo-") as name:
+        directory = Path(name)
+        os.environ["AIKI_DATABASE_URL"] = f"sqlite:///{directory}/aiki.db"
+        os.environ["AIKI_BROKER_URL"] = f"sqlite:///{directory}/broker.db"
+        try:
+            run(orders, directory)
+        except KeyboardInterrupt:
+            print("\nstopped; all processes are ended", file=sys.stderr)
+            return 130
+        except DemoFailed as error:
+            print(f"\nthe demo failed: {error}", file=sys.stderr)
+            for log in sorted(directory.glob("*.log")):
+                print(f"\n--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-20:]), file=sys.stderr)
+            return 1
+        finally:
+            shop.app.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
