@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,6 @@ from typing import Any, Final
 from amqp import Message, spec
 from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
 
-from aiki.broker import forks
 from aiki.broker.base import Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, first_tag
 from aiki.broker.tags import Tags
 from aiki.broker.topology import FANOUTS, Topology
@@ -35,14 +35,14 @@ _CLOSE_TIMEOUT = 1.0
 _MAX_PREFETCH = 65535
 _DRAINED_AT_ONCE = 5000
 
-# What py-amqp raises when a connection breaks under it; AttributeError and TypeError because it clears its own fields then.
-BROKEN: Final = (AMQPError, OSError, AttributeError, TypeError, KeyError)
+BROKEN: Final = (AMQPError, OSError, AttributeError, TypeError, LookupError, ValueError, struct.error)
+"""What py-amqp raises when a connection breaks under it (it clears its own fields then) or brings what it cannot parse."""
 
 
 def say(error: BaseException) -> str:
     """An error of the connection in words."""
     text = getattr(error, "reply_text", None) or str(error)
-    return f"{text or type(error).__name__}"
+    return text if isinstance(error, (AMQPError, OSError)) and text else f"{type(error).__name__}: {text}"
 
 
 class AmqpSession:
@@ -71,7 +71,6 @@ class AmqpSession:
         self._admin: Any = None
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
-        forks.register(self)
         with self._answer("opening channels", deadline):
             self._publish = self._open_channel()
             self._publish.confirm_select()
@@ -93,7 +92,7 @@ class AmqpSession:
     def send(self, to: Address, body: bytes) -> int:
         """See `Session.send`."""
         route = self._routes.get(to)
-        if route is None or self._dead is not None:
+        if route is None or self._dead is not None or self._wire.abandoned:
             self._check()
             route = self._routes[to] = self._declare_route(to)
         exchange, key, durable = route
@@ -111,7 +110,7 @@ class AmqpSession:
         if not self._settled:
             self._check()
             self._move()
-        elif self._dead is None:
+        elif self._dead is None and not self._wire.abandoned:
             self._push()
         settled, self._settled = self._settled, []
         return settled
@@ -183,8 +182,10 @@ class AmqpSession:
         """See `Session.subscribe`."""
         if not 1 <= prefetch <= _MAX_PREFETCH:
             raise ConfigurationError(f"prefetch={prefetch}: it must be from 1 to {_MAX_PREFETCH}")
-        self.unsubscribe(source)
         fanout = source.kind in FANOUTS
+        if fanout and source in self._tags:
+            return  # without acks there is no prefetch to change
+        self.unsubscribe(source)
         if not fanout and source not in self._routes:
             self._routes[source] = self._declare_route(source)
         with self._answer(f"subscribing to {source.kind.value} {source.key}"):
@@ -245,7 +246,7 @@ class AmqpSession:
 
     def _close_tags(self, deliveries: Sequence[Delivery]) -> list[int]:
         """The channel's tags of those deliveries that are this session's and still open, in order; they are closed now."""
-        if self._dead is not None:
+        if self._dead is not None or self._wire.abandoned:
             return []
         first = self._first_tag
         tags = sorted(delivery.tag - first for delivery in deliveries)
@@ -291,9 +292,10 @@ class AmqpSession:
 
     def close(self) -> None:
         """See `Session.close`."""
-        if self._dead is None:
+        if self._dead is None and not self._wire.abandoned:
             self._dead = "it was closed"
             self._wire.deadline = monotonic() + _CLOSE_TIMEOUT
+            self._wire.write_timeout = _CLOSE_TIMEOUT
             try:
                 self._connection.close()
             except BROKEN:
@@ -328,7 +330,9 @@ class AmqpSession:
         try:
             yield
         except PreconditionFailed as error:
-            self._fail(say(error))
+            failed = self._fail(f"{doing}: {say(error)}")
+            if "inequivalent arg" not in say(error):
+                raise failed from None  # another channel's trouble that came to light now
             raise BrokerMisconfigured(
                 f"{doing}: RabbitMQ at {self._where} has it with other settings: {say(error)}. Delete that queue when it is "
                 "empty, or set queue_type (AIKI_QUEUE_TYPE) to what it is"
@@ -382,6 +386,8 @@ class AmqpSession:
 
     # ------------------------------------------------------------ death
     def _check(self) -> None:
+        if self._wire.abandoned:
+            self._dead = "it belongs to the parent process; connect after the fork"
         if self._dead is not None:
             raise BrokerUnavailable(f"session {self._name} with RabbitMQ at {self._where} is over: {self._dead}")
 
@@ -390,17 +396,6 @@ class AmqpSession:
         self._dead = reason
         self._wire.close()
         return BrokerUnavailable(f"session {self._name} with RabbitMQ at {self._where}: {reason}")
-
-    def before_fork(self) -> None:
-        """Nothing to prepare: the child uses nothing of it."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing was touched."""
-
-    def after_fork_in_child(self) -> None:
-        """Close the duplicate of the socket, silently."""
-        self._dead = "it belongs to the parent process; connect after the fork"
-        self._wire.abandon()
 
 
 def _dead_letter(headers: dict[str, Any]) -> dict[str, Any]:

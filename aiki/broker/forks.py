@@ -28,7 +28,7 @@ class Forkable(Protocol):
         """Let go of everything that belongs to the parent; the session is dead here. Must not raise."""
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # so that what is opened while nobody forks can be registered then, too
 _known: WeakSet[Forkable] = WeakSet()
 _held: list[Forkable] = []
 

@@ -26,8 +26,8 @@ class OwnerLock:
         self.name = secrets.token_hex(12)
         self._path = directory / self.name
         self._fd = -1
-        forks.register(self)
         with forks.none_meanwhile():
+            forks.register(self)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -42,6 +42,11 @@ class OwnerLock:
             self._path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        # A session that was forgotten and not closed is dead: whoever looks next gives back what it held.
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
 
     def before_fork(self) -> None:
         """Nothing to prepare."""

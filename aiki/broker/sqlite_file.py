@@ -37,8 +37,9 @@ class BrokerFile:
         self._lock = threading.RLock()
         self._abandoned = False
         # Waiting for the write lock is done here: SQLite's own waiting grows to pauses of 100 ms.
-        self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
-        forks.register(self)
+        with forks.none_meanwhile():
+            self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64)
+            forks.register(self)
         try:
             self._retry("PRAGMA journal_mode = WAL", patience)
             # A crash of the machine may lose the last moments, never the file; a crash of a process loses nothing.

@@ -25,6 +25,8 @@ from amqp.exceptions import UnexpectedFrame
 from amqp.transport import AMQP_PROTOCOL_HEADER, to_host_port
 from kombu.transport import pyamqp
 
+from aiki.broker import forks
+
 _READ = 65536
 _READ_AT_ONCE = 1 << 20
 _WRITE_AT_ONCE = 1 << 17
@@ -39,6 +41,7 @@ class Wire:
     :ivar deadline: monotonic time at which `read_frame` gives up. Whoever waits for an answer sets it.
     :ivar last_read: when the broker was last heard.
     :ivar last_write: when it last took something from us.
+    :ivar abandoned: this is the copy in a forked child.
     """
 
     def __init__(self, host: str, deadline: float, tls: ssl.SSLContext | None, write_timeout: float = WRITE_TIMEOUT) -> None:
@@ -46,6 +49,7 @@ class Wire:
         self.deadline = deadline
         self.write_timeout = write_timeout
         self.connected = False
+        self.abandoned = False
         self.sock: Any = None
         self.last_read = self.last_write = monotonic()
         self._tls = tls
@@ -61,7 +65,9 @@ class Wire:
         """Connect, shake hands (TLS) and send the protocol header, all before the deadline; raises OSError."""
         problem: OSError = OSError(errno.EHOSTUNREACH, f"host {self.host} has no address")
         for family, kind, proto, _, address in socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM):
-            self.sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, proto)
+            with forks.none_meanwhile():
+                self.sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, proto)
+                forks.register(self)
             try:
                 self._open(address)
             except OSError as error:
@@ -108,8 +114,15 @@ class Wire:
             self._out.clear()
             sock.close()
 
-    def abandon(self) -> None:
-        """In a forked child: close the duplicate of the parent's socket without a word on it (TLS would say goodbye)."""
+    def before_fork(self) -> None:
+        """Nothing to prepare: the child uses nothing of it."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing was touched."""
+
+    def after_fork_in_child(self) -> None:
+        """Close the duplicate of the parent's socket without a word on it (TLS would say goodbye)."""
+        self.abandoned = True
         self.connected = False
         sock, self.sock = self.sock, None
         self._out = bytearray()
