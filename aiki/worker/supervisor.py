@@ -29,7 +29,7 @@ from aiki.worker.child import Child, Identity, prepare_standard_streams
 from aiki.worker.link import Link
 from aiki.worker.notices import LeftRun, Lines, Notice
 from aiki.worker.options import EXIT_COLD, EXIT_WARM, Options
-from aiki.worker.process import Death, OomWatch, die_with_parent, heed_not, name_death
+from aiki.worker.process import Death, OomWatch, die_with_parent, heed_not, name_death, set_title
 from aiki.worker.registry import Registry
 from aiki.worker.slots import Shared, Slot
 
@@ -196,7 +196,7 @@ class Supervisor:
 
         place.kill = place.cancel = None
         place.born = time.monotonic()
-        place.pid = self._fork(main)
+        place.pid = self._fork("aiki-child", main)
         place.slot.pid = place.pid
 
     def _start_link(self) -> None:
@@ -212,7 +212,7 @@ class Supervisor:
             return Link(self.worker, self._registry, self._options, self._shared, self._broker, lines, wakes).run()
 
         self._link_born = time.monotonic()
-        self._link_pid = self._fork(main)
+        self._link_pid = self._fork("aiki-link", main)
         theirs.close()
         self._link = Lines(ours)
         for notice in self._notices.values():
@@ -220,8 +220,8 @@ class Supervisor:
         if self._stopping and not any(place.pid for place in self._places):
             self._link.send("stop")
 
-    def _fork(self, main: Callable[[], int]) -> int:
-        """Run `main` in a new process, which ends with its result; returns the process id."""
+    def _fork(self, title: str, main: Callable[[], int]) -> int:
+        """Run `main` in a new process called `title`, which ends with its result; returns the process id."""
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -234,6 +234,7 @@ class Supervisor:
         try:
             self._leave_behind()
             die_with_parent(parent)
+            set_title(title)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             code = main()
         except BaseException:  # noqa: BLE001  the last frame of a process: say why it ends, then end it
