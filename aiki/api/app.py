@@ -1,0 +1,99 @@
+"""The Flask app: endpoints, who may ask, how errors are told, and what every answer carries."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from flask import Flask, Response, g, request
+
+from aiki.api import guard, problems, roster, runs
+from aiki.api.backend import Backend
+from aiki.client import wire
+from aiki.client.embedded import EmbeddedClient
+from aiki.settings import Settings
+
+access_log = logging.getLogger("aiki.api.access")
+
+API: Final = "/api/v1"
+EXTENSION: Final = "aiki"
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOptions:
+    """How a server process behaves.
+
+    :ivar max_held: requests that may wait for a run's end at a time; half of the threads leaves room for the others.
+    :ivar max_body: largest body, in bytes; 0 is enough for one run of the largest payload and its escapes, and at least 32 MiB.
+    :ivar access_log: log one line a request (without query or payload).
+    """
+
+    max_held: int = 8
+    max_body: int = 0
+    access_log: bool = False
+
+
+class _App(Flask):
+    """Flask, but unexpected errors are logged under the request's id. No payload gets there: SQL parameters are hidden."""
+
+    def log_exception(self, exc_info: Any) -> None:
+        self.logger.error("request %s: %s %s failed", g.get("request_id", "-"), request.method, _path(), exc_info=exc_info)
+
+
+def create_app(settings: Settings, client: EmbeddedClient | None = None, options: ApiOptions | None = None) -> Flask:
+    """The app over a client, by default one of its own. To be made in the process that serves it."""
+    options = options or ApiOptions()
+    app = _App("aiki.api", static_folder=None)
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
+    app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
+    backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held)
+
+    @app.before_request
+    def _before() -> None:
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.began = time.monotonic()
+        guard.check(request.method, request.path, dict(request.headers), settings.api_key)
+
+    @app.after_request
+    def _after(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.get("request_id", "")
+        response.headers[wire.TIME_HEADER] = str(backend.now())
+        for name, value in guard.SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        if options.access_log:
+            took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
+            size = response.content_length or 0
+            who = request.remote_addr or "-"
+            access_log.info(
+                "%s %s %s %d %d bytes %.0f ms %s", who, request.method, _path(), response.status_code, size, took, g.request_id
+            )
+        return response
+
+    problems.install(app)
+    app.register_blueprint(runs.blueprint, url_prefix=API)
+    app.register_blueprint(roster.blueprint, url_prefix=API)
+    app.register_blueprint(roster.health)
+    return app
+
+
+def backend_of(app: Flask) -> Backend:
+    """What an app asks."""
+    backend = app.extensions[EXTENSION]
+    assert isinstance(backend, Backend)
+    return backend
+
+
+def _path() -> str:
+    """The path as it may stand in a log line: nothing in it ends the line."""
+    return quote(request.path)[:300]

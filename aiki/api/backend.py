@@ -1,0 +1,120 @@
+"""What the endpoints ask: the embedded client of this process, its definitions, and the one waiter of all held requests."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from aiki.client.embedded import EmbeddedClient
+from aiki.client.waiter import Waiter
+from aiki.clock import now_us
+from aiki.errors import ConfigurationError, StorageUnavailable, UnknownTask
+from aiki.model import DefinitionInfo
+from aiki.settings import Settings
+from aiki.states import State
+from aiki.storage import Store
+
+log = logging.getLogger(__name__)
+
+DEFINITION_TTL: Final = 5.0
+"""Seconds for which a definition's options are taken for granted."""
+MAX_DEFINITIONS: Final = 10_000
+
+
+class Backend:
+    """One a process, made after the fork; opened by the first request that needs the database.
+
+    :param max_held: requests that may wait for a run's end at a time.
+    """
+
+    def __init__(self, settings: Settings, client: EmbeddedClient | None, max_held: int) -> None:
+        self._settings = settings
+        self._client = EmbeddedClient(settings, "api") if client is None else client
+        self._opening = threading.Lock()
+        self._opened = False
+        self._held = threading.BoundedSemaphore(max_held)
+        self._waiter = Waiter(self._ended)
+        self._definitions: dict[str, tuple[float, DefinitionInfo]] = {}
+
+    # ------------------------------------------------------------ the client
+    @property
+    def client(self) -> EmbeddedClient:
+        """The client, its database opened and its schema checked; raises `StorageUnavailable`."""
+        if not self._opened:
+            self._open()
+        return self._client
+
+    @property
+    def store(self) -> Store:
+        """The client's store."""
+        return self.client.store
+
+    def _open(self) -> None:
+        # One opens, the others wait for it, but none beyond the deadline: with a silent database each try takes all of it.
+        if not self._opening.acquire(timeout=self._settings.timeout):
+            raise StorageUnavailable("the database has not answered yet")
+        try:
+            _ = self._client.store
+            self._opened = True
+        except ConfigurationError as error:
+            log.error("%s", error)
+            raise StorageUnavailable(str(error), retry_after=5.0) from error
+        finally:
+            self._opening.release()
+
+    def now(self) -> int:
+        """The server's clock, microseconds since the Unix epoch; asks nobody."""
+        return self._client.now() if self._opened else now_us()
+
+    def broker_state(self) -> str:
+        """`up`, `down`, or `unknown` while nothing was published from here yet."""
+        publisher = self.client.publisher
+        if publisher.down:
+            return "down"
+        return "up" if publisher.confirmed else "unknown"
+
+    # ------------------------------------------------------------ definitions
+    def definition(self, name: str) -> DefinitionInfo:
+        """What is registered under a name; raises `UnknownTask` with the closest names."""
+        cached = self._definitions.get(name)
+        if cached is not None and time.monotonic() < cached[0]:
+            return cached[1]
+        found = self.store.definition(name)
+        if found is None:
+            raise UnknownTask(name, self.store.closest_names(name))
+        if len(self._definitions) >= MAX_DEFINITIONS:
+            self._definitions.clear()
+        self._definitions[name] = (time.monotonic() + DEFINITION_TTL, found)
+        return found
+
+    def register(self, definitions: Sequence[DefinitionInfo]) -> None:
+        """Make definitions known."""
+        self.client.register(definitions)
+        for item in definitions:
+            self._definitions.pop(item.name, None)
+
+    # ------------------------------------------------------------ waiting
+    def hold(self, run_id: str, seconds: float) -> None:
+        """Wait until the run ends, `seconds` are over or the server stops; not at all if too many wait already."""
+        if not self._held.acquire(blocking=False):
+            return
+        try:
+            self._waiter.wait(run_id, seconds)
+        finally:
+            self._held.release()
+
+    def _ended(self, run_ids: Sequence[str]) -> dict[str, State]:
+        return self.store.ended(run_ids)
+
+    # ------------------------------------------------------------ end
+    def release(self) -> None:
+        """Send home all who wait, now and from now on."""
+        self._waiter.close()
+
+    def close(self) -> None:
+        """Send home all who wait, publish what is to be published, let go of connections."""
+        self.release()
+        self._client.close()

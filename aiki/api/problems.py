@@ -1,0 +1,103 @@
+"""Errors as RFC 9457 problem details, whatever went wrong and wherever."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from typing import Any, Final
+
+from flask import Flask, Response, g
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+from aiki.client import wire
+from aiki.errors import AikiError, ConfigurationError, PayloadTooLarge, RunConflict, Unavailable
+from aiki.storage import RowTooLarge
+
+log = logging.getLogger(__name__)
+
+PROBLEM: Final = "application/problem+json"
+
+_TITLES: Final[dict[int, tuple[str, str]]] = {
+    400: ("invalid", "The request cannot be understood."),
+    404: ("not_found", "There is nothing at this address; the API begins with /api/v1."),
+    405: ("method_not_allowed", "This address does not take this method; see the Allow header."),
+    408: ("timeout", "The request came too slowly."),
+    411: ("length_required", "The request must say how long its body is."),
+    413: ("payload_too_large", "The body is larger than the server takes."),
+    414: ("uri_too_long", "The address is too long."),
+    415: ("unsupported_media_type", "The body must be JSON, sent with Content-Type: application/json."),
+    500: ("internal", "Something went wrong in the server; its log tells more under the request id."),
+}
+
+
+class Refused(Exception):
+    """A request that is refused, with all that the answer says."""
+
+    def __init__(self, status: int, code: str, detail: str, **more: Any) -> None:
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.more = more
+        super().__init__(detail)
+
+
+def invalid(detail: str, errors: dict[str, list[str]] | None = None) -> Refused:
+    """400: the request does not say what it should. `errors` holds messages by field."""
+    return Refused(400, "invalid", detail, **({"errors": errors} if errors else {}))
+
+
+def answer(data: Any, status: int = 200, mimetype: str = "application/json") -> Response:
+    """A JSON answer, all ASCII."""
+    return Response(json.dumps(data, separators=(",", ":")) + "\n", status, mimetype=mimetype)
+
+
+def problem(status: int, code: str, detail: str, **more: Any) -> Response:
+    """Problem details as an answer."""
+    body = {"type": f"urn:aiki:{code}", "title": code.replace("_", " "), "status": status, "detail": detail, "code": code}
+    return answer({**body, **more, "request_id": g.get("request_id", "")}, status, PROBLEM)
+
+
+def install(app: Flask) -> None:
+    """Have all errors of an app told as problems."""
+    app.register_error_handler(Refused, _refused)
+    app.register_error_handler(AikiError, _ours)
+    app.register_error_handler(RowTooLarge, _too_large)
+    app.register_error_handler(HTTPException, _http)
+
+
+def _refused(error: Refused) -> Response:
+    return problem(error.status, error.code, error.detail, **error.more)
+
+
+def _too_large(_error: RowTooLarge) -> Response:
+    return _ours(PayloadTooLarge("the database refuses a row of that size; raise its max_allowed_packet"))
+
+
+def _ours(error: AikiError) -> Response:
+    told = wire.problem_to_json(error)
+    if isinstance(error, Unavailable):
+        # Why is for the operator: it names hosts.
+        log.warning("request %s: %s", g.get("request_id", "-"), error)
+        told["detail"] = "the database cannot be used at present; nothing is known to have been done, and asking again is safe"
+    elif isinstance(error, ConfigurationError | RunConflict):
+        told.pop("name", None)
+    elif told["status"] >= 500:
+        log.error("request %s: %s", g.get("request_id", "-"), error)
+        told["detail"] = _TITLES[500][1]
+    response = answer({**told, "request_id": g.get("request_id", "")}, told["status"], PROBLEM)
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    status = error.code or 500
+    if isinstance(error, InternalServerError):
+        status = 500
+    code, detail = _TITLES.get(status, ("invalid" if status < 500 else "internal", error.name))
+    response = problem(status, code, detail)
+    for name, value in error.get_headers():
+        if name in ("Allow", "Retry-After"):
+            response.headers[name] = value
+    return response

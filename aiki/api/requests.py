@@ -1,0 +1,68 @@
+"""Reading requests: JSON bodies, queries, and the backend that answers them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from flask import current_app, request
+from marshmallow import Schema
+
+from aiki.api import schemas
+from aiki.api.backend import Backend
+from aiki.api.problems import Refused, invalid
+
+
+def backend() -> Backend:
+    """The backend of the app that serves this request."""
+    found = current_app.extensions["aiki"]
+    assert isinstance(found, Backend)
+    return found
+
+
+def body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
+    """The JSON body, checked. `optional`: no body at all is an empty object."""
+    raw = request.get_data(cache=False)
+    if not raw and optional:
+        return schemas.load(schema, {})
+    if not request.is_json:
+        raise Refused(
+            415, "unsupported_media_type", "the body must be JSON, sent with the header Content-Type: application/json"
+        )
+    return schemas.load(schema, _parse(raw))
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise invalid(f"the body is not UTF-8: byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise invalid(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise invalid("the body is nested too deeply") from None
+    except ValueError as error:  # integers of thousands of digits; what `_no_constant` refuses
+        raise invalid(f"the body is not JSON that can be read here: {error}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f'{name} is not JSON; write it as {{"$aiki": "float", "v": "{name.lower()}"}} among the arguments')
+
+
+def query(schema: Schema, repeatable: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The query, checked; of fields that are not repeatable there may be one each."""
+    data: dict[str, Any] = {}
+    for name, values in request.args.lists():
+        if name in repeatable:
+            data[name] = values
+        elif len(values) > 1:
+            raise invalid(f"{name[:60]}: it is given {len(values)} times", {name[:60]: [f"it is given {len(values)} times"]})
+        else:
+            data[name] = values[0]
+    return schemas.load(schema, data)
+
+
+def given(data: Mapping[str, Any], *names: str) -> Any:
+    """The first of these fields that is there and not null, or None."""
+    return next((data[name] for name in names if data.get(name) is not None), None)

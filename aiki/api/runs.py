@@ -1,0 +1,164 @@
+"""The endpoints of runs: record, look, wait, list, cancel, retry, rerun."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flask import Blueprint, Response, current_app
+
+from aiki.api import paging, schemas, values
+from aiki.api.backend import Backend
+from aiki.api.problems import answer, invalid
+from aiki.api.requests import backend, body, given, query
+from aiki.client import wire
+from aiki.errors import RunNotFound
+from aiki.ids import parse_id
+from aiki.model import NewRun, RunDetail, RunFilter, RunView
+
+blueprint = Blueprint("runs", __name__)
+
+_RUN: Final = schemas.RunSchema()
+_BATCH: Final = schemas.BatchSchema()
+_CANCEL: Final = schemas.CancelSchema()
+_EMPTY: Final = schemas.EmptySchema()
+_WAIT_QUERY: Final = schemas.WaitQuery()
+_DETAIL_QUERY: Final = schemas.DetailQuery()
+_LIST_QUERY: Final = schemas.ListQuery()
+_AS_THEY_ARE: Final = ("id", "name", "queue", "reference_id", "on_conflict", "countdown", "expires_in")
+_OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
+
+
+# ---------------------------------------------------------------- new runs
+@blueprint.post("/runs")
+def enqueue() -> Response:
+    """Record a run: 201, or 200 if it was there already."""
+    run = _new_run(backend(), body(_RUN))
+    accepted = backend().client.enqueue([run])[0]
+    response = answer(wire.accepted_to_json(accepted), 201 if accepted.created else 200)
+    response.headers["Location"] = f"/api/v1/runs/{accepted.id}"
+    return response
+
+
+@blueprint.post("/runs/batch")
+def enqueue_many() -> Response:
+    """Record many runs, all or none."""
+    data = body(_BATCH)
+    runs = [_new_run(backend(), item) for item in data["runs"]]
+    accepted = backend().client.enqueue(runs, batch=data.get("batch")) if runs else []
+    return answer({"runs": [wire.accepted_to_json(item) for item in accepted]})
+
+
+def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
+    """A checked body as a new run; what it leaves open is the definition's."""
+    limit = current_app.config["AIKI_MAX_PAYLOAD"]
+    definition = at.definition(data["name"])
+    item: dict[str, Any] = {key: data[key] for key in _AS_THEY_ARE if key in data}
+    if "input" in data:
+        # The SDK's: it leaves out what is the default, not what the definition says.
+        item |= {"input": data["input"], "version": data.get("version", "1"), "kind": data.get("kind", "task")}
+    else:
+        payload = values.payload_of(data.get("args", []), data.get("kwargs", {}), limit=limit, name=data["name"])
+        item["input"] = wire.payload_to_json(payload)
+        item |= {key: data[key] for key in ("version", "kind") if key in data}
+    expires = data.get("expires")
+    item["due_at"] = given(data, "due_at", "eta")
+    item["expires_at"] = expires if isinstance(expires, str) else data.get("expires_at")
+    if isinstance(expires, int | float):
+        item["expires_in"] = expires
+    item["options"] = {**data.get("options", {}), **{key: data[key] for key in _OPTIONS if key in data}}
+    present = {key: value for key, value in item.items() if value is not None}
+    try:
+        return wire.new_run_from_json(present, now=at.now(), definition=definition, limit=limit)
+    except wire.WireError as error:
+        raise invalid(str(error)) from None
+
+
+# ---------------------------------------------------------------- looking
+@blueprint.get("/runs/<run_id>")
+def show(run_id: str) -> Response:
+    """A run; `?wait=30` answers when it has ended, or after so many seconds."""
+    asked = query(_WAIT_QUERY)
+    return answer(wire.run_to_json(_run(backend(), _checked(run_id), asked.get("wait", 0.0))))
+
+
+@blueprint.get("/runs/<run_id>/detail")
+def detail(run_id: str) -> Response:
+    """A run with its payloads and attempts, and as `values` what of the payloads can be read (`?values=false`: without)."""
+    asked = query(_DETAIL_QUERY)
+    at, checked = backend(), _checked(run_id)
+    if asked.get("wait"):
+        _run(at, checked, asked["wait"])
+    found = at.client.detail(checked)
+    out = wire.detail_to_json(found)
+    if asked.get("values") != "false":
+        out["values"] = _values(found)
+    return answer(out)
+
+
+def _run(at: Backend, run_id: str, wait: float) -> RunView:
+    run = at.client.get(run_id)
+    if wait > 0 and not run.ended:
+        at.hold(run_id, min(wait, wire.MAX_WAIT))
+        run = at.client.get(run_id)
+    return run
+
+
+def _values(found: RunDetail) -> dict[str, Any]:
+    """Arguments and result as JSON, each only if it can be read here."""
+    out: dict[str, Any] = {}
+    can, plain = values.readable(found.input)
+    if can and isinstance(plain, list) and len(plain) == 2:
+        out["args"], out["kwargs"] = plain
+    can, plain = values.readable(found.result)
+    if can and found.run.state == "completed":
+        out["result"] = plain
+    return out
+
+
+@blueprint.get("/runs")
+def list_runs() -> Response:
+    """A page of runs, newest first."""
+    asked = query(_LIST_QUERY, repeatable=("state",))
+    where = RunFilter(
+        states=asked.get("state", ()),
+        name=asked.get("name"),
+        queue=asked.get("queue"),
+        reference_id=asked.get("reference_id"),
+        created_after=asked.get("created_after"),
+        created_before=asked.get("created_before"),
+    )
+    after = paging.run_after(where, asked["after"]) if "after" in asked else None
+    page = backend().client.list(where, limit=asked.get("limit", 50), after=after)
+    return answer({**wire.page_to_json(page), "next": paging.token_of(where, page.next)})
+
+
+# ---------------------------------------------------------------- changing
+@blueprint.post("/runs/<run_id>/cancel")
+def cancel(run_id: str) -> Response:
+    """Cancel a run; one that has ended stays as it is."""
+    asked = body(_CANCEL, optional=True)
+    return answer(wire.run_to_json(backend().client.cancel(_checked(run_id), reason=asked.get("reason", ""))))
+
+
+@blueprint.post("/runs/<run_id>/retry")
+def retry(run_id: str) -> Response:
+    """Have a failed, dead or cancelled run go on."""
+    body(_EMPTY, optional=True)
+    return answer(wire.run_to_json(backend().client.retry(_checked(run_id))))
+
+
+@blueprint.post("/runs/<run_id>/rerun")
+def rerun(run_id: str) -> Response:
+    """A new run with the same input."""
+    body(_EMPTY, optional=True)
+    accepted = backend().client.rerun(_checked(run_id))
+    response = answer(wire.accepted_to_json(accepted), 201)
+    response.headers["Location"] = f"/api/v1/runs/{accepted.id}"
+    return response
+
+
+def _checked(run_id: str) -> str:
+    parsed = parse_id(run_id)
+    if parsed is None:
+        raise RunNotFound(run_id[:64])
+    return str(parsed)

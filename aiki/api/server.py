@@ -1,0 +1,231 @@
+"""The server's process: gunicorn, a master and workers with threads.
+
+The master looks at the settings and the database's schema before it listens, and opens nothing that a fork would share.
+Each worker makes its own app and client after the fork. On TERM a worker takes no more requests, answers those it holds
+(waiting ones at once, with the run as it is) and publishes what it has recorded; if it is killed instead, the orchestrator
+publishes it.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (gunicorn is not typed, and its classes are made to be derived from)
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flask import Flask
+from gunicorn import util
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers.gthread import ThreadWorker
+
+from aiki.api.app import ApiOptions, backend_of, create_app
+from aiki.errors import ConfigurationError
+from aiki.settings import Settings
+from aiki.storage import open_store
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BIND: Final = "127.0.0.1:8470"
+MAX_REQUEST: Final = 90.0
+"""Seconds after which a request that is still being read, held or answered is cut off: a slow client must not keep a thread."""
+GRACE: Final = 15
+"""Seconds that requests have to be answered when the server stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How to serve.
+
+    :ivar bind: `host:port`; port 0 is any that is free.
+    :ivar workers: processes; `threads`: requests that each answers at a time.
+    :ivar access_log: log one line a request.
+    """
+
+    bind: str = DEFAULT_BIND
+    workers: int = 2
+    threads: int = 16
+    log_level: str = "info"
+    access_log: bool = False
+
+
+def main(settings: Settings, options: ServerOptions, listening: Callable[[str], None] | None = None) -> int:
+    """Serve until TERM or INT; the exit code. Logging is the caller's to set up.
+
+    :param listening: told the server's URL once it listens, in the master process.
+    :returns: 0 stopped as asked, 1 the schema is not current or the address is taken.
+    :raises ConfigurationError: the address is wrong, or open to others without an API key.
+    :raises StorageUnavailable: the database is away.
+    """
+    host, port, loopback = resolve(options.bind)
+    if not loopback and not settings.api_key:
+        raise ConfigurationError(
+            f"--bind {options.bind}: this address can be reached from other machines, and there is no API key, so anybody "
+            "could run anything; set AIKI_API_KEY (or --api-key), or bind to 127.0.0.1"
+        )
+    try:
+        # Closed again: no connection may live across the forks.
+        open_store(settings).close()
+    except ConfigurationError as error:
+        print(f"aiki-server: {error}", file=sys.stderr)
+        return 1
+    try:
+        _Application(settings, options, host, port, listening).run()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def resolve(bind: str) -> tuple[str, int, bool]:
+    """The IP address and the port of `host:port`, and whether only this machine reaches it; raises `ConfigurationError`."""
+    host, colon, port = bind.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not port.isdecimal() or int(port) > 65535 or not host:
+        raise ConfigurationError(f"--bind {bind}: it must be host:port, such as {DEFAULT_BIND} or 0.0.0.0:8470")
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigurationError(f"--bind {bind}: {host} is no address of this machine: {error}") from None
+    addresses = sorted({str(item[4][0]) for item in found}, key=lambda text: (":" in text, text))
+    # The address that was looked at is the one that is bound: a name may mean another the next time.
+    return addresses[0], int(port), all(ipaddress.ip_address(text.split("%")[0]).is_loopback for text in addresses)
+
+
+class _Application(BaseApplication):
+    """Gunicorn, set up from our options alone: no configuration file, no environment of gunicorn's, no pid file."""
+
+    def __init__(
+        self, settings: Settings, options: ServerOptions, host: str, port: int, listening: Callable[[str], None] | None
+    ) -> None:
+        self._settings = settings
+        self._options = options
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._listening = listening
+        super().__init__()
+
+    def load_config(self) -> None:
+        """See gunicorn."""
+        assert self.cfg is not None, "gunicorn makes it first"
+        for name, value in self._config().items():
+            if name in self.cfg.settings:  # some are younger than the oldest gunicorn that will do
+                self.cfg.set(name, value)
+
+    def _config(self) -> dict[str, Any]:
+        memory = "/dev/shm"  # noqa: S108  (where gunicorn's heartbeat files cannot be held up by a slow disk)
+        return {
+            "bind": self._address,
+            "workers": self._options.workers,
+            "threads": self._options.threads,
+            "worker_class": Worker,
+            "logger_class": _Log,
+            "loglevel": self._options.log_level,
+            "worker_tmp_dir": memory if os.access(memory, os.W_OK) else None,
+            "keepalive": 30,
+            "timeout": 60,
+            "graceful_timeout": GRACE,
+            "control_socket_disable": True,
+            "pidfile": None,
+            "proc_name": "aiki-server",
+            "when_ready": self._ready,
+            "worker_exit": _worker_exit,
+        }
+
+    def _ready(self, arbiter: Any) -> None:
+        url = f"http://{arbiter.LISTENERS[0].sock.getsockname()[0]}:{arbiter.LISTENERS[0].sock.getsockname()[1]}"
+        log.info("listening on %s", url)
+        if self._listening is not None:
+            self._listening(url)
+
+    def load(self) -> Flask:
+        """The app, in the worker."""
+        held = max(1, self._options.threads // 2)
+        return create_app(self._settings, options=ApiOptions(max_held=held, access_log=self._options.access_log))
+
+
+def _worker_exit(_arbiter: Any, worker: Any) -> None:
+    app = getattr(worker, "wsgi", None)
+    if isinstance(app, Flask):
+        backend_of(app).close()
+
+
+class Worker(ThreadWorker):
+    """Gunicorn's worker with threads, which cuts off requests that take too long and lets waiting ones go when it stops."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._busy: dict[Any, float] = {}
+
+    def handle(self, conn: Any) -> Any:
+        """One request, in a thread."""
+        self._busy[conn] = time.monotonic()
+        try:
+            return super().handle(conn)
+        finally:
+            self._busy.pop(conn, None)
+
+    def notify(self) -> None:
+        """Called about every second by the main thread."""
+        super().notify()
+        before = time.monotonic() - MAX_REQUEST
+        for conn, since in list(self._busy.items()):
+            if since < before and self._busy.pop(conn, None) is not None:
+                with contextlib.suppress(OSError):  # it has ended this moment
+                    conn.sock.shutdown(socket.SHUT_RDWR)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """TERM."""
+        self._release()
+        super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """QUIT, INT."""
+        self._release()
+        super().handle_quit(sig, frame)
+
+    def _release(self) -> None:
+        app = getattr(self, "wsgi", None)
+        if isinstance(app, Flask):
+            # By a thread: a signal handler must not take a lock that what it interrupted may hold.
+            threading.Thread(target=backend_of(app).release, daemon=True).start()
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """What is wrong before the app is reached, as a problem like any other."""
+        status, code, detail = 500, "internal", "something went wrong in the server"
+        if isinstance(exc, LimitRequestLine):
+            status, code, detail = 414, "uri_too_long", "the address is too long"
+        elif isinstance(exc, LimitRequestHeaders):
+            status, code, detail = 431, "headers_too_large", "the headers are too large"
+        elif isinstance(exc, ParseException):
+            status, code, detail = 400, "invalid", "this is not HTTP that can be understood"
+        if status == 500:
+            log.error("a request from %s failed (%s)", (addr or ("?",))[0], getattr(req, "method", "-"), exc_info=exc)
+        title = code.replace("_", " ")
+        body = json.dumps({"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code})
+        head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        with contextlib.suppress(OSError):  # the client has gone
+            util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
+
+
+class _Log(Logger):
+    """Gunicorn's log lines, through the process's own logging."""
+
+    def setup(self, cfg: Any) -> None:
+        """See gunicorn."""
+        super().setup(cfg)
+        for handler in list(self.error_log.handlers):
+            self.error_log.removeHandler(handler)
+        self.error_log.propagate = True
+        if self.loglevel == logging.INFO:
+            self.error_log.setLevel(logging.WARNING)  # which process came and went is for `debug`

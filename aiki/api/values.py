@@ -1,0 +1,117 @@
+"""Arguments that come as plain JSON, and payloads shown as JSON.
+
+Raw HTTP may write the codec's tags (`{"$aiki": "datetime", "v": "2026-01-31T12:00:00+00:00"}`). Tagged scalars are decoded and
+encoded again, so that equal arguments have equal payloads however they were written, and a damaged one is told here and not
+by the worker. Classes (enum, dataclass) are not loaded in the server: only their shape is checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from typing import Any, Final
+
+from aiki import codec
+from aiki.codec import JSON, JSON_ZLIB, MAX_DEPTH, TAG, Payload
+from aiki.errors import DecodeError, EncodeError, PayloadTooLarge
+
+SHOWN: Final = 256 * 1024
+"""Payloads up to this many bytes of JSON are shown as values."""
+
+_SCALARS: Final = frozenset(
+    {"int", "float", "bytes", "bytearray", "uuid", "decimal", "datetime", "date", "time", "timedelta", "complex"}
+)
+_SEQUENCES: Final = frozenset({"tuple", "set", "frozenset"})
+_BIG: Final = 2**63
+_dumps = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
+
+def payload_of(args: list[Any], kwargs: dict[str, Any], *, limit: int, name: str) -> Payload:
+    """Encode arguments that came as JSON.
+
+    :raises EncodeError: a tag is unknown or damaged, or it is nested too deeply; the message names the place.
+    :raises PayloadTooLarge: over `limit` bytes.
+    """
+    text = _dumps([[_canonical(item, f"args[{i}]", 1) for i, item in enumerate(args)], _canonical_items(kwargs, "kwargs", 1)])
+    if len(text) > limit:
+        raise PayloadTooLarge(f"the arguments of {name} are {len(text):,} bytes encoded, over the server's limit of {limit:,}")
+    return Payload(JSON, text)
+
+
+def _canonical(plain: Any, place: str, depth: int) -> Any:
+    kind = type(plain)
+    if kind is int and not -_BIG <= plain < _BIG:
+        return {TAG: "int", "v": hex(plain)}
+    if kind is not list and kind is not dict:
+        return plain
+    if depth > MAX_DEPTH:
+        raise EncodeError(f"{place[:200]}: it is nested deeper than {MAX_DEPTH} levels")
+    if kind is list:
+        return [_canonical(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(plain)]
+    if TAG not in plain:
+        return _canonical_items(plain, place, depth)
+    return _canonical_tag(plain, place, depth)
+
+
+def _canonical_items(plain: dict[str, Any], place: str, depth: int) -> dict[str, Any]:
+    return {key: _canonical(item, f"{place}.{key}", depth + 1) for key, item in plain.items()}
+
+
+def _canonical_tag(plain: dict[str, Any], place: str, depth: int) -> Any:
+    tag, value = plain[TAG], plain.get("v")
+    if not isinstance(tag, str):
+        raise EncodeError(f"{place[:200]}: {TAG} must name a tag")
+    if tag in ("enum", "dataclass"):
+        return _canonical_class(plain, tag, value, place, depth)
+    if set(plain) != {TAG, "v"}:
+        raise EncodeError(f'{place[:200]}: a tagged value is {{"{TAG}": "{tag[:20]}", "v": …}} and nothing else')
+    if tag in _SCALARS:
+        return _scalar(plain, tag, place)
+    if tag in _SEQUENCES and isinstance(value, list):
+        items = [_canonical(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value)]
+        return {TAG: tag, "v": items if tag == "tuple" else sorted(items, key=_dumps)}
+    if tag == "dict" and isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        pairs = [[_canonical(part, f"{place}{{{i}}}", depth + 1) for part in pair] for i, pair in enumerate(value)]
+        return {TAG: tag, "v": pairs}
+    raise EncodeError(f"{place[:200]}: there is no tag {tag[:40]!r}, or its value is not of the right shape")
+
+
+def _canonical_class(plain: dict[str, Any], tag: str, value: Any, place: str, depth: int) -> dict[str, Any]:
+    right = isinstance(value, str) if tag == "enum" else isinstance(value, dict)
+    if set(plain) != {TAG, "t", "v"} or not isinstance(plain["t"], str) or not right:
+        raise EncodeError(f'{place[:200]}: a tagged {tag} is {{"{TAG}": "{tag}", "t": "module:Class", "v": …}}')
+    fields = value if tag == "enum" else _canonical_items(value, place, depth)
+    return {TAG: tag, "t": plain["t"], "v": fields}
+
+
+def _scalar(plain: dict[str, Any], tag: str, place: str) -> Any:
+    try:
+        value = codec.decode(Payload(JSON, _dumps(plain)), what=place[:200])
+        return json.loads(codec.encode(value).text)
+    except (DecodeError, LookupError, AttributeError, ValueError, TypeError) as error:
+        raise EncodeError(f"{place[:200]}: its value is no {tag}: {str(error)[:200]}") from None
+
+
+# ---------------------------------------------------------------- showing
+def readable(payload: Payload | None) -> tuple[bool, Any]:
+    """Whether the payload can be shown as JSON, and the JSON (with the codec's tags). No payload is shown as null."""
+    if payload is None:
+        return True, None
+    try:
+        text = _json_text(payload)
+        return (False, None) if text is None else (True, json.loads(text))
+    except (ValueError, RecursionError, zlib.error):
+        return False, None
+
+
+def _json_text(payload: Payload) -> str | None:
+    if len(payload.text) > SHOWN:
+        return None
+    if payload.encoding == JSON:
+        return payload.text
+    if payload.encoding != JSON_ZLIB:
+        return None
+    inflate = zlib.decompressobj()
+    raw = inflate.decompress(base64.b64decode(payload.text, validate=True), SHOWN)
+    return raw.decode("ascii") if inflate.eof else None

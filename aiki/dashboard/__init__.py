@@ -1,0 +1,1 @@
+"""The web dashboard, served beside the HTTP API. Empty as yet."""
