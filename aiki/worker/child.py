@@ -31,7 +31,7 @@ from aiki.worker.inbox import Inbox, Job
 from aiki.worker.keeper import Keeper
 from aiki.worker.ledger import FLUSH_BYTES, Ledger
 from aiki.worker.options import Options
-from aiki.worker.process import heed_not, rss_kib
+from aiki.worker.process import default_in_copies, heed_not, rss_kib
 from aiki.worker.registry import Registry
 from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Revocations, Shared
 
@@ -49,6 +49,8 @@ LEAVE_SECONDS: Final = 30.0
 MEMORY_SECONDS: Final = 0.02
 START_PREFETCH: Final = 2
 SHORT_MS: Final = 5
+FAIR_MS: Final = 100
+"""A child prefetches about this much work, and with tasks that are not short, no more than it needs."""
 SHORT_STREAK: Final = 5
 
 
@@ -104,7 +106,7 @@ class Child:
     def run(self) -> int:
         """Work until the worker drains or this child is to be replaced; returns the exit code."""
         self._install_handlers()
-        os.register_at_fork(after_in_child=_forget_handlers)
+        default_in_copies(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         with self._lock:
             self._keeper.start()
             self._slot.ready = True
@@ -315,8 +317,9 @@ class Child:
                 self._wanted_prefetch = self._options.prefetch
         else:
             self._streak = 0
-            if took >= SLOW_SECONDS * 1000:
-                self._wanted_prefetch = 1
+            self._wanted_prefetch = min(self._wanted_prefetch, max(1, FAIR_MS // took))
+            if self._inbox.jobs and self._another_is_idle():
+                self._inbox.give_back()
         self._executed += 1
         if self._executed == self._options.max_tasks:
             _log.info("leaving after %d tasks", self._executed)
@@ -391,12 +394,6 @@ class Child:
             body = {"p": said[0], "m": said[1]}
             dispatch = job.dispatch
             self._ledger.add(dispatch.partition, Report(messages.PROGRESS, dispatch.run_id, dispatch.epoch, body), None)
-
-
-def _forget_handlers() -> None:
-    """In a copy that user code forked: be a plain process, which dies when it is told to."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def prepare_standard_streams() -> None:
