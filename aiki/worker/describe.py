@@ -64,9 +64,21 @@ def traceback_of(error: BaseException) -> str:
 
 
 def _user_frames(frames: TracebackType | None) -> TracebackType | None:
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OURS):
+    """The frames without ours at the beginning (the executor) and at the end (the signal handler)."""
+    while frames is not None and _is_ours(frames):
         frames = frames.tb_next
+    last, frame = frames, frames
+    while frame is not None:
+        if not _is_ours(frame):
+            last = frame
+        frame = frame.tb_next
+    if last is not None:
+        last.tb_next = None
     return frames
+
+
+def _is_ours(frame: TracebackType) -> bool:
+    return frame.tb_frame.f_code.co_filename.startswith(_OURS)
 
 
 def _clean(text: str, limit: int) -> str:

@@ -19,7 +19,7 @@ from aiki.codec import Payload, decode, encode
 from aiki.context import CurrentRun, set_current_run
 from aiki.errors import ConfigurationError, DecodeError, PayloadError, RetryLater, SoftTimeLimitExceeded, TimeLimitExceeded
 from aiki.messages import Dispatch, Report
-from aiki.retry import RetryPolicy
+from aiki.retry import MAX_DELAY, RetryPolicy
 from aiki.settings import Settings
 from aiki.worker.describe import describe
 from aiki.worker.gate import CANCEL, SOFT, Gate
@@ -188,7 +188,7 @@ class Executor:
         if attempt.final:
             return messages.FAILED
         if isinstance(error, RetryLater):
-            body["delay"], body["asked"], body["outcome"] = error.seconds, 1, "retried"
+            body["delay"], body["asked"], body["outcome"] = _seconds(error), 1, "retried"
             return messages.RETRY
         try:
             delay = attempt.policy().next_delay(error, attempt.dispatch.attempt)
@@ -201,6 +201,14 @@ class Executor:
         if body["outcome"] == "failed":
             body["outcome"] = "retried"
         return messages.RETRY
+
+
+def _seconds(error: RetryLater) -> float:
+    """When `error` asks to run again. A subclass may not have called our `__init__`."""
+    asked = getattr(error, "seconds", 0.0)
+    if type(asked) not in (int, float) or not asked > 0:
+        return 0.0
+    return MAX_DELAY if asked > MAX_DELAY else float(asked)
 
 
 async def _cancel_leftovers() -> None:

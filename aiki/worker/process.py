@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -39,6 +40,27 @@ def rss_kib(pid: int) -> int:
 
 def heed_not(_number: int, _frame: FrameType | None) -> None:
     """A signal handler that does nothing. Unlike SIG_IGN it is not inherited by programs that are started."""
+
+
+def default_in_copies(*numbers: signal.Signals) -> None:
+    """Have the copies that this process forks from now on be plain ones, which die of these signals.
+
+    They are blocked meanwhile: one that arrives between the fork and the change of its handler would be lost.
+    """
+    masks = threading.local()
+
+    def block() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def forget() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=forget)
 
 
 class Death(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -138,7 +139,9 @@ def find_app(spec: str) -> App:
 
 
 def _is_app(value: object) -> bool:
-    if isinstance(value, type | ModuleType):
+    # Looked up statically first: a module may hold lazy proxies, which act when they are touched.
+    missing = object()
+    if isinstance(value, type | ModuleType) or inspect.getattr_static(value, "definitions", missing) is missing:
         return False
     return isinstance(getattr(value, "definitions", None), Mapping) and isinstance(getattr(value, "settings", None), Settings)
 

@@ -162,6 +162,10 @@ class Orchestrator:
         assert beat is not None
         return beat
 
+    def beat_of(self, worker: str, kind: str) -> Heartbeat:
+        """Wait for such a heartbeat of that worker, whenever it came."""
+        return wait_until(lambda: next((b for b in list(self.beats) if b.worker == worker and b.kind == kind), None))
+
 
 def make(name: str, *args: Any, epoch: int = 1, partition: int = 0, attempt: int = 1, **options: Any) -> Dispatch:
     """A dispatch with positional arguments (JSON data); further keywords are dispatch options."""

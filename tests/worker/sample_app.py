@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import collections
 import dataclasses
 import inspect
+import itertools
 import multiprocessing
 import os
 import signal
@@ -254,9 +255,9 @@ def stubborn(path: str) -> None:
 
 
 @app.task()
-def hold_gil(seconds: int) -> None:
-    """Sleeps in C without letting the interpreter go."""
-    ctypes.PyDLL(None).sleep(seconds)
+def hold_gil() -> None:
+    """Stays in C for ever, without letting the interpreter go or looking at signals."""
+    collections.deque(itertools.repeat(None), maxlen=0)
 
 
 @app.task()

@@ -1,0 +1,171 @@
+"""Deaths and ends: of children, of the supervisor, of the worker as asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from aiki import messages
+from tests.waiting import wait_until
+from tests.worker.conftest import Place, StartWorker
+from tests.worker.harness import Orchestrator, alive, make
+
+
+def test_a_killed_child_is_named_and_only_the_executing_run_is_charged(
+    place: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path
+) -> None:
+    worker = start("-c", "1")
+    release = tmp_path / "release"
+    first = make("touch_and_wait", str(tmp_path / "pid"), str(release))
+    rest = [make("append", str(tmp_path / "ran"), str(number)) for number in range(5)]
+    orchestrator.dispatch(first, *rest)
+    wait_until(lambda: (tmp_path / "pid").exists(), what="the first to run")
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    killed = time.monotonic()
+    got = orchestrator.report(first)
+    assert (got.kind, got.body["signal"]) == (messages.CRASHED, "SIGKILL")
+    assert "oom" not in got.body
+    ended = orchestrator.ended(rest)
+    assert {item.kind for item in ended.values()} == {messages.INQUIRE}, "merely prefetched: asked about, not charged"
+    assert max(item.at for item in ended.values()) - killed < 4
+    assert len([item for item in orchestrator.reports if item.kind == messages.CRASHED]) == 1
+    assert orchestrator.report(orchestrator.run("noop")).kind == messages.COMPLETED
+    assert "died: SIGKILL; it was executing run" in worker.log
+
+
+def test_the_slot_of_a_dead_child_is_back_at_once(embedded: Place, orchestrator: Orchestrator, start: StartWorker) -> None:
+    start("-c", "1")
+    for _ in range(5):
+        crash = orchestrator.run("kill_self")
+        after = orchestrator.run("noop")
+        dead = orchestrator.report(crash)
+        got = orchestrator.report(after)
+        assert got.at - dead.at < 2.0
+        assert got.executor != dead.executor
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "expected"),
+    [
+        ("exit_process", 3, {"exit": 3}),
+        ("exit_process", 0, {"exit": 0}),
+        ("kill_self", int(signal.SIGSEGV), {"signal": "SIGSEGV"}),
+    ],
+)
+def test_exit_codes_and_signals_are_named(
+    embedded: Place, orchestrator: Orchestrator, start: StartWorker, name: str, argument: int, expected: dict[str, object]
+) -> None:
+    start("-c", "1")
+    got = orchestrator.report(orchestrator.run(name, argument))
+    assert got.kind == messages.CRASHED
+    assert {key: got.body.get(key) for key in expected} == expected
+
+
+def test_an_idle_child_that_is_killed_charges_nobody(embedded: Place, orchestrator: Orchestrator, start: StartWorker) -> None:
+    start("-c", "1")
+    pid = orchestrator.result(orchestrator.run("who"))["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert orchestrator.result(orchestrator.run("who"))["pid"] != pid
+    assert not [item for item in orchestrator.reports if item.kind == messages.CRASHED]
+
+
+def test_children_and_link_die_with_the_supervisor(
+    embedded: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path
+) -> None:
+    worker = start("-c", "2")
+    orchestrator.run("touch_and_wait", str(tmp_path / "pid"), str(tmp_path / "never"))
+    wait_until(lambda: (tmp_path / "pid").exists(), what="the task to run")
+    family = worker.family
+    assert len(family) == 3
+    worker.process.kill()
+    worker.wait()
+    wait_until(lambda: not any(alive(pid) for pid in family), 5, "the family to be gone")
+
+
+def test_warm_stop_finishes_what_runs_and_gives_back_the_rest(
+    place: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path
+) -> None:
+    worker = start("-c", "1")
+    release = tmp_path / "release"
+    first = make("touch_and_wait", str(tmp_path / "pid"), str(release))
+    rest = [make("append", str(tmp_path / "ran"), str(number)) for number in range(5)]
+    orchestrator.dispatch(first, *rest)
+    orchestrator.dispatch(make("append", str(tmp_path / "ran"), "5"))
+    wait_until(lambda: (tmp_path / "pid").exists(), what="the first to run")
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: orchestrator.depth() == 6, what="the rest to be given back while the first runs")
+    assert worker.process.poll() is None
+    release.touch()
+    assert worker.wait() == 0
+    assert orchestrator.report(first).kind == messages.COMPLETED
+    assert orchestrator.beats[-1].kind == messages.BYE
+    assert orchestrator.depth() == 6
+    start("-c", "1")
+    wait_until(lambda: (tmp_path / "ran").exists() and len((tmp_path / "ran").read_text().split()) == 6)
+    assert not [item for item in orchestrator.reports if item.kind == messages.INQUIRE], "fresh copies, not redelivered ones"
+
+
+def test_an_idle_worker_stops_at_once(place: Place, orchestrator: Orchestrator, start: StartWorker) -> None:
+    worker = start("-c", "2")
+    orchestrator.beat(messages.HELLO)
+    orchestrator.report(orchestrator.run("noop"))
+    began = time.monotonic()
+    worker.signal(signal.SIGINT)
+    assert worker.wait() == 0
+    assert time.monotonic() - began < 3
+    wait_until(lambda: orchestrator.beats[-1].kind == messages.BYE, what="bye")
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]])
+def test_cold_stop_returns_what_ran_uncharged(
+    place: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path, signals: list[int]
+) -> None:
+    worker = start("-c", "2")
+    runs = [orchestrator.run("touch_and_wait", str(tmp_path / f"pid{n}"), str(tmp_path / "never")) for n in range(2)]
+    wait_until(lambda: all((tmp_path / f"pid{n}").exists() for n in range(2)), what="both to run")
+    for number in signals:
+        worker.signal(number)
+        if len(signals) > 1:
+            wait_until(lambda: "stopping" in worker.log, what="the signal to be heard")
+    assert worker.wait() == 3
+    for run in runs:
+        assert orchestrator.report(run).kind == messages.RETURNED
+    wait_until(lambda: orchestrator.beats[-1].kind == messages.BYE, what="bye")
+    assert not orchestrator.beats[-1].held
+
+
+def test_term_to_the_whole_group_is_a_warm_stop(
+    embedded: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path
+) -> None:
+    worker = start("-c", "1")
+    run = orchestrator.run("touch_and_wait", str(tmp_path / "pid"), str(tmp_path / "release"))
+    wait_until(lambda: (tmp_path / "pid").exists(), what="the task to run")
+    for pid in [worker.process.pid, *worker.family]:
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: "stopping" in worker.log, what="the signal to be heard")
+    (tmp_path / "release").touch()
+    assert worker.wait() == 0
+    assert orchestrator.report(run).kind == messages.COMPLETED
+
+
+def test_a_child_is_replaced_after_so_many_tasks(place: Place, orchestrator: Orchestrator, start: StartWorker) -> None:
+    start("-c", "1", "--max-tasks-per-child", "3")
+    runs = [make("who") for _ in range(10)]
+    orchestrator.dispatch(*runs)
+    pids = [orchestrator.result(run)["pid"] for run in runs]
+    assert sorted(pids.count(pid) for pid in set(pids)) == [1, 3, 3, 3]
+    assert {item.kind for item in orchestrator.reports} == {messages.COMPLETED}
+
+
+def test_a_child_that_has_grown_is_replaced(embedded: Place, orchestrator: Orchestrator, start: StartWorker) -> None:
+    start("-c", "1", "--max-memory-per-child", "100000")
+    small = orchestrator.result(orchestrator.run("grow", 1000))
+    assert orchestrator.result(orchestrator.run("grow", 1000)) == small
+    assert orchestrator.result(orchestrator.run("grow", 90_000)) == small
+    wait_until(lambda: not alive(small), 10, "the child to leave")
+    assert orchestrator.result(orchestrator.run("grow", 1000)) != small
+    assert not [item for item in orchestrator.reports if item.kind == messages.CRASHED]
