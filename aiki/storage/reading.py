@@ -14,6 +14,9 @@ from aiki.states import TERMINAL, State
 from aiki.storage.database import Database
 from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload_of, run_view
 
+_VIEW_COLUMNS_OF_R = ", ".join(f"r.{column}" for column in VIEW_COLUMNS.split(", "))
+_WORKER_AT = VIEW_COLUMNS.split(", ").index("worker")
+
 
 class Reading:
     """Looking at runs."""
@@ -32,12 +35,14 @@ class Reading:
     def _get(self, connection: sa.Connection, raw: bytes) -> RunView | None:
         row = self.db.execute(
             connection,
-            f"SELECT {VIEW_COLUMNS} FROM runs WHERE namespace = ? AND id = ?",
+            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name FROM runs r LEFT JOIN workers w ON w.namespace = r.namespace AND w.id = r.worker "
+            "WHERE r.namespace = ? AND r.id = ?",
             (self.namespace, raw),
         ).fetchone()
         if row is None:
             return None
-        return run_view(row, self._worker_names(connection, [row[11]]))
+        *values, worker_name = row
+        return run_view(values, {bytes(row[_WORKER_AT]): worker_name} if worker_name else None)
 
     def _worker_names(self, connection: sa.Connection, raws: Sequence[bytes | None]) -> dict[bytes, str]:
         wanted = sorted({bytes(raw) for raw in raws if raw is not None})
@@ -66,12 +71,10 @@ class Reading:
                     connection, "SELECT role, encoding, data FROM payloads WHERE namespace = ? AND run_id = ?", key
                 )
             }
-            attempts = [
-                attempt_of(row)
-                for row in self.db.execute(
-                    connection, f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE namespace = ? AND run_id = ? ORDER BY epoch", key
-                )
-            ]
+            attempts = []
+            if view.state is not State.COMPLETED or view.attempt > 1 or view.crashes:
+                sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE namespace = ? AND run_id = ? ORDER BY epoch"
+                attempts = [attempt_of(row) for row in self.db.execute(connection, sql, key)]
             traceback = attempts[-1].traceback if attempts and view.state in (State.FAILED, State.DEAD) else ""
             return RunDetail(view, payloads.get("input"), payloads.get("result"), traceback, attempts)
 
@@ -119,7 +122,7 @@ class Reading:
                     (*parameters, state.value) if state else parameters,
                 ).fetchall()
             rows = heapq.nlargest(limit + 1, found, key=lambda row: bytes(row[0]))
-            names = self._worker_names(connection, [row[11] for row in rows[:limit]])
+            names = self._worker_names(connection, [row[_WORKER_AT] for row in rows[:limit]])
             views = [run_view(row, names) for row in rows[:limit]]
             return Page(views, views[-1].id if len(rows) > limit else None)
 
