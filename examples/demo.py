@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import shop
 
@@ -79,10 +79,10 @@ def check_alive(started: dict[str, subprocess.Popen[bytes]]) -> None:
 
 
 # ---------------------------------------------------------------- the story
-def enqueue(orders: int) -> dict[str, Handle[object]]:
+def enqueue(orders: int) -> dict[str, Handle[Any]]:
     """All runs of so many orders, by id."""
     ids = [f"o-{number}" for number in range(1, orders + 1)]
-    handles: list[Handle[object]] = []
+    handles: list[Handle[Any]] = []
     handles += shop.charge.enqueue_many((order, 990 + 10 * index) for index, order in enumerate(ids))
     handles += shop.render_invoice.enqueue_many((order, 990 + 10 * index) for index, order in enumerate(ids))
     handles += shop.send_mail.enqueue_many((order, "Your order") for order in ids)
@@ -130,7 +130,7 @@ def kill_one(poster: Handle[str], progress: Progress, alive: Callable[[], None])
     return pid
 
 
-def wait_for_all(handles: dict[str, Handle[object]], progress: Progress, alive: Callable[[], None]) -> None:
+def wait_for_all(handles: dict[str, Handle[Any]], progress: Progress, alive: Callable[[], None]) -> None:
     """Wait until every run has ended."""
 
     def ended() -> bool | None:
@@ -203,7 +203,7 @@ def print_table(details: list[RunDetail], attempts: dict[str, int]) -> None:
 
 
 # ---------------------------------------------------------------- the account
-def verify(handles: dict[str, Handle[object]], details: list[RunDetail], poster: str, orders: int) -> dict[str, int]:
+def verify(handles: dict[str, Handle[Any]], details: list[RunDetail], poster: str, orders: int) -> dict[str, int]:
     """Hold what came out against what must; the attempts of each name. Raises `DemoFailed`."""
     found = {detail.run.id for detail in details}
     if found != set(handles):
@@ -237,7 +237,7 @@ def run(orders: int, directory: Path) -> None:
             check_alive(started)
 
         poster = shop.resize_image.enqueue(POSTER, 2.0)
-        handles: dict[str, Handle[object]] = {poster.id: poster, **enqueue(orders)}
+        handles: dict[str, Handle[Any]] = {poster.id: poster, **enqueue(orders)}
         progress.done(f"{len(handles)} runs of {orders} orders are enqueued; an orchestrator and a worker of 4 processes start")
         pid = kill_one(poster, progress, alive)
         progress.done(f"process {pid} was killed with SIGKILL while it resized {POSTER}")

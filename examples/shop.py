@@ -32,7 +32,7 @@ class RefundRefused(Exception):
 
 def number_of(order_id: str) -> int:
     """The number in an order id such as `o-17`."""
-    return int(order_id.removeprefix("o-"))
+    return int(order_id.rpartition("-")[2])
 
 
 def hiccups_of(order_id: str) -> int:

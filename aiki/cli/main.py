@@ -105,17 +105,22 @@ def server_main() -> None:
 
 def run(command: click.Command | None, program: str, name: str = "") -> None:
     """Run a command and exit. Our own errors are one message, without a traceback."""
-    parent = os.environ.pop(PARENT_VARIABLE, "")
-    if parent:
-        from aiki.worker.process import die_with_parent
-
-        die_with_parent(int(parent))
+    heed_parent()
     try:
         (command or load(name))(prog_name=program)
     except AikiError as error:
         sys.stdout.flush()
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(exit_code(error))
+
+
+def heed_parent() -> None:
+    """Die with the process that `PARENT_VARIABLE` names, if it is there; programs started from here do not inherit that."""
+    parent = os.environ.pop(PARENT_VARIABLE, "")
+    if parent:
+        from aiki.worker.process import die_with_parent
+
+        die_with_parent(int(parent))
 
 
 def exit_code(error: AikiError) -> int:
