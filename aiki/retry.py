@@ -146,7 +146,8 @@ class RetryPolicy:
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> RetryPolicy:
         """Read what `to_wire` wrote; raises `ConfigurationError` for anything else."""
+        given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+            return cls(**given)
         except TypeError as error:
             raise ConfigurationError(f"not a retry policy: {dict(data)!r} ({error})") from None
