@@ -60,15 +60,15 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.WAITING, State.PAUSED, State.STALLED}) | _ENDS,
     State.RUNNING: frozenset({State.QUEUED, State.WAITING, State.PAUSED}) | _ENDS,
     State.WAITING: frozenset({State.QUEUED, State.RUNNING, State.PAUSED, State.STALLED}) | _ENDS,
-    State.PAUSED: frozenset({State.QUEUED, State.SCHEDULED, State.WAITING, State.CANCELLED, State.FAILED}),
-    State.STALLED: frozenset({State.QUEUED, State.PAUSED, State.CANCELLED, State.FAILED}),
+    State.PAUSED: frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING, State.WAITING, State.STALLED}) | _ENDS,
+    State.STALLED: frozenset({State.QUEUED, State.RUNNING, State.WAITING, State.PAUSED}) | _ENDS,
     State.COMPLETED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
     State.DEAD: frozenset(),
 }
-"""What the orchestrator may do on its own. Queued and waiting runs may end without having been seen running:
-a short task's first and only report is its result."""
+"""What the orchestrator may do on its own. A run may end without having been seen running: a short task's first and only
+report is its result, and a copy of the dispatch may be executing while the run is parked or paused."""
 
 OPERATOR_TRANSITIONS: dict[State, frozenset[State]] = {
     State.FAILED: frozenset({State.QUEUED}),

@@ -115,7 +115,7 @@ def _progress(row: RunRow, report: Report, rules: Rules, effects: Effects, outco
     row.state = State.RUNNING.value
     row.started_at = row.started_at or rules.now
     row.progress = min(1.0, max(0.0, float(fraction))) if isinstance(fraction, (int, float)) else None
-    row.progress_message = str(report.body.get("m", ""))[:255] or None
+    row.progress_message = _text(report, "m", 255) or None
 
 
 def _completed(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
@@ -245,6 +245,8 @@ def _go_again(row: RunRow, effects: Effects, now: int, delay: float, waiting_on:
 
 def _park(row: RunRow, rules: Rules, effects: Effects, outcome: Outcome) -> None:
     """This worker lacks the definition: wait for one that has it, or try again if one lives already."""
+    if row.executor is not None or row.state not in (State.QUEUED, State.STALLED):
+        return
     if (row.name, row.version) in rules.known:
         effects.deliver(row, rules.now + UNKNOWN_RETRY)
         return
@@ -299,14 +301,19 @@ def _ms(report: Report) -> int:
 
 
 def _error(report: Report) -> tuple[str, str]:
-    return str(report.body.get("type", "Error"))[:255], str(report.body.get("message", ""))[:MAX_MESSAGE]
+    return _text(report, "type", 255) or "Error", _text(report, "message", MAX_MESSAGE)
+
+
+def _text(report: Report, key: str, limit: int) -> str:
+    """A text of a report's body, such that every database takes it: lone surrogates cannot be stored."""
+    return str(report.body.get(key) or "").encode("utf-8", "backslashreplace").decode("utf-8")[:limit]
 
 
 def crash_text(report: Report) -> str:
     """A crash report in words: which signal or exit code ended the process."""
     body = report.body
     if body.get("message"):
-        return str(body["message"])[:MAX_MESSAGE]
+        return _text(report, "message", MAX_MESSAGE)
     if body.get("signal"):
         return f"the process that executed it was killed by {body['signal']}" + (" (out of memory)" if body.get("oom") else "")
     if body.get("exit") is not None:
@@ -336,7 +343,7 @@ def _attempt(
         str(outcome)[:16],
         kind[:255],
         text[:MAX_MESSAGE],
-        str(body.get("tb", ""))[:MAX_TRACEBACK] if traceback is None else traceback,
+        _text(report, "tb", MAX_TRACEBACK) if traceback is None else traceback,
         name,
         str(body["signal"])[:16] if body.get("signal") else None,
         exit_code if isinstance(exit_code, int) else None,

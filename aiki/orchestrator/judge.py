@@ -2,8 +2,10 @@
 
 An inquiry came through the report queue, so behind every report that was confirmed before it. The judge asks all live workers
 (`ASK`): each first promises never to begin these epochs, then says which it holds. So once all have answered or are lost, and
-none holds the run, nobody executes it and nobody will: it can be dispatched anew without starting twice. The message that
-brought the inquiry stays unacked until then; should this process die, the broker gives it to the next.
+none holds the run, nobody executes it and nobody will. But somebody may have: a report confirmed after the inquiry and before
+the answer is no more held, and not yet applied. So the judge then sends a `SYNC` down each report partition that brought an
+inquiry; when it comes back, all such reports have been applied, and what is still open can be dispatched anew without starting
+twice. The message that brought the inquiry stays unacked until then; should this process die, the broker gives it to the next.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass, field
 from aiki.broker import Delivery
 from aiki.messages import Held, RunKey
 
+MAX_RUNS = 1000
+"""Runs a round: one control message asks for all of them, so that one answer is the whole answer."""
 ASK_AGAIN = 2.0
 """Seconds after which workers that have not answered are asked once more (control messages are not confirmed)."""
 
@@ -36,13 +40,22 @@ class Inquiry:
 
 @dataclass(slots=True)
 class Round:
-    """Inquiries that were asked together, and the workers that have not answered."""
+    """Inquiries that were asked together, the workers that have not answered, the partitions that have not been synced.
+
+    `syncing` is None until everybody has answered.
+    """
 
     nonce: int
     namespace: str
     open: dict[RunKey, Inquiry]
     waiting: set[str]
     asked: float
+    syncing: set[int] | None = None
+
+    @property
+    def partitions(self) -> set[int]:
+        """The report partitions that brought the open inquiries."""
+        return {int(c.delivery.source.key) for inquiry in self.open.values() for c in inquiry.carriers}
 
 
 @dataclass(slots=True)
@@ -88,10 +101,13 @@ class Judge:
         """Begin a round for what was received since the last; the caller broadcasts each. `live`: workers by namespace."""
         rounds = []
         for namespace, inquiries in self._pending.items():
-            self._nonce += 1
-            round_ = Round(self._nonce, namespace, inquiries, set(live.get(namespace, set())), now)
-            self._rounds[round_.nonce] = round_
-            rounds.append(round_)
+            items = list(inquiries.items())
+            for start in range(0, len(items), MAX_RUNS):
+                self._nonce += 1
+                part = dict(items[start : start + MAX_RUNS])
+                round_ = Round(self._nonce, namespace, part, set(live.get(namespace, set())), now)
+                self._rounds[round_.nonce] = round_
+                rounds.append(round_)
         self._pending = {}
         return rounds
 
@@ -122,9 +138,22 @@ class Judge:
         for round_ in self._rounds.values():
             round_.waiting.discard(worker)
 
+    def answered(self) -> list[Round]:
+        """Rounds that everybody has answered by now; the caller sends a `SYNC` to each partition of theirs."""
+        done = [r for r in self._rounds.values() if not r.waiting and r.syncing is None]
+        for round_ in done:
+            round_.syncing = round_.partitions
+        return done
+
+    def synced(self, nonce: int, partition: int) -> None:
+        """A `SYNC` came back: what was reported before it is applied before `settled` is asked."""
+        round_ = self._rounds.get(nonce)
+        if round_ is not None and round_.syncing is not None:
+            round_.syncing.discard(partition)
+
     def settled(self) -> list[Verdict]:
-        """Rounds that everybody has answered: what is left in them is held by nobody."""
-        done = [r for r in self._rounds.values() if not r.waiting]
+        """Rounds that are answered and synced: what is left in them is held by nobody, and was ended by nobody."""
+        done = [r for r in self._rounds.values() if r.syncing is not None and not r.syncing]
         out = []
         for round_ in done:
             del self._rounds[round_.nonce]

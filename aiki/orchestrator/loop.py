@@ -20,7 +20,7 @@ from aiki import messages as m
 from aiki.broker import DEAD, HEARTBEAT, Broker, Delivery, Kind, Session, reports
 from aiki.clock import SECOND
 from aiki.errors import AikiError, BrokerUnavailable, MessageError, StorageUnavailable
-from aiki.messages import Heartbeat, ReportList, RunKey
+from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.inbound import Inbound, Item, items_of
@@ -40,6 +40,8 @@ REPORT_PREFETCH = 250
 SWEEP_EVERY = 0.1
 RECONCILE_EVERY = 5.0
 MAX_IN_FLIGHT = 2000
+IDLE_LIMIT = 8
+"""Seconds after which the database ends a session of ours that says nothing: a stopped orchestrator frees its locks."""
 
 
 class Orchestrator:
@@ -203,6 +205,8 @@ class Orchestrator:
         for report in message.reports:
             if report.kind == m.MARKER:
                 self._store.save_marker(message.namespace, str(report.body.get("q", "")), taken_at=report.epoch)
+            elif report.kind == m.SYNC:
+                self._judge.synced(report.epoch, int(delivery.source.key))
             elif report.kind not in core.RUN_REPORTS:
                 body = json.dumps(report).encode()
                 self._store.save_dead_letter(
@@ -273,6 +277,10 @@ class Orchestrator:
         # Until a lease of listening has passed, workers on record that were not heard count as live (`Live.know`).
         for round_ in [*self._judge.ask(live, now), *self._judge.ask_again(now)]:
             self._ask(round_)
+        for round_ in self._judge.answered():
+            body = ReportList(round_.namespace, "", "", [Report(m.SYNC, "", round_.nonce, {})]).encode()
+            for partition in round_.partitions:
+                self._taken.send(reports(partition), body)
         for verdict in self._judge.settled():
             self._release(verdict)
 
@@ -395,7 +403,7 @@ def main(settings: Settings, stop: threading.Event) -> int:
     from aiki.storage import open_store
 
     try:
-        store = open_store(settings, idle_limit=20)
+        store = open_store(settings, idle_limit=IDLE_LIMIT)
         broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
     except AikiError as error:
         logger.error("%s", error)

@@ -264,7 +264,7 @@ def _mysql_engine(url: sa.URL, timeout: float, idle_limit: int, pool_size: int) 
         pool_size=pool_size,
         max_overflow=24,
         pool_timeout=timeout,
-        pool_recycle=max(10, idle_limit - 10),
+        pool_recycle=max(2, idle_limit - 5),
         # Transactions here always commit or roll back themselves; a further ROLLBACK would be one more round trip each.
         pool_reset_on_return=None,
         hide_parameters=True,  # payloads never reach a log through an error
