@@ -10,11 +10,11 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-from aiki import Aiki
+from aiki import Aiki, ids
 from aiki.settings import Settings
 from aiki.states import State
 from aiki.storage import Store, open_store, upgrade
@@ -105,6 +105,18 @@ class Worker(Process):
             except OSError:
                 continue
         return found
+
+
+class RecordedAttempt(NamedTuple):
+    """A row of the attempts, as far as tests look at it."""
+
+    run_id: str
+    number: int
+    epoch: int
+    outcome: str
+    error_message: str
+    signal: str | None
+    exit_code: int | None
 
 
 class System:
@@ -216,6 +228,21 @@ class System:
         """How often each task was begun, by the ledger."""
         return Counter(what for kind, what, _, _ in self.marks() if kind == "start")
 
+    def rows(self, sql: str, *parameters: object) -> list[Any]:
+        """What a SELECT on the system's database finds; `?` stands for a parameter."""
+        db = self.store.db
+        return db.read(lambda connection: list(db.execute(connection, sql, parameters).fetchall()))
+
+    def attempts(self) -> list[RecordedAttempt]:
+        """All recorded attempts, oldest first."""
+        columns = ", ".join(RecordedAttempt._fields[1:])
+        sql = f"SELECT run_id, {columns.replace('signal', 'signal_name')} FROM attempts ORDER BY finished_at, run_id, number"
+        return [RecordedAttempt(ids.to_text(bytes(row[0])), *row[1:]) for row in self.rows(sql)]
+
+    def result_count(self) -> int:
+        """How many results are recorded."""
+        return int(self.rows("SELECT COUNT(*) FROM payloads WHERE role = 'result'")[0][0])
+
     def tails(self, size: int = 1500) -> str:
         return "\n".join(f"--- {p.name}\n{p.log[-size:]}" for p in self.processes)
 
@@ -225,5 +252,3 @@ class System:
         for process in reversed(self.processes):
             process.close()
         self.store.close()
-
-
