@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from aiki import Aiki, RetryPolicy, current_run
 
@@ -100,3 +102,121 @@ def slow_retry(i: int) -> int:
 @app.task
 def big(size: int) -> str:
     return "x" * size
+
+
+# ---------------------------------------------------------------- tasks that are hard to stop
+@app.task
+async def async_nap(i: int, seconds: float) -> int:
+    mark("start", i)
+    await asyncio.sleep(seconds)
+    mark("done", i)
+    return i
+
+
+@app.task
+def stubborn(i: int, seconds: float) -> int:
+    """Catches whatever an ordinary `except` catches, and goes on."""
+    mark("start", i)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.2)
+            raise ValueError("again")
+        except Exception:
+            pass
+    mark("done", i)
+    return i
+
+
+@app.task(retry=RetryPolicy.fixed(2, 2.0))
+def soon_retry(i: int) -> int:
+    """Fails at first; its second attempt is 2 s later."""
+    mark("start", i)
+    if current_run().attempt == 1:
+        raise ConnectionError("later")
+    mark("done", i)
+    return i
+
+
+# ---------------------------------------------------------------- values
+@app.task
+def echo(value: Any) -> Any:
+    return value
+
+
+@app.task
+def strange_result(kind: str) -> Any:
+    """Results that try the worker."""
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    made: dict[str, Any] = {
+        "cycle": cycle,
+        "deep": deep,
+        "object": object(),
+        "class": Path,
+        "generator": (i for i in ()),
+        "huge int": 10**5000,
+        "nan": [float("nan"), float("inf"), -0.0],
+        "bytes": b"\x00\xff" * 100,
+        "set": {1, "a", (2, 3)},
+        "surrogate": "a\ud800b",
+        "nul": "a\x00b",
+        "keys": {1: "a", (2, 3): "b", None: "c"},
+        "tag": {"$aiki": "bytes", "v": "!"},
+    }
+    return made[kind]
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+class Demanding(Exception):
+    """Cannot be built again from its args."""
+
+    def __init__(self, a: int, *, b: object) -> None:
+        super().__init__(a, b)
+
+
+class Deceitful(Exception):
+    """Its text is no text."""
+
+    def __str__(self) -> str:
+        return 42  # type: ignore[return-value]
+
+
+@app.task
+def strange_error(kind: str) -> None:
+    """Errors that try the worker."""
+    if kind == "chain":
+        try:
+            raise Mute
+        except Mute as error:
+            raise Demanding(1, b=lambda: None) from error
+    if kind == "loop":
+        first, second = ValueError("first"), ValueError("second")
+        first.__cause__, second.__cause__ = second, first
+        raise first
+    if kind == "recursion":
+        strange_error.fn("recursion")
+    errors: dict[str, BaseException] = {
+        "mute": Mute(),
+        "demanding": Demanding(1, b=object()),
+        "deceitful": Deceitful(),
+        "surrogate": ValueError("a\ud800b \U0001f600"),
+        "nul": ValueError("a\x00b"),
+        "long": ValueError("x" * 20_000_000),
+        "group": ExceptionGroup("several", [ValueError("one"), Mute()]),
+        "system exit": SystemExit("out"),
+        "keyboard": KeyboardInterrupt(),
+        "generator exit": GeneratorExit(),
+        "stop": StopIteration(1),
+        "base": BaseException("bare"),
+    }
+    raise errors[kind]
