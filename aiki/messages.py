@@ -122,7 +122,7 @@ PROGRESS: Final = "progress"
 MARKER: Final = "marker"
 """A marker came out of a work queue. The run id is empty, the epoch is the marker. Body: `q`: the queue."""
 SYNC: Final = "sync"
-"""From an orchestrator to itself: what was reported before this has been taken. The run id is empty, the epoch is its number."""
+"""From an orchestrator to itself: what was reported before this has been taken. The run id is empty, the epoch a number."""
 
 ENDS_DISPATCH: Final = frozenset({COMPLETED, FAILED, RETRY, CRASHED, CANCELLED, RETURNED, INQUIRE, UNKNOWN, DROPPED})
 """After one of these the executor is done with the dispatch."""
