@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from flask import current_app, request
 from marshmallow import Schema
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from aiki.api import schemas
 from aiki.api.backend import Backend
 from aiki.api.problems import Refused, invalid
+
+DRAIN_BYTES: Final = 256 << 20
+DRAIN_SECONDS: Final = 10.0
 
 
 def backend() -> Backend:
@@ -23,7 +28,7 @@ def backend() -> Backend:
 
 def body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
     """The JSON body, checked. `optional`: no body at all is an empty object."""
-    raw = request.get_data(cache=False)
+    raw = _read()
     if not raw and optional:
         return schemas.load(schema, {})
     if not request.is_json:
@@ -31,6 +36,26 @@ def body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
             415, "unsupported_media_type", "the body must be JSON, sent with the header Content-Type: application/json"
         )
     return schemas.load(schema, _parse(raw))
+
+
+def _read() -> bytes:
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        _drain()
+        limit = request.max_content_length or 0
+        raise Refused(413, "payload_too_large", f"the body is over {limit:,} bytes; send fewer runs at a time") from None
+
+
+def _drain() -> None:
+    """Read on for a while: many clients look at the answer only once they have sent everything."""
+    stream = request.environ["wsgi.input"]
+    until, size = time.monotonic() + DRAIN_SECONDS, 0
+    try:
+        while size < DRAIN_BYTES and time.monotonic() < until and (chunk := stream.read(1 << 16)):
+            size += len(chunk)
+    except OSError:
+        pass  # the client has gone, or sent less than it said
 
 
 def _parse(raw: bytes) -> Any:

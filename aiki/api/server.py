@@ -75,6 +75,8 @@ def main(settings: Settings, options: ServerOptions, listening: Callable[[str], 
             f"--bind {options.bind}: this address can be reached from other machines, and there is no API key, so anybody "
             "could run anything; set AIKI_API_KEY (or --api-key), or bind to 127.0.0.1"
         )
+    if not settings.api_key.isascii() or not settings.api_key.isprintable() or " " in settings.api_key:
+        raise ConfigurationError("the API key must be printable ASCII without spaces, since it travels in an HTTP header")
     try:
         # Closed again: no connection may live across the forks.
         open_store(settings).close()
@@ -143,7 +145,8 @@ class _Application(BaseApplication):
         }
 
     def _ready(self, arbiter: Any) -> None:
-        url = f"http://{arbiter.LISTENERS[0].sock.getsockname()[0]}:{arbiter.LISTENERS[0].sock.getsockname()[1]}"
+        host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         log.info("listening on %s", url)
         if self._listening is not None:
             self._listening(url)
