@@ -190,7 +190,9 @@ class Publisher:
     def _done(self) -> bool:
         if not self._closing:
             return False
-        busy = self._queue or self._messages or self._unconfirmed or self._confirmed or self._pending
+        # What could not be seen for half a second was rolled back, most likely, or is the sweeper's.
+        pending = any(item.pause < 0.25 for item in tuple(self._pending))
+        busy = self._queue or self._messages or self._unconfirmed or self._confirmed or pending
         return not busy or self._clock() >= self._closing or bool(self._down and not self._confirmed)
 
     def run_once(self, longest: float = _IDLE) -> None:

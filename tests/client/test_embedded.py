@@ -144,7 +144,7 @@ class TransactionContract:
         self, client: EmbeddedClient, engine: sa.Engine, tmp_path: Path
     ) -> None:
         other = sa.create_engine(f"sqlite:///{tmp_path / 'other.db'}")
-        with other.connect() as connection, pytest.raises(ConfigurationError, match="one of sqlite:///.*other.db"):
+        with other.connect() as connection, pytest.raises(ConfigurationError, match=r"one of sqlite:///.*other\.db"):
             client.enqueue([new_run(1)], connection=connection)
         other.dispose()
         with Session(engine) as session, engine.connect() as connection, pytest.raises(ConfigurationError, match="not both"):
