@@ -393,6 +393,8 @@ class AmqpSession:
 
     def _fail(self, reason: str) -> BrokerUnavailable:
         """The session is dead from here on; the error to raise."""
+        if self._blocked:
+            reason += f" (the broker had blocked publishing: {self._blocked})"
         self._dead = reason
         self._wire.close()
         return BrokerUnavailable(f"session {self._name} with RabbitMQ at {self._where}: {reason}")

@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import math
 import select
 import sqlite3
 import time
@@ -188,7 +189,9 @@ class SqliteSession:
         if wake is None:
             time.sleep(seconds)
             return False
-        return bool(select.select([wake], [], [], seconds)[0])
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        return bool(poll.poll(math.ceil(seconds * 1000)))
 
     def _worth_taking(self) -> bool:
         """Whether a subscription with room has messages; only reads, so it disturbs nobody."""

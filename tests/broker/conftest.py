@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.kits import AmqpKit, SqliteKit
+# So that a failed assertion in them shows its values, as one in a test file does.
+pytest.register_assert_rewrite("tests.broker.contract", "tests.broker.kits")
+
+from tests.broker.kits import AmqpKit, SqliteKit  # noqa: E402
 
 
 @pytest.fixture

@@ -468,6 +468,29 @@ class BrokerContract:
         assert sorted(seen) == sorted(f"{mark}{number}" for mark in "xy" for number in range(400))
         wait_until(lambda: (session.receive(1.1), session.depth(A))[1] == Depth(0, 0))
 
+    def test_consumers_killed_in_the_middle_lose_nothing(self, kit: Kit) -> None:
+        session = kit.connect()
+        seen: set[str] = set()
+        for turn in range(5):
+            publish(session, A, *numbered(120, 120 * turn))
+            process = kit.process("consume")
+            assert process.line() == "ready"
+            seen.update(process.line() for _ in range(70))
+            process.kill9()
+            while line := process.line():  # what it had told by then
+                seen.add(line)
+        publish(session, A, b"stop")
+        process = kit.process("consume")
+        assert process.line() == "ready"
+        while (line := process.line()) != "stop":
+            assert line, "the consumer ended"
+            seen.add(line)
+        assert process.wait() == 0
+        # What the last killed one held came back behind its successor's first messages, perhaps behind the stop.
+        session.subscribe(A, 1000)
+        wait_until(lambda: (seen.update(one.body.decode() for one in session.receive(0.2)), len(seen - {"stop"}) >= 600)[1])
+        assert seen.symmetric_difference(f"m{number}" for number in range(600)) <= {"stop"}
+
     def test_threads_with_sessions_of_their_own(self, kit: Kit) -> None:
         publish(kit.connect(), A, *numbered(300))
         sessions = [kit.connect() for _ in range(3)]

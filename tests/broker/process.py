@@ -104,8 +104,8 @@ def consume(broker: Broker) -> None:
     stop = False
     while not stop:
         for delivery in session.receive(1.0):
+            say(delivery.body.decode())  # before the ack: whoever is killed in between has it told twice
             session.ack([delivery])
-            say(delivery.body.decode())
             stop = delivery.body == b"stop"
             if stop:
                 break
