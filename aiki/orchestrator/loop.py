@@ -19,7 +19,7 @@ from hashlib import sha256
 from aiki import messages as m
 from aiki.broker import DEAD, HEARTBEAT, Broker, Delivery, Kind, Session, reports
 from aiki.clock import SECOND
-from aiki.errors import AikiError, BrokerUnavailable, MessageError, StorageUnavailable
+from aiki.errors import BrokerUnavailable, MessageError, StorageUnavailable
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
@@ -398,16 +398,15 @@ class Orchestrator:
 
 
 def main(settings: Settings, stop: threading.Event) -> int:
-    """Run an orchestrator until `stop` is set: the exit code of the command."""
+    """Run an orchestrator until `stop` is set: the exit code of the command.
+
+    :raises ConfigurationError, StorageUnavailable: it cannot start.
+    """
     from aiki.broker import open_broker
     from aiki.storage import open_store
 
-    try:
-        store = open_store(settings, idle_limit=IDLE_LIMIT)
-        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
-    except AikiError as error:
-        logger.error("%s", error)
-        return 1
+    broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+    store = open_store(settings, idle_limit=IDLE_LIMIT)
     Orchestrator(store, broker, settings).run(stop)
     store.close()
     return 0
