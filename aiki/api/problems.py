@@ -11,14 +11,14 @@ from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from aiki.client import wire
-from aiki.errors import AikiError, ConfigurationError, PayloadTooLarge, RunConflict, Unavailable
+from aiki.errors import AikiError, PayloadTooLarge, Unavailable
 from aiki.storage import RowTooLarge
 
 log = logging.getLogger(__name__)
 
 PROBLEM: Final = "application/problem+json"
 
-_TITLES: Final[dict[int, tuple[str, str]]] = {
+_KNOWN: Final[dict[int, tuple[str, str]]] = {
     400: ("invalid", "The request cannot be understood."),
     404: ("not_found", "There is nothing at this address; the API begins with /api/v1."),
     405: ("method_not_allowed", "This address does not take this method; see the Allow header."),
@@ -80,11 +80,9 @@ def _ours(error: AikiError) -> Response:
         # Why is for the operator: it names hosts.
         log.warning("request %s: %s", g.get("request_id", "-"), error)
         told["detail"] = "the database cannot be used at present; nothing is known to have been done, and asking again is safe"
-    elif isinstance(error, ConfigurationError | RunConflict):
-        told.pop("name", None)
     elif told["status"] >= 500:
         log.error("request %s: %s", g.get("request_id", "-"), error)
-        told["detail"] = _TITLES[500][1]
+        told["detail"] = _KNOWN[500][1]
     response = answer({**told, "request_id": g.get("request_id", "")}, told["status"], PROBLEM)
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -95,7 +93,7 @@ def _http(error: HTTPException) -> Response:
     status = error.code or 500
     if isinstance(error, InternalServerError):
         status = 500
-    code, detail = _TITLES.get(status, ("invalid" if status < 500 else "internal", error.name))
+    code, detail = _KNOWN.get(status, ("invalid" if status < 500 else "internal", error.name))
     response = problem(status, code, detail)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,10 @@ class TestRemote(ClientContract):
         run = new_run('"\\' * 1_500_000)
         client.enqueue([run])
         assert client.detail(run.id).input == run.input
+
+    def test_a_hundred_at_once_with_one_reference_id_get_one_run(self, client: RemoteClient) -> None:
+        with ThreadPoolExecutor(100) as pool:
+            runs = [new_run(1, reference_id="order-1") for _ in range(100)]
+            answers = [accepted for (accepted,) in pool.map(lambda run: client.enqueue([run]), runs)]
+        assert len({accepted.id for accepted in answers}) == 1
+        assert sum(accepted.created for accepted in answers) == 1
