@@ -174,7 +174,8 @@ class Link:
         if control.fields.get("worker") != self._worker or not self._hellos:
             return
         self._revoke(control.runs)
-        self._interrupt([RunKey._make(run) for run in control.fields.get("interrupt", [])], CANCEL)
+        # What is revoked and runs here all the same was cancelled or replaced while this worker did not hear it.
+        self._interrupt(control.runs, CANCEL)
         if control.fields.get("more"):
             return
         # Without a nonce it answers the oldest hello: the safe guess, for GO tells children from when on nothing is missed.
