@@ -73,8 +73,9 @@ class Inbox:
         definitions = self._registry.definitions
         for dispatch, key in zip(runs, keys, strict=True):
             definition = definitions.get(dispatch.name)
-            if definition is None or dispatch.options.get(messages.OPT_KIND, "task") != definition.kind:
-                _log.warning("run %s: this worker does not have %r", dispatch.run_id, dispatch.name)
+            kind = dispatch.options.get(messages.OPT_KIND, "task")
+            if definition is None or (definition.version, definition.kind) != (dispatch.version, kind):
+                _log.warning("run %s: this worker does not have %s@%s", dispatch.run_id, dispatch.name, dispatch.version)
                 body = {"name": dispatch.name, "version": dispatch.version}
                 self._ledger.add(dispatch.partition, Report(messages.UNKNOWN, dispatch.run_id, dispatch.epoch, body), message)
             else:
