@@ -143,3 +143,17 @@ def test_the_access_log_is_off_unless_asked_for(live: Live) -> None:
         assert "not-to-be-logged" not in server.text()
     assert "GET /api/v1/runs" not in quiet.text()
     assert "trace-1" in loud.text()
+
+
+def test_without_the_broker_runs_are_accepted_and_it_stays_ready(live: Live, free_port: Callable[[], int]) -> None:
+    server = live(AIKI_BROKER_URL=f"amqp://127.0.0.1:{free_port()}//").wait_ready()
+    server.ask("POST", "/api/v1/definitions", DEFINITION)
+    began = time.monotonic()
+    made = [server.ask("POST", "/api/v1/runs", RUN)[0] for _ in range(5)]
+    assert (made, time.monotonic() - began < 5) == ([201] * 5, True)
+    wait_until(lambda: server.ask("GET", "/readyz")[2]["broker"] == "down", 20, "the broker to be known to be down")
+    assert server.ask("GET", "/readyz")[0] == 200
+    store = Store(server.database_url)
+    assert store.next_due() is not None, "the deliveries wait in the outbox"
+    store.close()
+    assert server.stop() == 0
