@@ -85,6 +85,7 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its parts
 
 
 # ---------------------------------------------------------------- output
