@@ -21,9 +21,9 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from aiki import messages
+from aiki import ids, messages
 from aiki.broker.base import Broker, work
-from aiki.messages import Report
+from aiki.messages import Dispatch, Report
 from aiki.worker.connection import Connection
 from aiki.worker.executor import Attempt, Executor, timeout_delay
 from aiki.worker.gate import Gate
@@ -181,7 +181,11 @@ class Child:
         if jobs:
             self._keeper.note()
             self._work()
-        elif not deliveries:
+        elif deliveries:
+            # Nothing to execute: inquiries after a restart of the broker, perhaps many thousands.
+            self._wanted_prefetch = self._options.prefetch
+        else:
+            self._revocations.update()  # so as not to fall behind the ring
             self._clear_wake()
         self._ledger.flush()
 
@@ -214,21 +218,26 @@ class Child:
     def _work(self) -> None:
         """Run jobs for about a slice."""
         jobs, ledger = self._inbox.jobs, self._ledger
-        until = time.monotonic_ns() + SLICE_NS
-        while jobs and not self._leaving():
-            if self._slot.tail - ledger.held >= MAX_HELD:
-                break
+        began = now = time.monotonic_ns()
+        done = 0
+        while jobs and now - began < SLICE_NS and not self._leaving() and self._slot.tail - ledger.held < MAX_HELD:
             self._run_job(jobs.popleft())
+            done += 1
             if ledger.size > FLUSH_BYTES:
                 ledger.flush()
-            if time.monotonic_ns() > until:
-                break
+            now = time.monotonic_ns()
         if jobs and self._slot.tail - ledger.held >= MAX_HELD:
-            ledger.flush()
-            for delivery in self._connection.receive(IDLE_SECONDS, self._identity.wake):
-                self._inbox.accept(delivery)
-            ledger.settle()
+            self._wait_for_confirmations()
+        elif jobs and done and (now - began) * len(jobs) > SLOW_SECONDS * 1e9 * done and self._another_is_idle():
+            # At this rate the rest takes long, and an idle child says that the queues are empty: share with it.
+            self._inbox.give_back(keep=(len(jobs) + 1) // 2)
         self._check_memory()
+
+    def _wait_for_confirmations(self) -> None:
+        self._ledger.flush()
+        for delivery in self._connection.receive(IDLE_SECONDS, self._identity.wake):
+            self._inbox.accept(delivery)
+        self._ledger.settle()
 
     # ------------------------------------------------------------ one run
     def _run_job(self, job: Job) -> None:
@@ -262,7 +271,7 @@ class Child:
         if self._executor.last_progress is not None:
             self._report_progress(job)
         self._finish(index, job, report)
-        self._after(report)
+        self._after(dispatch, report)
 
     def _limits(self, job: Job) -> tuple[float, float]:
         options, definition = job.dispatch.options, job.definition
@@ -308,8 +317,12 @@ class Child:
             self._clear_wake()
         return True
 
-    def _after(self, report: Report) -> None:
+    def _after(self, dispatch: Dispatch, report: Report) -> None:
         """What the run says about prefetching, and whether this child has had enough."""
+        if report.kind in (messages.FAILED, messages.RETRY):
+            run_id = ids.to_text(bytes.fromhex(dispatch.run_id))
+            error = report.body["type"]
+            _log.warning("run %s of %s, attempt %d: %s: %s", run_id, dispatch.name, dispatch.attempt, report.kind, error)
         took = report.body["ms"]
         if took < SHORT_MS:
             self._streak += 1

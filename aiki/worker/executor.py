@@ -82,6 +82,12 @@ class Executor:
         attempt.error = None  # its traceback holds this frame
         return report
 
+    def close(self) -> None:
+        """Release the event loop, in a process that goes on without this executor."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
     # ------------------------------------------------------------ load
     def _load(self, attempt: Attempt) -> bool:
         dispatch = attempt.dispatch
@@ -139,12 +145,8 @@ class Executor:
         context.run(set_current_run, run)
         try:
             return runner.run(self._drive(attempt), context=context)
-        except (SystemExit, KeyboardInterrupt, GeneratorExit):
-            # These break out of the event loop itself; another one is cheaper than finding out what is left of it.
-            self._runner = None
-            raise
         finally:
-            if self._runner is not None and asyncio.all_tasks(runner.get_loop()):
+            if asyncio.all_tasks(runner.get_loop()):
                 runner.run(_cancel_leftovers())
 
     async def _drive(self, attempt: Attempt) -> Any:
@@ -222,11 +224,13 @@ async def _cancel_leftovers() -> None:
 def _end_forked_copy(error: BaseException | None) -> None:
     """User code forked, and the copy came back here: it must not report, nor touch the broker's connection."""
     code = 0
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif error is not None:
-        code = 1
-        sys.stderr.write(describe(error).traceback)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code & 0xFF)
+    try:
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            code = 1
+            sys.stderr.write(describe(error).traceback)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)

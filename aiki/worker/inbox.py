@@ -81,13 +81,12 @@ class Inbox:
             else:
                 self.jobs.append(Job(dispatch, key, definition, message))
 
-    def give_back(self) -> int:
-        """Return every job that is not begun; how many there were."""
-        jobs = list(self.jobs)
-        self.jobs.clear()  # first: publishing may lose the session, which drops the jobs too
-        for job in jobs:
+    def give_back(self, keep: int = 0) -> None:
+        """Return the jobs that are not begun, but for the `keep` oldest."""
+        jobs = [self.jobs.pop() for _ in range(len(self.jobs) - keep)]
+        # Taken out first: publishing may lose the session, which drops the jobs too.
+        for job in reversed(jobs):
             self._ledger.give_back(job.dispatch, job.message)
-        return len(jobs)
 
 
 def _check(dispatch: Dispatch) -> bytes:

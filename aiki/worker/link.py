@@ -14,6 +14,7 @@ import logging
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from aiki.worker.notices import LeftRun, Lines, Notice
 from aiki.worker.options import Options
 from aiki.worker.process import rss_kib
 from aiki.worker.registry import Registry
-from aiki.worker.slots import ABORT, CANCEL, Shared
+from aiki.worker.slots import ABORT, CANCEL, REVOKED_ENTRIES, Shared
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ STARTED_NS: Final = 250_000_000
 STOP_SECONDS: Final = 5.0
 BARRIER_SECONDS: Final = 0.001
 _CONTROL_PREFETCH: Final = 1000
+_PACE: Final = REVOKED_ENTRIES // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,9 @@ class Link:
         if self._shared.go == 0:
             _log.info("the orchestrator knows this worker")
         self._shared.go = max(asked, self._shared.go)
+        self._wake_children()
+
+    def _wake_children(self) -> None:
         for wake in self._wakes:
             os.eventfd_write(wake, 1)
 
@@ -217,8 +222,12 @@ class Link:
         for run_id, epoch in runs:
             try:
                 self._shared.revoke(bytes.fromhex(run_id), epoch)
-            except (ValueError, TypeError, OverflowError) as error:
+            except (ValueError, TypeError, struct.error) as error:
                 _log.error("a revocation that cannot be read: %s", error)
+            if self._shared.revoked_count % _PACE == 0:
+                # Let the children keep up: one that is overrun needs another snapshot, which would overrun it again.
+                self._wake_children()
+                time.sleep(TICK_SECONDS)
 
     def _answer(self, control: Control) -> None:
         self._revoke(control.runs)

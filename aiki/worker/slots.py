@@ -311,7 +311,7 @@ def revocation_key(run: bytes, epoch: int) -> bytes:
 class Revocations:
     """A child's own copy of the ring: a bounded set, brought up to date before each run begins."""
 
-    def __init__(self, shared: Shared, keep: int = REVOKED_ENTRIES) -> None:
+    def __init__(self, shared: Shared, keep: int = 4 * REVOKED_ENTRIES) -> None:
         self._shared = shared
         self._words = shared._words
         self._keep = keep

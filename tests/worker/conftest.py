@@ -37,9 +37,21 @@ def embedded(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
+def rabbit_place(amqp_url: str) -> Place:
+    """RabbitMQ alone, for what only it does."""
+    return Place(amqp_url, "worker" + os.urandom(4).hex())
+
+
+def _place(request: pytest.FixtureRequest) -> Place:
+    chosen = next((name for name in ("place", "rabbit_place") if name in request.fixturenames), "embedded")
+    place: Place = request.getfixturevalue(chosen)
+    return place
+
+
+@pytest.fixture
 def orchestrator(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
     """A hand-fed orchestrator on the test's broker."""
-    place = request.getfixturevalue("place" if "place" in request.fixturenames else "embedded")
+    place = _place(request)
     made = Orchestrator(broker_of(*place))
     yield made
     made.close()
@@ -48,7 +60,7 @@ def orchestrator(request: pytest.FixtureRequest) -> Iterator[Orchestrator]:
 @pytest.fixture
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts workers on the test's broker: `start("-c", "2")`. They end with the test; if it failed, it shows their logs."""
-    place = request.getfixturevalue("place" if "place" in request.fixturenames else "embedded")
+    place = _place(request)
     started: list[Worker] = []
 
     def begin(*options: str, **more: str) -> Worker:

@@ -66,6 +66,11 @@ def add(a: int, b: int = 0) -> int:
 
 
 @app.task()
+def text(length: int) -> str:
+    return "x" * length
+
+
+@app.task()
 def sleep(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
@@ -79,9 +84,10 @@ async def async_sleep(seconds: float) -> str:
 
 @app.task()
 async def async_leftover() -> int:
-    task = asyncio.create_task(asyncio.sleep(3600))
+    """Leaves a task behind."""
+    _left.append(asyncio.create_task(asyncio.sleep(3600)))
     await asyncio.sleep(0)
-    return len(asyncio.all_tasks()) - (0 if task else 1)
+    return len(asyncio.all_tasks())
 
 
 @app.task()
@@ -329,3 +335,4 @@ def _write(path: str, text: str) -> None:
 
 
 _kept: list[bytearray] = []
+_left: list[asyncio.Task[None]] = []
