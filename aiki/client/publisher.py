@@ -205,10 +205,11 @@ class Publisher:
             session = self._session
             self._asleep = True  # from here on whoever adds work writes to the pipe, so what `_pause` sees is enough
             timeout = min(longest, self._pause())
-            if session is None:
-                select.select([self._wake_read], [], [], timeout)
-            else:
-                session.receive(timeout, self._wake_read)
+            wake = self._wake_read if self._wake_read >= 0 else None
+            if session is not None:
+                session.receive(timeout, wake)
+            elif wake is not None:
+                select.select([wake], [], [], timeout)
             self._asleep = False
             self._drain_wake()
             if session is not None:
@@ -223,8 +224,8 @@ class Publisher:
     def _gather(self) -> None:
         """Under load, let a few runs come together before the next sending.
 
-        A lone run leaves at once; after that this thread would wake for each run, contend for the GIL with whoever enqueues, and
-        have the broker sync each message by itself.
+        A lone run leaves at once; after that this thread would wake for each run, contend for the GIL with whoever
+        enqueues, and have the broker sync each message by itself.
         """
         if self._unconfirmed and self._queued < GATHER_RUNS and not self._closing:
             rest = self._sent_at + GATHER - self._clock()
@@ -251,6 +252,8 @@ class Publisher:
         return max(0.0, until - now)
 
     def _drain_wake(self) -> None:
+        if self._wake_read < 0:
+            return
         try:
             while os.read(self._wake_read, 4096):
                 pass

@@ -11,8 +11,8 @@ import json
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import urllib3
@@ -28,6 +28,8 @@ from aiki.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
+
+T = TypeVar("T")
 
 API: Final = "/api/v1"
 _AGAIN: Final = frozenset({429, 502, 503, 504})
@@ -83,11 +85,11 @@ class RemoteClient:
                 "AIKI_DATABASE_URL and AIKI_BROKER_URL instead of AIKI_SERVER_URL, or enqueue after your commit"
             )
         if len(runs) == 1:
-            return [wire.accepted_from_json(self._call("POST", "/runs", wire.new_run_to_json(runs[0])))]
+            return [_understood(wire.accepted_from_json, self._call("POST", "/runs", wire.new_run_to_json(runs[0])))]
         accepted: list[Accepted] = []
         for start in range(0, len(runs), wire.MAX_BATCH):
             body = {"runs": [wire.new_run_to_json(run) for run in runs[start : start + wire.MAX_BATCH]], "batch": batch}
-            accepted += [wire.accepted_from_json(item) for item in self._call("POST", "/runs/batch", body)["runs"]]
+            accepted += _understood(_accepted_list, self._call("POST", "/runs/batch", body))
         return accepted
 
     def register(self, definitions: Sequence[DefinitionInfo]) -> None:
@@ -98,20 +100,26 @@ class RemoteClient:
     # ------------------------------------------------------------ read
     def get(self, run_id: str, *, wait: float = 0.0) -> RunView:
         """See `Client.get`."""
-        return wire.run_from_json(self._wait(f"/runs/{_checked(run_id)}", wait, lambda data: data))
+        return _understood(wire.run_from_json, self._wait(f"/runs/{_checked(run_id)}", wait, lambda data: data))
 
     def detail(self, run_id: str, *, wait: float = 0.0) -> RunDetail:
         """See `Client.detail`."""
-        return wire.detail_from_json(self._wait(f"/runs/{_checked(run_id)}/detail", wait, lambda data: data["run"]))
+        return _understood(
+            wire.detail_from_json, self._wait(f"/runs/{_checked(run_id)}/detail", wait, lambda data: data["run"])
+        )
 
-    def _wait(self, path: str, wait: float, run_of: Any) -> Any:
+    def _wait(self, path: str, wait: float, run_of: Callable[[Any], Any]) -> Any:
         """Ask, several times if need be: the server may answer before the time is over."""
         until = time.monotonic() + wait
         while True:
             left = min(max(0.0, until - time.monotonic()), wire.MAX_WAIT)
             began = time.monotonic()
             data = self._call("GET", path + (f"?wait={left:.3f}" if left > 0 else ""), wait=left)
-            if left <= 0 or wire.run_from_json(run_of(data)).ended or until - time.monotonic() <= 0:
+            if (
+                left <= 0
+                or _understood(lambda found: wire.run_from_json(run_of(found)), data).ended
+                or until - time.monotonic() <= 0
+            ):
                 return data
             if time.monotonic() - began < _POLL_FROM:  # it holds no more requests at present
                 time.sleep(min(_POLL_TO / 4, max(0.0, until - time.monotonic())))
@@ -146,7 +154,7 @@ class RemoteClient:
         query.append(("limit", limit))
         if after is not None:
             query.append(("after", after))
-        return wire.page_from_json(self._call("GET", "/runs?" + urlencode(query)))
+        return _understood(wire.page_from_json, self._call("GET", "/runs?" + urlencode(query)))
 
     def now(self) -> int:
         """See `Client.now`: this clock, put right by what the server's answers said of its own."""
@@ -155,15 +163,15 @@ class RemoteClient:
     # ------------------------------------------------------------ change
     def cancel(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.cancel`."""
-        return wire.run_from_json(self._call("POST", f"/runs/{_checked(run_id)}/cancel", {"reason": reason}))
+        return _understood(wire.run_from_json, self._call("POST", f"/runs/{_checked(run_id)}/cancel", {"reason": reason}))
 
     def retry(self, run_id: str) -> RunView:
         """See `Client.retry`."""
-        return wire.run_from_json(self._call("POST", f"/runs/{_checked(run_id)}/retry", {}))
+        return _understood(wire.run_from_json, self._call("POST", f"/runs/{_checked(run_id)}/retry", {}))
 
     def rerun(self, run_id: str) -> Accepted:
         """See `Client.rerun`."""
-        return wire.accepted_from_json(self._call("POST", f"/runs/{_checked(run_id)}/rerun", {}))
+        return _understood(wire.accepted_from_json, self._call("POST", f"/runs/{_checked(run_id)}/rerun", {}))
 
     # ------------------------------------------------------------ end
     def close(self) -> None:
@@ -239,6 +247,19 @@ class RemoteClient:
 
 class _TooSlow(Exception):
     """The deadline came in the middle of an answer."""
+
+
+def _understood(read: Callable[[Any], T], data: Any) -> T:
+    """What an answer says; `ServerError` if it says nothing that is known here."""
+    try:
+        return read(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        brief = json.dumps(data)[:200]
+        raise ServerError(f"the server's answer is not understood ({type(error).__name__}: {error}): {brief}") from None
+
+
+def _accepted_list(data: Any) -> list[Accepted]:
+    return [wire.accepted_from_json(item) for item in data["runs"]]
 
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:

@@ -1,7 +1,7 @@
 """Waiting for runs to end: one polling thread a process for everybody who waits.
 
-Each waiter is asked for at an interval that grows with how long it has waited (a tenth of it, from 1 ms to 250 ms), and all
-that are due are asked for in one query. While the database is away nobody is told anything; waiting goes on until each
+Each waiter is asked for at an interval that grows with how long it has waited (a tenth of it, from 1 ms to 250 ms). All that
+are due, and those that are half way there, are asked for in one query, so that many waiters soon keep step. While the database is away nobody is told anything; waiting goes on until each
 waiter's own deadline.
 """
 
@@ -33,13 +33,18 @@ Ended = Callable[[Sequence[str]], Mapping[str, State]]
 class _Waiting:
     """One who waits. `tell` is called once, from the polling thread, when the run has ended."""
 
-    __slots__ = ("due", "run_id", "since", "tell")
+    __slots__ = ("due", "half_way", "run_id", "since", "tell")
 
     def __init__(self, run_id: str, now: float, tell: Callable[[], None]) -> None:
         self.run_id = run_id
         self.since = now
-        self.due = now + MIN_INTERVAL
+        self.due = self.half_way = now + MIN_INTERVAL
         self.tell = tell
+
+    def again(self, now: float, least: float) -> None:
+        """Be due again after the interval."""
+        interval = max(least, min((now - self.since) / 10, MAX_INTERVAL))
+        self.due, self.half_way = now + interval, now + interval / 2
 
 
 class Waiter:
@@ -149,7 +154,7 @@ class Waiter:
         """Ask once for those that are due, and tell who is to be told."""
         now = self._clock()
         with self._changed:
-            due = sorted((entry for entry in self._waiting if entry.due <= now), key=lambda entry: entry.due)
+            due = sorted((entry for entry in self._waiting if entry.half_way <= now), key=lambda entry: entry.due)
             by_id: dict[str, list[_Waiting]] = {}
             for entry in due:
                 if len(by_id) < MAX_IDS or entry.run_id in by_id:
@@ -170,4 +175,4 @@ class Waiter:
                         self._waiting.discard(entry)
                         entry.tell()
                     else:
-                        entry.due = now + max(least, min((now - entry.since) / 10, MAX_INTERVAL))
+                        entry.again(now, least)

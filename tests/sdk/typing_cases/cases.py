@@ -42,7 +42,7 @@ charge.options(countdown="3")  # E: incompatible type "str"
 text: str = charge.enqueue("o").result()  # E: expression has type "float"
 
 
-@app.task(max_retires=3)  # E: No overload variant
+@app.task(max_retires=3)  # E: Unexpected keyword argument "max_retires"
 def wrong() -> None: ...
 
 
