@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,6 +243,27 @@ class System:
     def result_count(self) -> int:
         """How many results are recorded."""
         return int(self.rows("SELECT COUNT(*) FROM payloads WHERE role = 'result'")[0][0])
+
+    def wait_completed(self, accepted: Mapping[int, str], timeout: float = 60.0) -> None:
+        """Wait until all these runs (number to id) have completed; others may be about."""
+        missing: list[str] = []
+
+        def done() -> bool:
+            nonlocal missing
+            rows = self.rows("SELECT id FROM runs WHERE state = 'completed'")
+            there = {ids.to_text(bytes(row[0])) for row in rows}
+            missing = [run_id for run_id in accepted.values() if run_id not in there]
+            return not missing
+
+        deadline = time.monotonic() + timeout
+        while not done():
+            if time.monotonic() > deadline:
+                views = [self.store.get_run(run_id) for run_id in missing[:5]]
+                raise AssertionError(
+                    f"{len(missing)} of {len(accepted)} accepted runs have not completed, such as {views}; there are "
+                    f"{dict(self.states())}\n{self.tails()}"
+                )
+            time.sleep(0.1)
 
     def tails(self, size: int = 1500) -> str:
         return "\n".join(f"--- {p.name}\n{p.log[-size:]}" for p in self.processes)
