@@ -40,6 +40,8 @@ REPORT_PREFETCH = 250
 SWEEP_EVERY = 0.1
 RECONCILE_EVERY = 5.0
 MAX_IN_FLIGHT = 2000
+BROKER_HEARTBEAT = 8
+"""Seconds. An orchestrator that is stopped holds the report partitions until RabbitMQ gives it up, after two of these."""
 IDLE_LIMIT = 8
 """Seconds after which the database ends a session of ours that says nothing: a stopped orchestrator frees its locks."""
 
@@ -73,6 +75,7 @@ class Orchestrator:
         self._out: Outbound | None = None
         self._next: dict[str, float] = {}
         self._failures = 0
+        self._next_breath = 0.0
 
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
@@ -223,6 +226,10 @@ class Orchestrator:
         carriers: dict[tuple[str, RunKey], list[Carrier]] | None = None,
     ) -> None:
         """Act on what a committed transaction asks for."""
+        now = self._monotonic()
+        if now >= self._next_breath:  # many transactions in one turn may take longer than the broker waits for a sign of life
+            self._next_breath = now + 1.0
+            self._taken.beat()
         self._outbound.publish(applied.outgoing)
         if applied.revoke:
             self._outbound.control(namespace, m.REVOKE, applied.revoke)
@@ -405,7 +412,9 @@ def main(settings: Settings, stop: threading.Event) -> int:
     from aiki.broker import open_broker
     from aiki.storage import open_store
 
-    broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+    broker = open_broker(
+        settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type, heartbeat=BROKER_HEARTBEAT
+    )
     store = open_store(settings, idle_limit=IDLE_LIMIT)
     Orchestrator(store, broker, settings).run(stop)
     store.close()
