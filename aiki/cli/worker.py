@@ -9,7 +9,7 @@ import sys
 import click
 
 import aiki
-from aiki.worker.options import Options
+from aiki.worker.options import MAX_CONCURRENCY, Options
 
 _EPILOG = """Exit codes: 0 stopped as asked (TERM or INT: what runs is finished, what was only taken is given back);
 1 it could not start; 2 an option or the app is wrong; 3 stopped at once (QUIT, or a second TERM or INT: what runs is killed
@@ -42,7 +42,7 @@ def _host() -> str:
 @click.option(
     "-c",
     "--concurrency",
-    type=click.IntRange(1, 1024),
+    type=click.IntRange(1, MAX_CONCURRENCY),
     default=lambda: os.cpu_count() or 1,
     show_default="number of CPUs",
     envvar="AIKI_WORKER_CONCURRENCY",

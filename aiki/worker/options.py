@@ -10,6 +10,9 @@ from typing import Final
 from aiki.errors import ConfigurationError
 from aiki.settings import check_name
 
+MAX_CONCURRENCY: Final = 500
+"""Each child costs the worker a file descriptor, and `select` takes those below 1024 only."""
+
 EXIT_WARM: Final = 0
 """Stopped as asked: what ran was finished, the rest given back."""
 EXIT_FAILED: Final = 1
@@ -47,8 +50,8 @@ class Options:
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that make no sense."""
-        if not 1 <= self.concurrency <= 1024:
-            raise ConfigurationError(f"concurrency {self.concurrency}: it must be from 1 to 1024")
+        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise ConfigurationError(f"concurrency {self.concurrency}: it must be from 1 to {MAX_CONCURRENCY}")
         if not self.queues:
             raise ConfigurationError("no queue: name at least one with -Q")
         for queue in self.queues:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -169,3 +170,44 @@ def test_a_child_that_has_grown_is_replaced(embedded: Place, orchestrator: Orche
     wait_until(lambda: not alive(small), 10, "the child to leave")
     assert orchestrator.result(orchestrator.run("grow", 1000)) != small
     assert not [item for item in orchestrator.reports if item.kind == messages.CRASHED]
+
+
+def test_many_children_are_killed_and_no_run_is_forgotten(
+    place: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path
+) -> None:
+    """Each run ends with its result, or its crash, or is asked about or given back: somebody knows of it. At most one is
+    charged for each kill."""
+    start("-c", "3")
+    runs = [make("sleep", 0.02, partition=number % 4) for number in range(400)]
+    for first in range(0, len(runs), 10):
+        orchestrator.dispatch(*runs[first : first + 10])
+    kills = 0
+    chance = random.Random(7)
+    while kills < 20:
+        beat = orchestrator.beat(messages.BEAT, timeout=20)
+        for child in beat.fields["children"]:
+            if chance.random() < 0.9:
+                os.kill(child["pid"], signal.SIGKILL)
+                kills += 1
+        if len({item.run_id for item in orchestrator.reports}) == len(runs):
+            break
+    ended = orchestrator.ended(runs)
+    assert len(ended) == len(runs)
+    crashes = [item for item in orchestrator.reports if item.kind == messages.CRASHED]
+    assert len(crashes) <= kills
+    assert {item.body["signal"] for item in crashes} <= {"SIGKILL"}
+    orchestrator.report(orchestrator.run("noop"))  # perhaps an inquiry: it may have been handed to the last one killed
+    wait_until(lambda: orchestrator.depth() == 0, what="the queue to be empty")
+
+
+def test_a_death_is_reported_although_the_link_dies_too(
+    place: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path
+) -> None:
+    worker = start("-c", "1")
+    run = orchestrator.run("touch_and_wait", str(tmp_path / "pid"), str(tmp_path / "never"))
+    wait_until(lambda: (tmp_path / "pid").exists(), what="the task to run")
+    for pid in worker.family:
+        os.kill(pid, signal.SIGKILL)
+    assert orchestrator.report(run, messages.CRASHED).body["signal"] == "SIGKILL"
+    orchestrator.beat(messages.BEAT, lambda beat: not beat.held)
+    assert orchestrator.report(orchestrator.run("noop")).kind == messages.COMPLETED
