@@ -164,7 +164,6 @@ def test_a_changed_function_is_picked_up_and_a_broken_one_is_not(directory: Path
         (directory / "two.py").write_text(good + "\nx = (\n")
         process.wait_for_line("SyntaxError", after=seen)
         process.wait_for_line("stays as it is", after=seen)
-        (directory / "other.py").write_text("from aiki import Aiki\napp = Aiki('two')\nclient = app.client\n")
         code = (
             "import aiki; from aiki import Aiki; app = Aiki('c')\n"
             "@app.task(name='two.add')\ndef add(a: int, b: int) -> int: ...\n"
@@ -240,14 +239,14 @@ def test_kill_9_takes_all_children_along(directory: Path) -> None:
         wait_gone(family, 10)
 
 
-@pytest.mark.parametrize("role", ["worker", "orchestrator", "server"])
-def test_what_dies_is_started_again(directory: Path, role: str) -> None:
+def test_what_dies_is_started_again(directory: Path) -> None:
     with start(directory) as process:
         process.wait_for_line(GREETING)
-        victim = process.one(role)
-        victim.send_signal(signal.SIGKILL)
-        process.wait_for_line(f"the {role} ended .SIGKILL.; it is started again")
-        wait_until(lambda: _started_again(process, role, victim), 20)
+        for role in ("worker", "orchestrator", "server"):
+            victim = process.one(role)
+            victim.send_signal(signal.SIGKILL)
+            process.wait_for_line(f"the {role} ended .SIGKILL.; it is started again")
+            wait_until(lambda: _started_again(process, role, victim), 20)  # noqa: B023  (called at once)
         assert ask(directory, "m.add.enqueue(1, 2).result()") == "3"
 
 
