@@ -79,7 +79,7 @@ def decode(payload: Payload, *, what: str = "value") -> Any:
         return _raise(plain)
     except DecodeError as error:
         raise DecodeError(f"cannot decode the {what}: {error}") from None
-    except (ValueError, TypeError, KeyError, RecursionError, ArithmeticError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ArithmeticError) as error:
         raise DecodeError(f"cannot decode the {what}: {type(error).__name__}: {error}") from None
 
 
@@ -211,7 +211,7 @@ def _lower_datetime(value: dt.datetime, place: str, depth: int) -> Any:
 def _lower_time(value: dt.time, place: str, depth: int) -> Any:
     if value.tzinfo is not None and not isinstance(value.tzinfo, dt.timezone):
         raise _Refused(place, "a time with a named zone has no fixed offset; pass a datetime")
-    return _tag("time", value.isoformat())
+    return _tag("time", value.isoformat() + ("/1" if value.fold else ""))
 
 
 _LOWER: dict[type, Callable[[Any, str, int], Any]] = {
@@ -278,6 +278,12 @@ def _raise_datetime(text: str) -> dt.datetime:
     return value.replace(fold=1) if fold else value
 
 
+def _raise_time(text: str) -> dt.time:
+    body, _, fold = text.partition("/")
+    value = dt.time.fromisoformat(body)
+    return value.replace(fold=1) if fold else value
+
+
 def _raise_dict(pairs: list[Any]) -> dict[Any, Any]:
     return {_raise(key): _raise(item) for key, item in pairs}
 
@@ -295,7 +301,7 @@ _RAISE: dict[str, Callable[[Any], Any]] = {
     "decimal": decimal.Decimal,
     "datetime": _raise_datetime,
     "date": dt.date.fromisoformat,
-    "time": dt.time.fromisoformat,
+    "time": _raise_time,
     "timedelta": lambda v: dt.timedelta(v[0], v[1], v[2]),
     "complex": lambda v: complex(_raise(v[0]), _raise(v[1])),
 }
