@@ -40,7 +40,10 @@ def parse_id(text: str) -> uuid.UUID | None:
 
 def to_bytes(run_id: str) -> bytes:
     """The 16 bytes of an id written with or without hyphens: how storage keeps it. Raises ValueError."""
-    return bytes.fromhex(run_id.replace("-", "")) if len(run_id) in (32, 36) else uuid.UUID(run_id).bytes
+    raw = bytes.fromhex(run_id.replace("-", "")) if len(run_id) in (32, 36) else uuid.UUID(run_id).bytes
+    if len(raw) != 16:
+        raise ValueError(f"{run_id!r} is not a run id")
+    return raw
 
 
 def to_text(raw: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from aiki.errors import ConfigurationError
 
 EMBEDDED_DIR = ".aiki"
+MAX_SECONDS = 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,17 @@ class Settings:
             raise ConfigurationError(f"partitions={self.partitions}: it must be from 1 to 64")
         if self.queue_type not in ("classic", "quorum"):
             raise ConfigurationError(f"queue_type={self.queue_type!r}: it must be classic or quorum")
-        if self.timeout <= 0 or self.lease < 5 or self.max_crashes < 1:
-            raise ConfigurationError("timeout must be above 0, lease at least 5 (seconds), max_crashes at least 1")
+        # Written so that NaN is refused too.
+        for name, value, least in (("timeout", self.timeout, 0.001), ("lease", self.lease, 5)):
+            if not least <= value <= MAX_SECONDS:
+                raise ConfigurationError(f"{name}={value}: it must be from {least} to {MAX_SECONDS} seconds")
+        for name, count, least in (("max_crashes", self.max_crashes, 1), ("max_payload", self.max_payload, 1)):
+            if count < least:
+                raise ConfigurationError(f"{name}={count}: it must be {least} or more")
+        if self.compress_above < 0:
+            raise ConfigurationError(f"compress_above={self.compress_above}: it must be 0 (never) or more")
         check_name("namespace", self.namespace)
+        check_name("prefix", self.prefix)
 
 
 def embedded_url(file: str) -> str:
