@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import Session
 
 from aiki.client.publisher import Pending
 from aiki.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session  # a third of what importing SQLAlchemy takes; whoever hands one in has it
 
 
 def connection_of(session: Session | None, connection: sa.Connection | None, url: sa.URL) -> sa.Connection | None:
