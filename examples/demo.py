@@ -264,7 +264,8 @@ def main() -> int:
         parser.error("--orders: 8 or more")
     for variable in [name for name in os.environ if name.startswith("AIKI_")]:
         del os.environ[variable]  # the demo is on the embedded default, whatever this shell is set up for
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="aiki-demo-") as name:
         directory = Path(name)
         os.environ["AIKI_DATABASE_URL"] = f"sqlite:///{directory}/aiki.db"
