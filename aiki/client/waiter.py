@@ -1,8 +1,8 @@
 """Waiting for runs to end: one polling thread a process for everybody who waits.
 
 Each waiter is asked for at an interval that grows with how long it has waited (a tenth of it, from 1 ms to 250 ms). All that
-are due, and those that are half way there, are asked for in one query, so that many waiters soon keep step. While the database is away nobody is told anything; waiting goes on until each
-waiter's own deadline.
+are due, and those that are half way there, are asked for in one query, so that many waiters soon keep step. While the
+database is away nobody is told anything; waiting goes on until each waiter's own deadline.
 """
 
 from __future__ import annotations
