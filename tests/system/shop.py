@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import re
 import signal
@@ -62,6 +63,15 @@ def backtrack(i: int, length: int) -> int:
     """Holds the GIL in C code for as long as the match takes: it doubles with each character."""
     mark("start", i)
     re.match(r"(a+)+$", "a" * length + "b")
+    mark("done", i)
+    return i
+
+
+@app.task
+def hold_gil(i: int, seconds: int) -> int:
+    """Sleeps in C without ever giving up the GIL."""
+    mark("start", i)
+    ctypes.PyDLL(None).sleep(seconds)
     mark("done", i)
     return i
 
@@ -188,7 +198,7 @@ class Deceitful(Exception):
     """Its text is no text."""
 
     def __str__(self) -> str:
-        return 42  # type: ignore[return-value]
+        return 42  # type: ignore[return-value]  # noqa: PLE0307
 
 
 @app.task
