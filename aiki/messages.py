@@ -122,7 +122,8 @@ PROGRESS: Final = "progress"
 MARKER: Final = "marker"
 """A marker came out of a work queue. The run id is empty, the epoch is the marker. Body: `q`: the queue."""
 SYNC: Final = "sync"
-"""From an orchestrator to itself: what was reported before this has been taken. The run id is empty, the epoch a number."""
+"""From an orchestrator to itself: an inquiry that all workers have answered, behind all that was reported until then.
+Body: `n`: the number of the question; `again`: 1 where another copy of the dispatch may be out."""
 
 ENDS_DISPATCH: Final = frozenset({COMPLETED, FAILED, RETRY, CRASHED, CANCELLED, RETURNED, INQUIRE, UNKNOWN, DROPPED})
 """After one of these the executor is done with the dispatch."""

@@ -3,13 +3,17 @@
 An inquiry came through the report queue, so behind every report that was confirmed before it. The judge asks all live workers
 (`ASK`): each first promises never to begin these epochs, then says which it holds. So once all have answered or are lost, and
 none holds the run, nobody executes it and nobody will. But somebody may have: a report confirmed after the inquiry and before
-the answer is no more held, and not yet applied. So the judge then sends a `SYNC` down each report partition that brought an
-inquiry; when it comes back, all such reports have been applied, and what is still open can be dispatched anew without starting
-twice. The message that brought the inquiry stays unacked until then; should this process die, the broker gives it to the next.
+the answer is no more held, and not yet applied. So what is still open goes down its report partition once more, as a `SYNC`;
+when that comes back, all such reports have been applied, and the run can be dispatched anew without starting twice.
+
+The message that brought an inquiry stays unacked until the run is found to be held, or the `SYNC` is confirmed (not until it
+comes back: there may be as many unacked inquiries as the subscription allows, and the `SYNC` stands behind them). A `SYNC` of
+another process, or of before a lost session, is an inquiry like any other.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -18,6 +22,10 @@ from aiki.messages import Held, RunKey
 
 MAX_RUNS = 1000
 """Runs a round: one control message asks for all of them, so that one answer is the whole answer."""
+GATHER = 0.05
+"""Seconds between rounds, unless one is full: each costs a question to all workers and some transactions."""
+PROMISES = 1000
+"""How many rounds are remembered until their `SYNC` comes back; one that is forgotten is asked again."""
 ASK_AGAIN = 2.0
 """Seconds after which workers that have not answered are asked once more (control messages are not confirmed)."""
 
@@ -40,27 +48,25 @@ class Inquiry:
 
 @dataclass(slots=True)
 class Round:
-    """Inquiries that were asked together, the workers that have not answered, the partitions that have not been synced.
-
-    `syncing` is None until everybody has answered.
-    """
+    """Inquiries that were asked together, and the workers that have not answered."""
 
     nonce: int
     namespace: str
     open: dict[RunKey, Inquiry]
     waiting: set[str]
     asked: float
-    syncing: set[int] | None = None
 
-    @property
-    def partitions(self) -> set[int]:
-        """The report partitions that brought the open inquiries."""
-        return {int(c.delivery.source.key) for inquiry in self.open.values() for c in inquiry.carriers}
+    def by_partition(self) -> dict[int, dict[RunKey, Inquiry]]:
+        """The open inquiries by the report partition that brought them."""
+        out: dict[int, dict[RunKey, Inquiry]] = {}
+        for key, inquiry in self.open.items():
+            out.setdefault(int(inquiry.carriers[0].delivery.source.key), {})[key] = inquiry
+        return out
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What a round came to. `held` names the executor's worker and what it said; `free` is held by nobody."""
+    """What inquiries came to. `held` names the executor's worker and what it said; `free` is held by nobody."""
 
     namespace: str
     held: list[tuple[RunKey, str, Held]] = field(default_factory=list)
@@ -76,6 +82,8 @@ class Judge:
         self._nonce = seed
         self._pending: dict[str, dict[RunKey, Inquiry]] = {}
         self._rounds: dict[int, Round] = {}
+        self._asked = float("-inf")
+        self._promised: deque[int] = deque(maxlen=PROMISES)
 
     def __len__(self) -> int:
         return sum(len(r.open) for r in self._rounds.values()) + sum(len(p) for p in self._pending.values())
@@ -84,6 +92,7 @@ class Judge:
         """Forget everything: the session is gone, and the broker hands the inquiries out again."""
         self._pending.clear()
         self._rounds.clear()
+        self._promised.clear()
 
     def add(self, namespace: str, key: RunKey, *, again: bool, carrier: Carrier) -> None:
         """An inquiry was received."""
@@ -98,8 +107,14 @@ class Judge:
         carrier.open += 1
 
     def ask(self, live: dict[str, set[str]], now: float) -> list[Round]:
-        """Begin a round for what was received since the last; the caller broadcasts each. `live`: workers by namespace."""
-        rounds = []
+        """Begin rounds for what was received; the caller broadcasts each. `live`: workers by namespace.
+
+        A lone inquiry is asked at once; under many, each round waits a moment for company.
+        """
+        rounds: list[Round] = []
+        if not self._pending or (now - self._asked < GATHER and max(map(len, self._pending.values())) < MAX_RUNS):
+            return rounds
+        self._asked = now
         for namespace, inquiries in self._pending.items():
             items = list(inquiries.items())
             for start in range(0, len(items), MAX_RUNS):
@@ -139,27 +154,13 @@ class Judge:
             round_.waiting.discard(worker)
 
     def answered(self) -> list[Round]:
-        """Rounds that everybody has answered by now; the caller sends a `SYNC` to each partition of theirs."""
-        done = [r for r in self._rounds.values() if not r.waiting and r.syncing is None]
-        for round_ in done:
-            round_.syncing = round_.partitions
-        return done
-
-    def synced(self, nonce: int, partition: int) -> None:
-        """A `SYNC` came back: what was reported before it is applied before `settled` is asked."""
-        round_ = self._rounds.get(nonce)
-        if round_ is not None and round_.syncing is not None:
-            round_.syncing.discard(partition)
-
-    def settled(self) -> list[Verdict]:
-        """Rounds that are answered and synced: what is left in them is held by nobody, and was ended by nobody."""
-        done = [r for r in self._rounds.values() if r.syncing is not None and not r.syncing]
-        out = []
+        """Rounds that everybody has answered by now. The caller sends what is open in them as `SYNC`."""
+        done = [r for r in self._rounds.values() if not r.waiting]
         for round_ in done:
             del self._rounds[round_.nonce]
-            verdict = Verdict(round_.namespace)
-            for key, inquiry in round_.open.items():
-                verdict.free[key] = inquiry.again
-                verdict.carriers.extend(inquiry.carriers)
-            out.append(verdict)
-        return out
+            self._promised.append(round_.nonce)
+        return done
+
+    def promised(self, nonce: int) -> bool:
+        """Whether a `SYNC` is one of ours: all live workers have promised never to begin what it names."""
+        return nonce in self._promised

@@ -40,7 +40,7 @@ REPORT_PREFETCH = 250
 SWEEP_EVERY = 0.1
 RECONCILE_EVERY = 5.0
 MAX_IN_FLIGHT = 2000
-BROKER_HEARTBEAT = 8
+BROKER_HEARTBEAT = 6
 """Seconds. An orchestrator that is stopped holds the report partitions until RabbitMQ gives it up, after two of these."""
 IDLE_LIMIT = 8
 """Seconds after which the database ends a session of ours that says nothing: a stopped orchestrator frees its locks."""
@@ -74,6 +74,7 @@ class Orchestrator:
         self._session: Session | None = None
         self._out: Outbound | None = None
         self._next: dict[str, float] = {}
+        self._ready: dict[str, Verdict] = {}
         self._failures = 0
         self._next_breath = 0.0
 
@@ -113,6 +114,7 @@ class Orchestrator:
         """Drop the session; what was taken and not acked comes back."""
         self._live.deaf()
         self._judge.clear()
+        self._ready.clear()
         session, self._session, self._out = self._session, None, None
         if session is not None:
             session.close()
@@ -200,6 +202,9 @@ class Orchestrator:
         done: list[Delivery],
     ) -> None:
         message = ReportList.decode(delivery.body)
+        if message.reports and message.reports[0].kind == m.SYNC:
+            self._take_sync(message, delivery)
+            return
         items = items_of(message)
         carrier = Carrier(delivery)
         for item in items:
@@ -208,8 +213,6 @@ class Orchestrator:
         for report in message.reports:
             if report.kind == m.MARKER:
                 self._store.save_marker(message.namespace, str(report.body.get("q", "")), taken_at=report.epoch)
-            elif report.kind == m.SYNC:
-                self._judge.synced(report.epoch, int(delivery.source.key))
             elif report.kind not in core.RUN_REPORTS:
                 body = json.dumps(report).encode()
                 self._store.save_dead_letter(
@@ -285,11 +288,34 @@ class Orchestrator:
         for round_ in [*self._judge.ask(live, now), *self._judge.ask_again(now)]:
             self._ask(round_)
         for round_ in self._judge.answered():
-            body = ReportList(round_.namespace, "", "", [Report(m.SYNC, "", round_.nonce, {})]).encode()
-            for partition in round_.partitions:
-                self._taken.send(reports(partition), body)
-        for verdict in self._judge.settled():
+            self._sync(round_)
+        ready, self._ready = self._ready, {}
+        for verdict in ready.values():
             self._release(verdict)
+
+    def _sync(self, round_: Round) -> None:
+        """Send what nobody holds behind all that was reported before everybody said so."""
+        for partition, inquiries in round_.by_partition().items():
+            found = [
+                Report(m.SYNC, key.run_id, key.epoch, {"n": round_.nonce, "again": int(inquiry.again)})
+                for key, inquiry in inquiries.items()
+            ]
+            carriers = [carrier for inquiry in inquiries.values() for carrier in inquiry.carriers]
+            body = ReportList(round_.namespace, "", "", found).encode()
+            self._outbound.report(partition, body, lambda carriers=carriers: self._settle_carriers(carriers))  # type: ignore[misc]
+
+    def _take_sync(self, message: ReportList, delivery: Delivery) -> None:
+        """What was reported before it is applied before `_conclude`, which releases what is still open."""
+        carrier = Carrier(delivery)
+        free = {RunKey(r.run_id, r.epoch): bool(r.body.get("again")) for r in message.reports if r.kind == m.SYNC}
+        if self._judge.promised(message.reports[0].body.get("n", 0)):
+            carrier.open = 1
+            verdict = self._ready.setdefault(message.namespace, Verdict(message.namespace))
+            verdict.free.update(free)
+            verdict.carriers.append(carrier)
+            return
+        for key, again in free.items():
+            self._judge.add(message.namespace, key, again=again, carrier=carrier)
 
     def _ask(self, round_: Round) -> None:
         if round_.waiting:
@@ -306,7 +332,7 @@ class Orchestrator:
 
         if held:
             self._follow(verdict.namespace, self._store.apply(verdict.namespace, list(held), decide), Outcome())
-        self._settle_carriers(verdict)
+        self._settle_carriers(verdict.carriers)
 
     def _release(self, verdict: Verdict) -> None:
         """Nobody holds these: dispatch them anew."""
@@ -325,7 +351,7 @@ class Orchestrator:
             part = ordered[start : start + 500]
             states = self._store.worker_states(verdict.namespace, self._store.workers_of_runs(verdict.namespace, part))
             self._follow(verdict.namespace, self._store.apply(verdict.namespace, part, decide), Outcome())
-        self._settle_carriers(verdict)
+        self._settle_carriers(verdict.carriers)
 
     def _loss(self, states: dict[str, tuple[str, str]], row: RunRow) -> str | None:
         """What became of the worker that had bound a run, in words, if it was lost with the run in its hands."""
@@ -336,9 +362,9 @@ class Orchestrator:
             return None
         return f"worker {name} was lost while executing it (no heartbeat for {self._settings.lease:g} s)"
 
-    def _settle_carriers(self, verdict: Verdict) -> None:
+    def _settle_carriers(self, carriers: list[Carrier]) -> None:
         done = []
-        for carrier in verdict.carriers:
+        for carrier in carriers:
             carrier.open -= 1
             if carrier.open == 0:
                 done.append(carrier.delivery)

@@ -7,9 +7,10 @@ claim runs out, and the sweeper publishes it marked `again`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from aiki.broker import CONTROL, Session
+from aiki.broker import CONTROL, Session, reports
+from aiki.errors import BrokerUnavailable
 from aiki.messages import Control, RunKey
 from aiki.model import Outgoing
 from aiki.publishing import pack
@@ -30,6 +31,7 @@ class Outbound:
         self._session = session
         self._unconfirmed: dict[int, tuple[str, list[bytes]]] = {}
         self._confirmed: dict[str, list[bytes]] = {}
+        self._reports: dict[int, Callable[[], None]] = {}
         self._count = 0
         self._since = 0.0
 
@@ -44,6 +46,10 @@ class Outbound:
             seq = self._session.send(packed.to, packed.body)
             self._unconfirmed[seq] = (packed.namespace, packed.delivery_ids)
 
+    def report(self, partition: int, body: bytes, confirmed: Callable[[], None]) -> None:
+        """Send a report of our own; `confirmed` is called, from `settle`, once the broker answers for it."""
+        self._reports[self._session.send(reports(partition), body)] = confirmed
+
     def control(self, namespace: str, kind: str, runs: Sequence[RunKey] = (), **fields: object) -> None:
         """Broadcast to the workers of a namespace; long lists go as several messages."""
         for start in range(0, max(len(runs), 1), RUNS_A_CONTROL):
@@ -54,6 +60,12 @@ class Outbound:
     def settle(self, now: float) -> None:
         """Take in confirms, and delete what they are about, many at a time."""
         for seq, ok in self._session.settled():
+            confirmed = self._reports.pop(seq, None)
+            if confirmed is not None:
+                if not ok:
+                    raise BrokerUnavailable("the broker refused a report of the orchestrator's own")
+                confirmed()
+                continue
             sent = self._unconfirmed.pop(seq, None)
             if sent is None:
                 continue

@@ -13,24 +13,22 @@ def carrier(partition: int = 2) -> Carrier:
     return Carrier(Delivery(reports(partition), b"", False, 1))
 
 
-def test_a_run_is_free_only_after_all_have_answered_and_their_reports_were_taken() -> None:
+def test_a_question_is_settled_only_after_all_have_answered() -> None:
     judge = Judge(10)
     judge.add("n", KEY, again=False, carrier=carrier())
     [round_] = judge.ask({"n": {"w1", "w2"}}, 0.0)
     judge.answer("w1", round_.nonce, [])
     assert judge.answered() == []
+    assert not judge.promised(round_.nonce)
     judge.answer("w2", round_.nonce, [])
-    # A report that was confirmed before an answer may still be in the partition's queue.
-    assert judge.settled() == []
-    assert [r.partitions for r in judge.answered()] == [{2}]
+    # A report that was confirmed before an answer may still be in the partition's queue: the caller sends it behind that.
+    [done] = judge.answered()
+    assert {partition: set(open_) for partition, open_ in done.by_partition().items()} == {2: {KEY}}
+    assert judge.promised(round_.nonce)
     assert judge.answered() == []
-    assert judge.settled() == []
-    judge.synced(round_.nonce, 3)
-    assert judge.settled() == []
-    judge.synced(round_.nonce, 2)
-    [verdict] = judge.settled()
-    assert verdict.free == {KEY: False}
     assert len(judge) == 0
+    judge.clear()
+    assert not judge.promised(round_.nonce)
 
 
 def test_a_run_that_somebody_holds_is_not_free() -> None:
@@ -40,9 +38,7 @@ def test_a_run_that_somebody_holds_is_not_free() -> None:
     verdict = judge.answer("w", round_.nonce, [Held(*KEY, "w/0.1", 5)])
     assert verdict is not None
     assert [item[0] for item in verdict.held] == [KEY]
-    assert [r.partitions for r in judge.answered()] == [set()]
-    [rest] = judge.settled()
-    assert rest.free == {}
+    assert [r.open for r in judge.answered()] == [{}]
 
 
 def test_a_worker_that_is_gone_is_waited_for_no_more() -> None:
