@@ -57,7 +57,7 @@ def test_a_server_killed_under_load_loses_nothing_that_it_accepted(system: Syste
     wait_until(lambda: answers(port), 30, "the server to answer")
     app = system.app(server_url=f"http://127.0.0.1:{port}", database_url=None, broker_url=None)
     with Load(app.definitions["shop.marked"], rate=50) as load:
-        for _ in range(5 if FULL else 3):
+        for _ in range(5 if FULL else 2):
             before = len(load.accepted)
             wait_until(lambda before=before: len(load.accepted) >= before + 80, 30, "runs to be accepted")
             server.kill_group()
