@@ -191,7 +191,7 @@ def in_child(work: Callable[[], None]) -> int:
     if pid == 0:
         code = 1
         try:
-            signal.alarm(30)
+            signal.alarm(60)
             work()
             code = 0
         except BaseException:
@@ -221,6 +221,7 @@ def test_children_start_over_while_threads_enqueue(tmp_path: Path, mysql_databas
     upgrade(mysql_database)
     client, store = EmbeddedClient(settings_for(tmp_path, mysql_database)), Store(mysql_database)
     client.enqueue([new_run(0)])
+    wait_until(lambda: store.next_due() is None, 15, "the publisher to be at work")
     stop = threading.Event()
 
     def busy() -> None:
