@@ -191,8 +191,8 @@ CANCEL: Final = "cancel"
 ABORT: Final = "abort"
 """Whoever executes these is stale: stop it, its reports change nothing. Fields: `runs`."""
 SNAPSHOT: Final = "snapshot"
-"""The answer to a worker's hello: all revocations whose dispatch may be out. Fields: `worker`, `runs`; `more`: 1 if more
-such messages follow."""
+"""The answer to a worker's hello: all revocations whose dispatch may be out. Fields: `worker`, the hello's `nonce`, `runs`;
+`more`: 1 if more such messages follow."""
 RESEND_HELLO: Final = "hello?"
 """Workers the sender does not know should say hello. Fields: none."""
 DRAIN: Final = "drain"

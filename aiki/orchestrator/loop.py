@@ -253,7 +253,9 @@ class Orchestrator:
         if beat.kind == m.HELLO:
             self._store.save_worker(beat)
             self._live.hear(beat, now)
-            self._outbound.control(beat.namespace, m.SNAPSHOT, self._store.revocations(beat.namespace), worker=beat.worker)
+            echo = {"nonce": beat.fields["nonce"]} if "nonce" in beat.fields else {}
+            revoked = self._store.revocations(beat.namespace)
+            self._outbound.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, **echo)
             names = self._live.workers[beat.worker].definitions
             self._follow(beat.namespace, self._reconciler.unpark(beat.namespace, names), Outcome())
         elif beat.kind == m.BYE:
