@@ -64,7 +64,7 @@ def encode(value: Any, *, limit: int = DEFAULT_LIMIT, what: str = "value", compr
     if len(text) > limit:
         raise PayloadTooLarge(
             f"the {what} is {len(text):,} bytes encoded, over the limit of {limit:,}; keep large data elsewhere and pass "
-            "a reference to it, or raise AIKI_MAX_PAYLOAD (the database's max_allowed_packet must be larger still)"
+            "a reference to it, or raise AIKI_MAX_PAYLOAD (the database's max_allowed_packet must be more than twice that)"
         )
     return Payload(encoding, text)
 
