@@ -20,7 +20,7 @@ from aiki.errors import PayloadTooLarge, ReferenceConflict, RunConflict
 from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
 from aiki.model import Accepted, Created, NewRun, Outgoing
 from aiki.states import State
-from aiki.storage.database import Database, RowTooLarge, is_duplicate
+from aiki.storage.database import Database, Insert, RowTooLarge, is_duplicate
 from aiki.storage.rows import EXPIRY_EPOCH, delivery_id
 
 RUN_COLUMNS = (
@@ -45,6 +45,8 @@ PAYLOAD_COLUMNS = ("namespace", "run_id", "role", "encoding", "data")
 DELIVERY_COLUMNS = ("namespace", "id", "due_at", "again")
 
 MAX_LIST = 50
+SMALL = 64 * 1024
+"""Bytes of input up to which a single run goes the short way."""
 _DURATIONS_TTL = 5.0
 _groups = itertools.count(1)
 
@@ -112,6 +114,10 @@ class Creating:
         try:
             if connection is not None:
                 return self._create(connection, runs, claim, batch)
+            if len(runs) == 1 and runs[0].reference_id is None and len(runs[0].input.text) < SMALL:
+                made = self._create_one(runs[0], claim)
+                if made is not None:
+                    return made
             return self.db.transaction(lambda c: self._create(c, runs, claim, batch))
         except RowTooLarge as error:
             raise PayloadTooLarge(
@@ -141,6 +147,27 @@ class Creating:
         self._insert_rest(connection, new, now, claim)
         outgoing = [self._outgoing(run, made) for run, made in new if made.state is State.QUEUED] if claim is not None else []
         return Created([answers[position] for position in range(len(runs))], outgoing)
+
+    def _create_one(self, run: NewRun, claim: float | None) -> Created | None:
+        """The short way of a single run: everything in one round trip. None: its id is taken, go the long way."""
+        now = self.clock()
+        raw = ids.to_bytes(run.id)
+        rows = _Rows(raw, self._first_state(run, now), zlib.crc32(raw) % self.partitions, next(_groups))
+        payloads, deliveries = self._rest_values([(run, rows)], now, claim)
+        try:
+            self.db.write_at_once(
+                [
+                    Insert("runs", RUN_COLUMNS, [self._run_values(run, rows, now)]),
+                    Insert("payloads", PAYLOAD_COLUMNS, payloads),
+                    Insert("deliveries", DELIVERY_COLUMNS, deliveries),
+                ]
+            )
+        except IntegrityError as error:
+            if is_duplicate(error):
+                return None
+            raise
+        published = claim is not None and rows.state is State.QUEUED
+        return Created([Accepted(run.id, rows.state, True)], [self._outgoing(run, rows)] if published else [])
 
     # ------------------------------------------------------------ reference ids
     def _claim_reference(self, connection: sa.Connection, run: NewRun) -> Accepted | None:
@@ -216,9 +243,11 @@ class Creating:
                     sizes[run.name] = min(known, MAX_LIST)
                 group, left, partition = next(_groups), sizes[run.name], zlib.crc32(raw) % self.partitions
             left -= 1
-            state = State.SCHEDULED if run.due_at is not None and run.due_at > now else State.QUEUED
-            out.append(_Rows(raw, state, partition, group))
+            out.append(_Rows(raw, self._first_state(run, now), partition, group))
         return out
+
+    def _first_state(self, run: NewRun, now: int) -> State:
+        return State.SCHEDULED if run.due_at is not None and run.due_at > now else State.QUEUED
 
     def _run_values(self, run: NewRun, made: _Rows, now: int) -> tuple[Any, ...]:
         options = json.dumps(run.options, separators=(",", ":")) if run.options else None
@@ -244,7 +273,16 @@ class Creating:
     def _insert_rest(
         self, connection: sa.Connection, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None
     ) -> None:
-        payloads, deliveries = [], []
+        payloads, deliveries = self._rest_values(new, now, claim)
+        self.db.insert(connection, "payloads", PAYLOAD_COLUMNS, payloads)
+        self.db.insert(connection, "deliveries", DELIVERY_COLUMNS, deliveries)
+
+    def _rest_values(
+        self, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None
+    ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """Rows of `payloads` and of `deliveries` for new runs."""
+        payloads: list[tuple[Any, ...]] = []
+        deliveries: list[tuple[Any, ...]] = []
         for run, made in new:
             payloads.append((self.namespace, made.raw, "input", run.input.encoding, run.input.text.encode("ascii")))
             if made.state is State.SCHEDULED:
@@ -257,8 +295,7 @@ class Creating:
             deliveries.append((self.namespace, delivery_id(made.raw, 1), due, again))
             if run.expires_at is not None:
                 deliveries.append((self.namespace, delivery_id(made.raw, EXPIRY_EPOCH), run.expires_at, 0))
-        self.db.insert(connection, "payloads", PAYLOAD_COLUMNS, payloads)
-        self.db.insert(connection, "deliveries", DELIVERY_COLUMNS, deliveries)
+        return payloads, deliveries
 
     def _outgoing(self, run: NewRun, made: _Rows) -> Outgoing:
         options = {key: value for key, value in run.options.items() if key != "mc"}

@@ -35,7 +35,8 @@ class Reading:
     def _get(self, connection: sa.Connection, raw: bytes) -> RunView | None:
         row = self.db.execute(
             connection,
-            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name FROM runs r LEFT JOIN workers w ON w.namespace = r.namespace AND w.id = r.worker "
+            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name FROM runs r "
+            "LEFT JOIN workers w ON w.namespace = r.namespace AND w.id = r.worker "
             "WHERE r.namespace = ? AND r.id = ?",
             (self.namespace, raw),
         ).fetchone()

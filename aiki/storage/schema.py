@@ -81,7 +81,7 @@ def upgrade_database(db: Database) -> None:
         else:
             # Two `aiki db upgrade` at once: the second waits, then finds nothing to do.
             connection.exec_driver_sql("SELECT GET_LOCK('aiki.schema', 60)")
-        config = _config(db)
+        config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
@@ -90,7 +90,7 @@ def upgrade_database(db: Database) -> None:
             connection.commit()
 
 
-def _config(db: Database) -> Config:
+def _config() -> Config:
     from alembic.config import Config
 
     config = Config()
