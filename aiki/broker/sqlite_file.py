@@ -43,12 +43,13 @@ class BrokerFile:
         try:
             self._retry("PRAGMA journal_mode = WAL", patience)
             # A crash of the machine may lose the last moments, never the file; a crash of a process loses nothing.
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA journal_size_limit = 67108864")
+            self._retry("PRAGMA synchronous = NORMAL", patience)
+            self._retry("PRAGMA journal_size_limit = 67108864", patience)
             with self.transaction(patience) as db:
                 sqlite_store.create(db)
             self._inode = os.stat(path).st_ino
-            self._version = self._data_version()
+            with self._lock:
+                self._version = self._data_version()
         except BaseException:
             self._db.close()
             raise
@@ -120,7 +121,8 @@ class BrokerFile:
         deadline = monotonic() + patience
         while True:
             try:
-                self._db.execute(statement)
+                with self._lock:  # every statement holds it: the process must not be copied in the middle of one
+                    self._db.execute(statement)
                 return
             except sqlite3.OperationalError as error:
                 if not _busy(error):

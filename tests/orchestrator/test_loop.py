@@ -257,7 +257,7 @@ def test_a_stalled_run_goes_on_when_a_worker_that_knows_it_says_hello(stage: Sta
 def test_a_lost_dispatch_is_found_through_a_marker(stage: Stage) -> None:
     worker = stage.worker()
     [run_id] = stage.enqueue()
-    delivery, message = worker.take()
+    delivery, _message = worker.take()
     worker.session.ack([delivery])  # taken, and never heard of again
     for _ in range(10):
         stage.pass_time(10)

@@ -51,4 +51,4 @@ def system(request: pytest.FixtureRequest) -> System:
 def own_system(make_system: Callable[..., System], own_rabbit: RabbitServer, own_maria: MariaServer) -> Iterator[System]:
     """A system on servers of this module's own, to be killed and stopped at will."""
     url = own_maria.create_database()
-    yield make_system(url, own_rabbit.url)
+    return make_system(url, own_rabbit.url)
