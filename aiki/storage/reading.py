@@ -117,9 +117,12 @@ class Reading:
             # One state a query: each walks its index backwards, and none sorts more than a page.
             for state in where.states or (None,):
                 extra = " AND state = ?" if state else ""
+                index = "ix_runs_state" if state else "ix_runs_name" if where.name is not None else None
+                # Without statistics SQLite walks the primary key instead, however few runs are in that state.
+                hint = f"INDEXED BY {index}" if index and self.db.is_sqlite else ""
                 found += self.db.execute(
                     connection,
-                    f"SELECT {VIEW_COLUMNS} FROM runs WHERE {' AND '.join(conditions)}{extra} {tail}",
+                    f"SELECT {VIEW_COLUMNS} FROM runs {hint} WHERE {' AND '.join(conditions)}{extra} {tail}",
                     (*parameters, state.value) if state else parameters,
                 ).fetchall()
             rows = heapq.nlargest(limit + 1, found, key=lambda row: bytes(row[0]))
