@@ -209,7 +209,13 @@ class Orchestrator:
         carrier = Carrier(delivery)
         for item in items:
             if item.report.kind in (m.INQUIRE, m.DROPPED):
-                carriers.setdefault((message.namespace, RunKey(item.report.run_id, item.report.epoch)), []).append(carrier)
+                key = RunKey(item.report.run_id, item.report.epoch)
+                carriers.setdefault((message.namespace, key), []).append(carrier)
+                if (
+                    item.report.kind == m.INQUIRE
+                ):  # without a look at its run: what has ended or moved on is passed over at the end
+                    self._judge.add(message.namespace, key, again=item.report.body.get("why") == "again", carrier=carrier)
+        items = [item for item in items if item.report.kind != m.INQUIRE]
         for report in message.reports:
             if report.kind == m.MARKER:
                 self._store.save_marker(message.namespace, str(report.body.get("q", "")), taken_at=report.epoch)
@@ -218,7 +224,8 @@ class Orchestrator:
                 self._store.save_dead_letter(
                     message.namespace, "reports", f"unknown report {report.kind!r}", {}, body, sha256(body).digest()[:16]
                 )
-        batches.setdefault(message.namespace, []).extend(items)
+        if items:
+            batches.setdefault(message.namespace, []).extend(items)
         done.append(delivery)
 
     def _follow(
@@ -339,10 +346,11 @@ class Orchestrator:
     def _release(self, verdict: Verdict) -> None:
         """Nobody holds these: dispatch them anew."""
         keys = {bytes.fromhex(key.run_id): (key, again) for key, again in verdict.free.items()}
-        states: dict[str, tuple[str, str]] = {}
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             rules = self._rules(verdict.namespace)
+            gone = {row.worker.hex() for row in rows.values() if row.worker is not None} - set(self._live.workers)
+            states = self._store.worker_states(verdict.namespace, gone) if gone else {}
             for row in rows.values():
                 key, again = keys[row.id]
                 lost = self._loss(states, row)
@@ -351,7 +359,6 @@ class Orchestrator:
         ordered = sorted(keys)
         for start in range(0, len(ordered), 500):
             part = ordered[start : start + 500]
-            states = self._store.worker_states(verdict.namespace, self._store.workers_of_runs(verdict.namespace, part))
             self._follow(verdict.namespace, self._store.apply(verdict.namespace, part, decide), Outcome())
         self._settle_carriers(verdict.carriers)
 

@@ -181,7 +181,7 @@ class Applying:
                 raise AssertionError(f"run {row.run_id}: {before} may not become {row.state}")
             if row.updated_at != now:
                 row.updated_at = now
-                columns = changed(row)
+                columns = (*columns, "updated_at")
             by_columns[columns].append((row.id, *(getattr(row, column) for column in columns)))
             if row.ended:
                 effects.forget.add(delivery_id(row.id, row.epoch))

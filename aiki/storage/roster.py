@@ -223,12 +223,6 @@ class Roster:
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
         return [(RunKey(bytes(raw).hex(), epoch), partition) for raw, epoch, partition in rows]
 
-    def workers_of_runs(self, namespace: str, run_ids: Sequence[bytes]) -> set[str]:
-        """The workers that have bound some of these runs."""
-        sql = "SELECT DISTINCT worker FROM runs WHERE worker IS NOT NULL AND namespace = ? AND id"
-        rows = self.db.read(lambda connection: self.db.where_in(connection, sql, (namespace,), run_ids))
-        return {bytes(row[0]).hex() for row in rows}
-
     def worker_states(self, namespace: str, workers: Iterable[str]) -> dict[str, tuple[str, str]]:
         """The state and the name of each of these workers that is on record."""
         wanted = [bytes.fromhex(worker) for worker in sorted(set(workers))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from aiki import ids
@@ -80,7 +81,8 @@ RUN_FIELDS: tuple[str, ...] = tuple(name for name in RunRow.__slots__ if name !=
 MUTABLE: tuple[str, ...] = tuple(
     name for name in RUN_FIELDS if name not in ("id", "kind", "name", "version", "partition_no", "reference_id", "options")
 )
-_MUTABLE_AT = tuple(RUN_FIELDS.index(name) for name in MUTABLE)
+_mutable = attrgetter(*MUTABLE)
+_mutable_before = itemgetter(*(RUN_FIELDS.index(name) for name in MUTABLE))
 SELECT_RUN = ", ".join(RUN_FIELDS)
 
 
@@ -93,8 +95,10 @@ def run_row(values: Any) -> RunRow:
 
 def changed(row: RunRow) -> tuple[str, ...]:
     """The names of the columns that a decision changed."""
-    before = row.before
-    return tuple(name for name, at in zip(MUTABLE, _MUTABLE_AT, strict=True) if getattr(row, name) != before[at])
+    now, before = _mutable(row), _mutable_before(row.before)
+    if now == before:
+        return ()
+    return tuple(name for name, new, old in zip(MUTABLE, now, before, strict=True) if new != old)
 
 
 SUSPECT_AFTER = 3
