@@ -44,7 +44,7 @@ SILENT: Final = 5.0
 DELETE_RUNS: Final = 500
 DELETE_AFTER: Final = 0.05
 DELETE_GIVE_UP: Final = 60.0
-GATHER: Final = 0.004
+GATHER: Final = 0.01
 """Seconds between two sendings while confirms are owed, unless `GATHER_RUNS` are queued."""
 GATHER_RUNS: Final = 64
 FLUSH: Final = 3.0
