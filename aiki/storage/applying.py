@@ -21,7 +21,7 @@ from aiki.messages import RunKey
 from aiki.model import Outgoing
 from aiki.states import State, may_follow
 from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, _groups
-from aiki.storage.database import Database
+from aiki.storage.database import Database, Writes
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
     SELECT_RUN,
@@ -139,35 +139,24 @@ class Applying:
 
     def _write(self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects) -> Applied:
         now = self.clock()
-        self._update_runs(connection, namespace, rows, effects, now)
-        self.db.insert(
-            connection,
-            "payloads",
-            PAYLOAD_COLUMNS,
-            [(namespace, run_id, "result", p.encoding, p.text.encode("ascii")) for run_id, p in effects.results],
-        )
-        self.db.insert(connection, "attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
-        if effects.forget:
-            self.delete_deliveries(connection, namespace, sorted(effects.forget))
-        self._write_revocations(connection, namespace, effects, now)
-        self.db.insert(
-            connection,
-            "audit",
-            AUDIT_COLUMNS,
-            [
-                (namespace, ids.new_id().bytes, now, actor, action, subject, detail)
-                for actor, action, subject, detail in effects.audit
-            ],
-        )
+        writes = Writes(self.db, connection)
+        self._update_runs(writes, namespace, rows, effects, now)
+        results = [(namespace, run_id, "result", p.encoding, self.db.blob(p.text)) for run_id, p in effects.results]
+        writes.insert("payloads", PAYLOAD_COLUMNS, results)
+        writes.insert("attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
+        writes.delete("DELETE FROM deliveries WHERE namespace = ? AND id", (namespace,), sorted(effects.forget))
+        self._write_revocations(connection, writes, namespace, effects, now)
+        audit = [(namespace, ids.new_id().bytes, now, *entry) for entry in effects.audit]
+        writes.insert("audit", AUDIT_COLUMNS, audit)
+        due_now = self._write_deliveries(writes, namespace, effects, now)
+        writes.send()
         return Applied(
-            self._write_deliveries(connection, namespace, effects, now),
+            self.outgoing(connection, namespace, due_now),
             [key for key, interrupt in effects.revoke if not interrupt],
             [key for key, interrupt in effects.revoke if interrupt],
         )
 
-    def _update_runs(
-        self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int
-    ) -> None:
+    def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
         by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         for row in rows.values():
             due = effects.dispatch.get(row.id)
@@ -188,23 +177,25 @@ class Applying:
                 if row.expires_at is not None:
                     effects.forget.add(delivery_id(row.id, EXPIRY_EPOCH))
         for columns, values in by_columns.items():
-            self.db.update(connection, "runs", columns, namespace, values)
+            writes.update("runs", columns, namespace, values)
 
     def delete_deliveries(self, connection: sa.Connection, namespace: str, delivery_ids: Sequence[bytes]) -> None:
         """Delete deliveries by their own ids; absent ones are passed over."""
         self.db.where_in(connection, "DELETE FROM deliveries WHERE namespace = ? AND id", (namespace,), delivery_ids)
 
-    def _write_revocations(self, connection: sa.Connection, namespace: str, effects: Effects, now: int) -> None:
+    def _write_revocations(self, connection: sa.Connection, writes: Writes, namespace: str, effects: Effects, now: int) -> None:
         gone = [(namespace, run_id, epoch) for run_id, epoch in effects.unrevoke]
         gone += [(namespace, bytes.fromhex(key.run_id), key.epoch) for key, _ in effects.revoke]
         if gone:
+            writes.send()
             sql = self.db.placeholders("DELETE FROM revocations WHERE namespace = ? AND run_id = ? AND epoch = ?")
             connection.exec_driver_sql(sql, sorted(gone))
         columns = ("namespace", "run_id", "epoch", "created_at", "interrupt")
         rows = [(namespace, bytes.fromhex(key.run_id), key.epoch, now, int(interrupt)) for key, interrupt in effects.revoke]
-        self.db.insert(connection, "revocations", columns, rows)
+        writes.insert("revocations", columns, rows)
 
-    def _write_deliveries(self, connection: sa.Connection, namespace: str, effects: Effects, now: int) -> list[Outgoing]:
+    def _write_deliveries(self, writes: Writes, namespace: str, effects: Effects, now: int) -> list[tuple[RunRow, bool]]:
+        """Record the deliveries; those that are due now, with whether they are marked again."""
         claimed = now + int(CLAIM_SECONDS * SECOND)
         rows, due_now = [], []
         for row, due_at, again in effects.dispatch.values():
@@ -213,8 +204,8 @@ class Applying:
                 rows.append((namespace, delivery_id(row.id, row.epoch), claimed, 1))
             else:
                 rows.append((namespace, delivery_id(row.id, row.epoch), due_at, int(again)))
-        self.db.insert(connection, "deliveries", DELIVERY_COLUMNS, rows)
-        return self.outgoing(connection, namespace, due_now)
+        writes.insert("deliveries", DELIVERY_COLUMNS, rows)
+        return due_now
 
     def outgoing(self, connection: sa.Connection, namespace: str, due: Sequence[tuple[RunRow, bool]]) -> list[Outgoing]:
         """What is to be published of these runs now, with their input; runs that travel together share a group."""

@@ -284,7 +284,7 @@ class Creating:
         payloads: list[tuple[Any, ...]] = []
         deliveries: list[tuple[Any, ...]] = []
         for run, made in new:
-            payloads.append((self.namespace, made.raw, "input", run.input.encoding, run.input.text.encode("ascii")))
+            payloads.append((self.namespace, made.raw, "input", run.input.encoding, self.db.blob(run.input.text)))
             if made.state is State.SCHEDULED:
                 due, again = run.due_at, 0
             elif claim is None:

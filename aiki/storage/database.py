@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from pymysql.constants import CLIENT
@@ -26,6 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from aiki.errors import ConfigurationError, StorageUnavailable
 
 T = TypeVar("T")
+IsolationLevel = Literal["READ COMMITTED", "AUTOCOMMIT"]
 
 # MySQL: deadlock, lock wait time-out, statement time-out of a lock (MariaDB), record changed since read (MariaDB snapshot).
 _RETRY_CODES = frozenset({1213, 1205, 1020})
@@ -40,6 +41,10 @@ BYTES_A_STATEMENT = 512 * 1024
 
 class RowTooLarge(Exception):
     """The database refuses a row because of its size (max_allowed_packet); the statement changed nothing."""
+
+
+Statement = tuple[str, list[Any]]
+"""SQL in the driver's style, and its parameters."""
 
 
 class Insert(NamedTuple):
@@ -70,6 +75,9 @@ class Database:
             raise ConfigurationError(
                 f"database URL begins with {self.url.drivername!r}; it must be mysql+pymysql:// or sqlite:///"
             )
+        # Reads need no transaction: in autocommit mode they cost no COMMIT or ROLLBACK, each a round trip. The pool is shared
+        # by all of them, apart from the writers', whose connections are never in that mode.
+        self._reading = self.engine if self.is_sqlite else _mysql_engine(self.url, timeout, idle_limit, pool_size, "AUTOCOMMIT")
         self._placeholder = "?" if self.is_sqlite else "%s"
         self._statements: dict[tuple[Any, ...], str] = {}
         self._max_row: int | None = None
@@ -77,10 +85,12 @@ class Database:
     def close(self) -> None:
         """Close the pooled connections."""
         self.engine.dispose()
+        self._reading.dispose()
 
     def after_fork(self) -> None:
         """In a forked child: forget the parent's connections without closing them."""
         self.engine.dispose(close=False)
+        self._reading.dispose(close=False)
 
     # ------------------------------------------------------------ transactions
     def transaction(self, work: Callable[[sa.Connection], T], *, deadline: float | None = None) -> T:
@@ -130,51 +140,46 @@ class Database:
         self._repeated(lambda: self._write_script(inserts))
 
     def _write_script(self, inserts: Sequence[Insert]) -> None:
-        parts, parameters = [], []
-        for item in inserts:
-            row = f"({', '.join(['%s'] * len(item.columns))})"
-            values = ", ".join([row] * len(item.rows))
-            parts.append(f"INSERT INTO {item.table} ({', '.join(item.columns)}) VALUES {values}")
-            parameters += [value for values_ in item.rows for value in values_]
-        dialect = self.engine.dialect
-        error_type: type[Exception] = dialect.loaded_dbapi.Error
         with self.engine.connect() as connection:
+            statements = []
             for item in inserts:
                 self._check_size(connection, item.rows)
-            raw = connection.connection
-            cursor = raw.cursor()
-            try:
-                cursor.execute("; ".join([*parts, "COMMIT"]), parameters)
-                while cursor.nextset():  # an error of a later statement is raised here
-                    pass
-            except error_type as error:
-                gone = dialect.is_disconnect(error, raw.dbapi_connection, cursor)  # type: ignore[arg-type]
-                if gone:
-                    connection.invalidate(error)
-                else:
-                    raw.rollback()
-                raise DBAPIError.instance(
-                    "INSERT …; COMMIT",
-                    None,
-                    error,
-                    error_type,
-                    connection_invalidated=gone,
-                    dialect=dialect,
-                    hide_parameters=True,
-                ) from error
-            finally:
-                cursor.close()
+                statements.append(self._insert_statement(item.table, item.columns, item.rows))
+            self.script(connection, [*statements, ("COMMIT", [])])
+
+    def script(self, connection: sa.Connection, statements: Sequence[Statement]) -> None:
+        """Run statements that return no rows in a single round trip (MySQL); none after the first that fails."""
+        dialect = self.engine.dialect
+        error_type: type[Exception] = dialect.loaded_dbapi.Error
+        raw = connection.connection
+        cursor = raw.cursor()
+        try:
+            cursor.execute("; ".join(sql for sql, _ in statements), [value for _, values in statements for value in values])
+            while cursor.nextset():  # an error of a later statement is raised here
+                pass
+        except error_type as error:
+            gone = dialect.is_disconnect(error, raw.dbapi_connection, cursor)  # type: ignore[arg-type]
+            if gone:
+                connection.invalidate(error)
+            else:
+                raw.rollback()
+            raise DBAPIError.instance(
+                statements[0][0], None, error, error_type, connection_invalidated=gone, dialect=dialect, hide_parameters=True
+            ) from error
+        finally:
+            cursor.close()
+
+    def _insert_statement(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Statement:
+        row = f"({', '.join(['%s'] * len(columns))})"
+        sql = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * len(rows))}"
+        return sql, [value for values in rows for value in values]
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work`, which only reads. Repeated like a transaction."""
 
         def once() -> T:
-            with self.engine.connect() as connection:
-                try:
-                    return work(connection)
-                finally:
-                    if not connection.invalidated:
-                        connection.rollback()
+            with self._reading.connect() as connection:
+                return work(connection)
 
         return self._repeated(once)
 
@@ -222,15 +227,20 @@ class Database:
             sql = f"UPDATE {table} SET {sets} WHERE namespace = ? AND id = ?"
             connection.exec_driver_sql(sql, [(*row[1:], namespace, row[0]) for row in rows])
             return
-        # A join with a derived table: one round trip, on MySQL and MariaDB alike.
+        for chunk in chunks(rows):
+            sql, parameters = self._update_statement(table, columns, namespace, chunk)
+            connection.exec_driver_sql(sql, tuple(parameters))
+
+    def _update_statement(self, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]]) -> Statement:
+        """A join with a derived table: many rows in one round trip, on MySQL and MariaDB alike."""
+        if len(rows) == 1:
+            sets = ", ".join(f"{column} = %s" for column in columns)
+            return f"UPDATE {table} SET {sets} WHERE namespace = %s AND id = %s", [*rows[0][1:], namespace, rows[0][0]]
         first = "SELECT %s AS id, " + ", ".join(f"%s AS {column}" for column in columns)
         more = " UNION ALL SELECT " + ", ".join(["%s"] * (len(columns) + 1))
         sets = ", ".join(f"t.{column} = v.{column}" for column in columns)
-        for chunk in chunks(rows):
-            derived = first + more * (len(chunk) - 1)
-            sql = f"UPDATE {table} t JOIN ({derived}) v ON t.namespace = %s AND t.id = v.id SET {sets}"
-            parameters = [value for row in chunk for value in row]
-            connection.exec_driver_sql(sql, (*parameters, namespace))
+        sql = f"UPDATE {table} t JOIN ({first}{more * (len(rows) - 1)}) v ON t.namespace = %s AND t.id = v.id SET {sets}"
+        return sql, [*(value for row in rows for value in row), namespace]
 
     def where_in(
         self, connection: sa.Connection, sql: str, before: Sequence[Any], values: Sequence[Any], after: str = ""
@@ -248,6 +258,10 @@ class Database:
     def execute(self, connection: sa.Connection, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """Run one statement written with `?` placeholders; SQLAlchemy's `CursorResult`, untyped as raw SQL is."""
         return connection.exec_driver_sql(self.placeholders(sql), tuple(parameters))
+
+    def blob(self, text: str) -> str | bytes:
+        """ASCII text as a value for a binary column. As text it takes half the SQL: PyMySQL writes bytes in hexadecimal."""
+        return text.encode("ascii") if self.is_sqlite else text
 
     def placeholders(self, sql: str) -> str:
         """`sql`, written with `?`, in the driver's style. Our statements hold no `?` or `%` but placeholders."""
@@ -283,6 +297,63 @@ class Database:
         return "" if self.is_sqlite else "FOR UPDATE SKIP LOCKED"
 
 
+class Writes:
+    """Statements of one transaction that return no rows.
+
+    On MySQL a few small ones are kept until `send`, which takes one round trip for all.
+    """
+
+    MAX_ROWS = 64
+    MAX_BYTES = 64 * 1024
+
+    def __init__(self, db: Database, connection: sa.Connection) -> None:
+        self._db = db
+        self._connection = connection
+        self._kept: list[Statement] = []
+        self._room = (0, 0) if db.is_sqlite else (self.MAX_ROWS, self.MAX_BYTES)
+
+    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """As `Database.insert`."""
+        if rows and self._fits(rows):
+            self._db._check_size(self._connection, rows)
+            self._kept.append(self._db._insert_statement(table, columns, rows))
+        elif rows:
+            self._db.insert(self._connection, table, columns, rows)
+
+    def update(self, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]]) -> None:
+        """As `Database.update`."""
+        if rows and self._fits(rows):
+            self._kept.append(self._db._update_statement(table, columns, namespace, rows))
+        elif rows:
+            self._db.update(self._connection, table, columns, namespace, rows)
+
+    def delete(self, sql: str, before: Sequence[Any], values: Sequence[Any]) -> None:
+        """Delete by `sql … IN (values)`; as `Database.where_in`."""
+        if values and self._fits([values]):
+            text = self._db.placeholders(f"{sql} IN ({', '.join('?' * len(values))})")
+            self._kept.append((text, [*before, *values]))
+        elif values:
+            self._db.where_in(self._connection, sql, before, values)
+
+    def send(self) -> None:
+        """Run what was kept."""
+        kept, self._kept = self._kept, []
+        if len(kept) == 1:
+            self._connection.exec_driver_sql(kept[0][0], tuple(kept[0][1]))
+        elif kept:
+            self._db.script(self._connection, kept)
+
+    def _fits(self, rows: Sequence[Sequence[Any]]) -> bool:
+        """Whether these may be kept; if not, what was kept before them is sent, so that the order stays."""
+        size = sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))
+        count = max(len(rows), len(rows[0]) // 32)
+        if count <= self._room[0] and size <= self._room[1]:
+            self._room = (self._room[0] - count, self._room[1] - size)
+            return True
+        self.send()
+        return False
+
+
 def chunks(rows: Sequence[Sequence[Any]]) -> Iterable[Sequence[Sequence[Any]]]:
     """Rows in statements of bounded count and size."""
     start, size = 0, 0
@@ -300,7 +371,12 @@ def _weight(value: Any) -> int:
     """About how many bytes of a statement a value takes. PyMySQL writes bytes as hexadecimal digits, older ones escaped."""
     if isinstance(value, bytes):
         return 2 * len(value)
-    return len(value) if isinstance(value, str) else 0
+    if not isinstance(value, str):
+        return 0
+    return len(value) + (sum(map(value.count, _ESCAPED)) if len(value) > 65536 else 0)
+
+
+_ESCAPED = ("'", '"', "\\", "\0", "\n", "\r", "\x1a")
 
 
 def error_code(error: BaseException) -> int | None:
@@ -324,12 +400,14 @@ def _sqlite_busy(error: SQLAlchemyError) -> bool:
     return isinstance(original, sqlite3.OperationalError) and getattr(original, "sqlite_errorcode", 0) & 0xFF in (5, 6)
 
 
-def _mysql_engine(url: sa.URL, timeout: float, idle_limit: int, pool_size: int) -> sa.Engine:
+def _mysql_engine(
+    url: sa.URL, timeout: float, idle_limit: int, pool_size: int, isolation: IsolationLevel = "READ COMMITTED"
+) -> sa.Engine:
     if url.get_driver_name() not in ("pymysql",):
         url = url.set(drivername=f"{url.get_backend_name()}+pymysql")
     engine = sa.create_engine(
         url,
-        isolation_level="READ COMMITTED",
+        isolation_level=isolation,
         pool_size=pool_size,
         max_overflow=24,
         pool_timeout=timeout,
