@@ -132,6 +132,14 @@ class RunDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class End:
+    """How a run ended. `result` is None where there is none, or where the result is None."""
+
+    state: State
+    result: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunFilter:
     """Which runs a list holds; every field given must match."""
 

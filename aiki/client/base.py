@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from aiki.model import Accepted, DefinitionInfo, NewRun, Page, RunDetail, RunFilter, RunView
+from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -44,6 +44,9 @@ class Client(Protocol):
 
     def detail(self, run_id: str, *, wait: float = 0.0) -> RunDetail:
         """The run with its payloads and attempts; `wait` as in `get`. Raises `RunNotFound`."""
+
+    def soon(self, run_id: str, timeout: float) -> End | None:
+        """How the run ended, if it does within `timeout` seconds and there is a short way to know; None says nothing."""
 
     async def aended(self, run_id: str, timeout: float | None) -> bool:
         """Whether the run ends within `timeout` seconds (None: wait for ever). Many may wait at once: none holds a thread."""

@@ -18,7 +18,7 @@ from aiki.client.waiter import Waiter
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
 from aiki.messages import CANCEL, REVOKE, Control, RunKey
-from aiki.model import Accepted, DefinitionInfo, NewRun, Page, RunDetail, RunFilter, RunView
+from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView
 from aiki.settings import Settings
 from aiki.storage import Store, open_store
 
@@ -36,7 +36,7 @@ class _Parts:
         self.store = open_store(settings) if store is None else store
         broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
         self.publisher = Publisher(broker, self.store)
-        self.waiter = Waiter(self.store.ended)
+        self.waiter = Waiter(self.store.ends)
 
 
 class EmbeddedClient:
@@ -129,6 +129,10 @@ class EmbeddedClient:
         if wait > 0 and not (run := _found(parts.store.get_run(_checked(run_id)), run_id)).ended:
             parts.waiter.wait(run.id, wait)
         return _found(parts.store.detail(_checked(run_id)), run_id)
+
+    def soon(self, run_id: str, timeout: float) -> End | None:
+        """See `Client.soon`."""
+        return self._open().waiter.wait(_checked(run_id), timeout)
 
     async def aended(self, run_id: str, timeout: float | None) -> bool:
         """See `Client.aended`."""

@@ -22,7 +22,7 @@ from aiki.client import forks, wire
 from aiki.clock import now_us
 from aiki.errors import ConfigurationError, RunNotFound, ServerError, Unavailable
 from aiki.ids import parse_id
-from aiki.model import Accepted, DefinitionInfo, NewRun, Page, RunDetail, RunFilter, RunView
+from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView
 from aiki.settings import Settings
 
 if TYPE_CHECKING:
@@ -123,6 +123,11 @@ class RemoteClient:
                 return data
             if time.monotonic() - began < _POLL_FROM:  # it holds no more requests at present
                 time.sleep(min(_POLL_TO / 4, max(0.0, until - time.monotonic())))
+
+    def soon(self, run_id: str, timeout: float) -> End | None:
+        """See `Client.soon`: over HTTP there is no shorter way than to ask."""
+        del run_id, timeout
+        return None
 
     async def aended(self, run_id: str, timeout: float | None) -> bool:
         """See `Client.aended`. Asks at an interval that grows from 20 ms to a second."""

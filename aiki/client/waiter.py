@@ -12,10 +12,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from aiki.errors import Unavailable
-from aiki.states import State
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +26,21 @@ LINGER: Final = 10.0
 """Seconds after which a thread that nobody needs ends."""
 _AWAY: Final = 0.5
 
-Ended = Callable[[Sequence[str]], Mapping[str, State]]
+E = TypeVar("E")
+"""What is told of a run that has ended."""
 
 
-class _Waiting:
-    """One who waits. `tell` is called once, from the polling thread, when the run has ended."""
+class _Waiting(Generic[E]):
+    """One who waits. `tell` is called once, from the polling thread, when the run has ended: `end` says how."""
 
-    __slots__ = ("due", "half_way", "run_id", "since", "tell")
+    __slots__ = ("due", "end", "half_way", "run_id", "since", "tell")
 
     def __init__(self, run_id: str, now: float, tell: Callable[[], None]) -> None:
         self.run_id = run_id
         self.since = now
         self.due = self.half_way = now + MIN_INTERVAL
         self.tell = tell
+        self.end: E | None = None
 
     def again(self, now: float, least: float) -> None:
         """Be due again after the interval."""
@@ -47,28 +48,31 @@ class _Waiting:
         self.due, self.half_way = now + interval, now + interval / 2
 
 
-class Waiter:
+class Waiter(Generic[E]):
     """The polling thread and those who wait for it.
 
-    :param ended: tells which of some runs have ended; may raise `Unavailable`.
+    :param ended: tells which of some runs have ended, and how; may raise `Unavailable`.
     """
 
-    def __init__(self, ended: Ended, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ended: Callable[[Sequence[str]], Mapping[str, E]], clock: Callable[[], float] = time.monotonic) -> None:
         self._ended = ended
         self._clock = clock
         self._changed = threading.Condition()
-        self._waiting: set[_Waiting] = set()
+        self._waiting: set[_Waiting[E]] = set()
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._closed = False
 
-    def wait(self, run_id: str, timeout: float | None) -> bool:
-        """Whether the run ends within `timeout` seconds (None: wait for ever); False at once if the waiter is closed."""
+    def wait(self, run_id: str, timeout: float | None) -> E | None:
+        """How the run ended, if it does within `timeout` seconds (None: wait for ever).
+
+        None otherwise, and at once if the waiter is closed.
+        """
         told = threading.Event()
         entry = self._add(run_id, told.set)
         try:
             told.wait(timeout)
-            return told.is_set() and not self._closed
+            return entry.end
         finally:
             self._discard(entry)
 
@@ -106,8 +110,8 @@ class Waiter:
         return len(self._waiting)
 
     # ------------------------------------------------------------ the thread
-    def _add(self, run_id: str, tell: Callable[[], None]) -> _Waiting:
-        entry = _Waiting(run_id, self._clock(), tell)
+    def _add(self, run_id: str, tell: Callable[[], None]) -> _Waiting[E]:
+        entry: _Waiting[E] = _Waiting(run_id, self._clock(), tell)
         with self._changed:
             if self._closed:
                 tell()
@@ -120,7 +124,7 @@ class Waiter:
                 self._changed.notify()
         return entry
 
-    def _discard(self, entry: _Waiting) -> None:
+    def _discard(self, entry: _Waiting[E]) -> None:
         with self._changed:
             self._waiting.discard(entry)
 
@@ -155,7 +159,7 @@ class Waiter:
         now = self._clock()
         with self._changed:
             due = sorted((entry for entry in self._waiting if entry.half_way <= now), key=lambda entry: entry.due)
-            by_id: dict[str, list[_Waiting]] = {}
+            by_id: dict[str, list[_Waiting[E]]] = {}
             for entry in due:
                 if len(by_id) < MAX_IDS or entry.run_id in by_id:
                     by_id.setdefault(entry.run_id, []).append(entry)
@@ -173,6 +177,7 @@ class Waiter:
                 for entry in entries:
                     if run_id in ended:
                         self._waiting.discard(entry)
+                        entry.end = ended[run_id]
                         entry.tell()
                     else:
                         entry.again(now, least)

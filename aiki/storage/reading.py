@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from aiki import ids
-from aiki.model import Page, RunDetail, RunFilter, RunView
+from aiki.model import End, Page, RunDetail, RunFilter, RunView
 from aiki.states import TERMINAL, State
 from aiki.storage.database import Database
 from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload_of, run_view
@@ -92,6 +92,20 @@ class Reading:
             return {by_raw[bytes(raw)]: State(state) for raw, state in rows if state in TERMINAL}
 
         return self.db.read(work)
+
+    def ends(self, run_ids: Sequence[str]) -> dict[str, End]:
+        """Those of the runs that have ended, with their final state and their result."""
+        by_raw = {ids.to_bytes(run_id): run_id for run_id in run_ids}
+        sql = (
+            "SELECT r.id, r.state, p.encoding, p.data FROM runs r LEFT JOIN payloads p "
+            "ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' WHERE r.namespace = ? AND r.id"
+        )
+        rows = self.db.read(lambda connection: self.db.where_in(connection, sql, (self.namespace,), list(by_raw)))
+        return {
+            by_raw[bytes(raw)]: End(State(state), None if encoding is None else payload_of(encoding, data))
+            for raw, state, encoding, data in rows
+            if state in TERMINAL
+        }
 
     def list_runs(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
         """Runs, newest first (by id, which rises with time); `after` is the `next` of the page before."""

@@ -115,6 +115,14 @@ class ClientContract:
         assert codec.decode(detail.result) == {"paid": True}
         assert client.get(run.id, wait=20).ended
 
+    def test_a_short_wait_tells_the_whole_end_or_nothing(self, client: Client, store: Store) -> None:
+        done, open_ = new_run(1), new_run(2)
+        client.enqueue([done, open_])
+        end(store, done.id, result={"paid": True})
+        told = client.soon(done.id, 5)
+        assert told is None or (told.state is State.COMPLETED and told.result == codec.encode({"paid": True}))
+        assert client.soon(open_.id, 0.01) is None
+
     def test_waiting_ends_with_the_time(self, client: Client) -> None:
         run = new_run(1)
         client.enqueue([run])

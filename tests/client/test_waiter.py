@@ -48,7 +48,7 @@ def test_a_wait_ends_with_the_run_or_with_the_time() -> None:
 def test_many_threads_share_one_query() -> None:
     runs = Runs()
     waiter = Waiter(runs.ended)
-    answers: list[bool] = []
+    answers: list[State | None] = []
     threads = [threading.Thread(target=lambda i=i: answers.append(waiter.wait(str(i % 10), 20))) for i in range(40)]  # type: ignore[misc]
     for thread in threads:
         thread.start()
@@ -57,7 +57,7 @@ def test_many_threads_share_one_query() -> None:
     runs.done |= {str(i) for i in range(10)}
     for thread in threads:
         thread.join()
-    assert answers == [True] * 40
+    assert answers == [State.COMPLETED] * 40
     waiter.close()
 
 
@@ -113,11 +113,11 @@ def test_event_loops_are_told_and_may_be_gone() -> None:
 
 def test_closing_sends_everybody_home() -> None:
     waiter = Waiter(Runs().ended)
-    answers: list[bool] = []
+    answers: list[State | None] = []
     thread = threading.Thread(target=lambda: answers.append(waiter.wait("a", None)))
     thread.start()
     wait_until(lambda: len(waiter) == 1)
     waiter.close()
     thread.join(10)
-    assert answers == [False]
+    assert answers == [None]
     assert not waiter.wait("a", None)
