@@ -106,7 +106,11 @@ def test_waiting_outlasts_an_outage(app: Aiki, handle: Handle[str], store: Store
             raise failures.pop()
         return detail(run_id, wait=wait)
 
+    def away(run_id: str, timeout: float) -> object:
+        raise Unavailable("the database is away")
+
     monkeypatch.setattr(app.client, "detail", flaky)
+    monkeypatch.setattr(app.client, "soon", away)
     assert handle.result(timeout=20) == "paid"
     failures.extend([Unavailable("the database is away", retry_after=0.01)] * 6)
     assert asyncio.run(handle.aresult(timeout=20)) == "paid"
