@@ -77,6 +77,8 @@ def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effe
     row.executor = source.executor
     row.worker = bytes.fromhex(source.worker) if source.worker else None
     effects.forget.add(delivery_id(row.id, row.epoch))
+    if row.cancel_requested and report.kind in m.ENDS_DISPATCH:
+        effects.unrevoke.append((row.id, report.epoch))  # the dispatch is out no more
     _HANDLERS[report.kind](row, report, rules, effects, outcome)
 
 

@@ -111,6 +111,13 @@ def test_a_retry_of_a_cancelled_run_ends_it() -> None:
     assert effects.dispatch == {}
 
 
+def test_the_end_of_a_cancelled_execution_lifts_its_revocation() -> None:
+    run = row(state="running", executor=ONE.executor, cancel_requested=1)
+    effects, _ = apply(run, m.CANCELLED, {"ms": 5})
+    assert run.state == State.CANCELLED
+    assert effects.unrevoke == [(RUN, 1)]
+
+
 def test_crashes_are_charged_and_kill_the_run_after_the_limit() -> None:
     run = row()
     for crash in (1, 2):
