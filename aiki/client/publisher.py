@@ -47,6 +47,8 @@ DELETE_GIVE_UP: Final = 60.0
 GATHER: Final = 0.01
 """Seconds between two sendings while confirms are owed, unless `GATHER_RUNS` are queued."""
 GATHER_RUNS: Final = 64
+GATHER_FROM: Final = 3
+"""Messages without a confirm from which on this is a load, and not one run after the other."""
 FLUSH: Final = 3.0
 """Seconds that the end of the process waits for confirms."""
 _IDLE: Final = 5.0
@@ -227,7 +229,7 @@ class Publisher:
         A lone run leaves at once; after that this thread would wake for each run, contend for the GIL with whoever
         enqueues, and have the broker sync each message by itself.
         """
-        if self._unconfirmed and self._queued < GATHER_RUNS and not self._closing:
+        if len(self._unconfirmed) >= GATHER_FROM and self._queued < GATHER_RUNS and not self._closing:
             rest = self._sent_at + GATHER - self._clock()
             if rest > 0:
                 time.sleep(rest)
