@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiki.states import State
+from tests.scale import scaled
 from tests.system.system import System
 
 
@@ -10,11 +11,12 @@ def test_many_runs_complete_each_with_one_recorded_result(system: System) -> Non
     system.orchestrator()
     system.worker(concurrency=4)
     app = system.app()
-    handles = app.definitions["shop.marked"].enqueue_many([(i,) for i in range(2000)])
-    system.wait_states(60, completed=2000)
-    assert [handle.result(timeout=10) for handle in handles[::100]] == list(range(0, 2000, 100))
+    count = scaled(2000, 20_000)
+    handles = app.definitions["shop.marked"].enqueue_many([(i,) for i in range(count)])
+    system.wait_states(120, completed=count)
+    assert [handle.result(timeout=10) for handle in handles[::100]] == list(range(0, count, 100))
     starts = system.starts()
-    assert len(starts) == 2000
+    assert len(starts) == count
     assert set(starts.values()) == {1}
 
 
