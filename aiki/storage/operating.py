@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from aiki import ids
 from aiki.errors import RunConflict, RunNotFound
 from aiki.messages import RunKey
-from aiki.model import Cancelled, Retried, RunView
+from aiki.model import Cancelled, Retried
 from aiki.states import State
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.delivering import Delivering
+from aiki.storage.reading import Reading
 from aiki.storage.rows import RunRow
 
 _RETRYABLE = frozenset({State.FAILED.value, State.DEAD.value, State.CANCELLED.value})
 
 
-class Operating(Delivering):
+class Operating(Delivering, Reading):
     """What people do to runs."""
 
     def cancel_run(self, run_id: str, *, reason: str = "", actor: str = "") -> Cancelled:
@@ -63,9 +64,6 @@ class Operating(Delivering):
 
         applied: Applied = self.apply(self.namespace, [raw], decide)
         return Retried(self._view(run_id), applied.outgoing)
-
-    def _view(self, run_id: str) -> RunView:
-        raise NotImplementedError  # pragma: no cover  (reading.py)
 
 
 def cancel(row: RunRow, effects: Effects, now: int, reason: str) -> None:

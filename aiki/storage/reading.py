@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from aiki import ids
+from aiki.errors import RunNotFound
 from aiki.model import End, Page, RunDetail, RunFilter, RunView
 from aiki.states import TERMINAL, State
 from aiki.storage.database import Database
@@ -31,6 +32,12 @@ class Reading:
         except ValueError:
             return None
         return self.db.read(lambda connection: self._get(connection, raw))
+
+    def _view(self, run_id: str) -> RunView:
+        view = self.get_run(run_id)
+        if view is None:
+            raise RunNotFound(run_id)
+        return view
 
     def _get(self, connection: sa.Connection, raw: bytes) -> RunView | None:
         row = self.db.execute(

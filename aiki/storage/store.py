@@ -19,13 +19,12 @@ from aiki.settings import Settings
 from aiki.storage.creating import Creating, Durations
 from aiki.storage.database import Database
 from aiki.storage.operating import Operating
-from aiki.storage.reading import Reading
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 
 
-class Store(Creating, Operating, Reading, Roster, Reconciling):
+class Store(Creating, Operating, Roster, Reconciling):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
@@ -60,12 +59,6 @@ class Store(Creating, Operating, Reading, Roster, Reconciling):
     def close(self) -> None:
         """Let go of all connections."""
         self.db.close()
-
-    def _view(self, run_id: str) -> RunView:
-        view = self.get_run(run_id)
-        if view is None:
-            raise RunNotFound(run_id)
-        return view
 
     def rerun(self, run_id: str, *, claim: float | None = None) -> Created:
         """A new run of the same name, version, queue, options and input. Raises `RunNotFound`."""
