@@ -211,9 +211,8 @@ class Orchestrator:
             if item.report.kind in (m.INQUIRE, m.DROPPED):
                 key = RunKey(item.report.run_id, item.report.epoch)
                 carriers.setdefault((message.namespace, key), []).append(carrier)
-                if (
-                    item.report.kind == m.INQUIRE
-                ):  # without a look at its run: what has ended or moved on is passed over at the end
+                if item.report.kind == m.INQUIRE:
+                    # Without a look at its run: what has ended or moved on is passed over at the end.
                     self._judge.add(message.namespace, key, again=item.report.body.get("why") == "again", carrier=carrier)
         items = [item for item in items if item.report.kind != m.INQUIRE]
         for report in message.reports:
