@@ -9,6 +9,9 @@ from aiki.errors import (
     ConfigurationError,
     DecodeError,
     EncodeError,
+    EventTimeout,
+    HistoryLimitExceeded,
+    NotDurable,
     PayloadError,
     PayloadTooLarge,
     ReferenceConflict,
@@ -21,19 +24,25 @@ from aiki.errors import (
     RunNotFound,
     ServerError,
     SoftTimeLimitExceeded,
+    StepFailed,
     StorageUnavailable,
     TaskCancelled,
     TimeLimitExceeded,
     Unauthorized,
     Unavailable,
     UnknownTask,
+    WorkflowCancelled,
+    WorkflowChanged,
 )
+from aiki.futures import Future, as_completed, first, gather
 from aiki.handle import Handle
 from aiki.model import RunDetail, RunView
 from aiki.retry import RetryPolicy
 from aiki.settings import Settings
 from aiki.states import State
 from aiki.task import AsyncTask, BoundTask, Task
+from aiki.workflow import Workflow
+from aiki.workflow_run import WorkflowRun
 
 __version__ = "0.1.0"
 
@@ -46,6 +55,13 @@ __all__ = [  # noqa: RUF022  (by noun, in the order in which one meets them)
     "Call",
     "RetryPolicy",
     "Settings",
+    # workflows
+    "Workflow",
+    "WorkflowRun",
+    "Future",
+    "gather",
+    "first",
+    "as_completed",
     # runs
     "Handle",
     "State",
@@ -58,6 +74,10 @@ __all__ = [  # noqa: RUF022  (by noun, in the order in which one meets them)
     "RetryLater",
     "TaskCancelled",
     "SoftTimeLimitExceeded",
+    # inside a workflow
+    "StepFailed",
+    "EventTimeout",
+    "WorkflowCancelled",
     # errors: all are AikiError
     "AikiError",
     "ConfigurationError",
@@ -80,4 +100,7 @@ __all__ = [  # noqa: RUF022  (by noun, in the order in which one meets them)
     "RunCancelled",
     "TimeLimitExceeded",
     "NoCurrentRun",
+    "NotDurable",
+    "WorkflowChanged",
+    "HistoryLimitExceeded",
 ]

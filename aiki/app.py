@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from aiki import handle as handles
 from aiki.errors import ConfigurationError, UnknownTask
@@ -22,6 +22,8 @@ from aiki.retry import RetryPolicy
 from aiki.settings import Settings, check_name
 from aiki.states import State
 from aiki.task import AsyncTask, Task
+from aiki.workflow import Workflow
+from aiki.workflow_run import WorkflowRun
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -45,8 +47,15 @@ class Decorator(Protocol):
     def __call__(self, fn: Callable[P, R], /) -> Task[P, R]: ...
 
 
+class WorkflowDecorator(Protocol):
+    """What `@app.workflow(...)` makes."""
+
+    def __call__(self, fn: Callable[Concatenate[WorkflowRun, P], R], /) -> Workflow[P, R]:
+        """Make a function a workflow."""
+
+
 class Aiki:
-    """An app: its tasks, and a client made from its settings.
+    """An app: its tasks and workflows, and a client made from its settings.
 
     Nothing is connected to before something is asked for. Settings that are not given come from the environment (`AIKI_*`),
     read when they are first needed; an unknown or malformed setting raises at once.
@@ -87,7 +96,7 @@ class Aiki:
         self._settings: Settings | None = None
         self._client: Client | None = None
         self._lock = threading.RLock()
-        self._tasks: dict[str, Task[..., Any]] = {}
+        self._tasks: dict[tuple[str, str], Task[..., Any]] = {}
         self._registered = 0
         handles.apps[self.name] = self
         _apps.add(self)
@@ -101,11 +110,16 @@ class Aiki:
 
     @property
     def definitions(self) -> Mapping[str, Task[..., Any]]:
-        """All tasks by name."""
+        """All tasks and workflows by name; of several versions the one that was defined last."""
+        return MappingProxyType({name: task for (name, _), task in self._tasks.items()})
+
+    @property
+    def versions(self) -> Mapping[tuple[str, str], Task[..., Any]]:
+        """All tasks and workflows by name and version."""
         return MappingProxyType(self._tasks)
 
     def __repr__(self) -> str:
-        return f"<Aiki {self.name}: {len(self._tasks)} tasks>"
+        return f"<Aiki {self.name}: {len(self._tasks)} definitions>"
 
     # ------------------------------------------------------------ define
     @overload
@@ -153,48 +167,108 @@ class Aiki:
         :param max_crashes: how often a run may kill its process before it is dead.
         :raises ConfigurationError: an option is unknown or wrong, or the name is taken by another function.
         """
+        given = {"queue": queue, "retry": retry, "time_limit": time_limit, "soft_time_limit": soft_time_limit}
+        given |= {"expires": expires, "max_crashes": max_crashes}
+        return self._decorate("task", fn, name, version, given, unknown)
+
+    @overload
+    def workflow(self, fn: Callable[Concatenate[WorkflowRun, P], R], /) -> Workflow[P, R]: ...
+    @overload
+    def workflow(
+        self,
+        *,
+        name: str | None = None,
+        version: str = "1",
+        queue: str | None = None,
+        retry: RetryPolicy | None = None,
+        time_limit: Seconds | None = None,
+        soft_time_limit: Seconds | None = None,
+        expires: Seconds | None = None,
+        max_crashes: int | None = None,
+    ) -> WorkflowDecorator: ...
+    def workflow(  # type: ignore[misc]
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        version: str = "1",
+        queue: str | None = None,
+        retry: RetryPolicy | None = None,
+        time_limit: Seconds | None = None,
+        soft_time_limit: Seconds | None = None,
+        expires: Seconds | None = None,
+        max_crashes: int | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Make a function a durable workflow: `@app.workflow`, or `@app.workflow(version="2")`. It takes the run first.
+
+        :param version: a run is pinned to the version that it was enqueued with; versions live side by side.
+        :param retry: what follows when the function raises: it goes on from the step that failed.
+        :param time_limit, soft_time_limit: of one call of the function, between two waits.
+        :raises ConfigurationError: an option is unknown or wrong, or name and version are taken by another function.
+
+        The other options are as for `task`.
+        """
+        given = {"queue": queue, "retry": retry, "time_limit": time_limit, "soft_time_limit": soft_time_limit}
+        given |= {"expires": expires, "max_crashes": max_crashes}
+        return self._decorate("workflow", fn, name, version, given, unknown)
+
+    def _decorate(
+        self,
+        kind: str,
+        fn: Callable[..., Any] | None,
+        name: str | None,
+        version: str,
+        given: Mapping[str, Any],
+        unknown: Mapping[str, Any],
+    ) -> Any:
         if fn is not None and not callable(fn):
-            raise ConfigurationError(f"@app.task({fn!r}): options are given by name, for example @app.task(name={fn!r})")
-        where = "@app.task" + (f" of {name}" if name else "")
+            raise ConfigurationError(f"@app.{kind}({fn!r}): options are given by name, for example @app.{kind}(name={fn!r})")
+        where = f"@app.{kind}" + (f" of {name}" if name else "")
         for option in unknown:
             refuse(where, option, _TASK_OPTIONS)
-        defaults = TaskOptions.check(
-            where,
-            queue=queue,
-            retry=retry,
-            time_limit=time_limit,
-            soft_time_limit=soft_time_limit,
-            expires=expires,
-            max_crashes=max_crashes,
-        )
-        if not isinstance(version, str) or not 1 <= len(version) <= 64:
+        defaults = TaskOptions.check(where, **given)
+        if not isinstance(version, str) or not 1 <= len(version) <= 64 or not version.isprintable():
             raise ConfigurationError(f"{where}: version={version!r}: it must be text of 1 to 64 characters")
 
         def define(function: Callable[..., Any]) -> Task[..., Any]:
-            return self._define(function, name, version, defaults)
+            return self._define(kind, function, name, version, defaults)
 
         return define if fn is None else define(fn)
 
-    def _define(self, fn: Callable[..., Any], name: str | None, version: str, defaults: TaskOptions) -> Task[..., Any]:
+    def _define(
+        self, kind: str, fn: Callable[..., Any], name: str | None, version: str, defaults: TaskOptions
+    ) -> Task[..., Any]:
         if isinstance(fn, Task):
-            raise ConfigurationError(f"{fn.name} is a task already; @app.task must stand once")
+            raise ConfigurationError(f"{fn.name} is a {fn.kind} already; @app.{kind} must stand once")
         if isinstance(fn, type) or not callable(fn):
-            raise ConfigurationError(f"@app.task stands over a function, not {fn!r}")
+            raise ConfigurationError(f"@app.{kind} stands over a function, not {fn!r}")
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            raise ConfigurationError(f"{place(fn)}: a task cannot be a generator; return a list")
-        chosen = check_task_name("@app.task", name if name is not None else default_name(fn))
-        kind = AsyncTask if inspect.iscoroutinefunction(fn) else Task
-        made: Task[..., Any] = kind(self, fn, name=chosen, version=version, defaults=defaults)
+            raise ConfigurationError(f"{place(fn)}: a {kind} cannot be a generator; return a list")
+        chosen = check_task_name(f"@app.{kind}", name if name is not None else default_name(fn))
+        made = self._make(kind, fn, chosen, version, defaults)
         with self._lock:
-            known = self._tasks.get(chosen)
+            known = self._tasks.get((chosen, version))
             if known is not None and place(known.fn) != place(fn):
                 raise ConfigurationError(
-                    f"two tasks are named {chosen!r}: one at {place(known.fn)}, one at {place(fn)}; "
-                    "give one of them another name="
+                    f"two {kind}s are named {chosen!r}: one at {place(known.fn)}, one at {place(fn)}; "
+                    "give one of them another name= (or another version=, to have both side by side)"
                 )
-            self._tasks[chosen] = made
+            self._tasks.pop((chosen, version), None)  # so that the one defined last stands last
+            self._tasks[chosen, version] = made
             self._registered = 0
         return made
+
+    def _make(self, kind: str, fn: Callable[..., Any], name: str, version: str, defaults: TaskOptions) -> Task[..., Any]:
+        is_async = inspect.iscoroutinefunction(fn)
+        if kind == "workflow":
+            if is_async:
+                raise ConfigurationError(
+                    f"{place(fn)}: a workflow is a plain function, not `async def`; what it awaits are steps (run.step)"
+                )
+            return Workflow(self, fn, name=name, version=version, defaults=defaults)
+        return (AsyncTask if is_async else Task)(self, fn, name=name, version=version, defaults=defaults)
 
     # ------------------------------------------------------------ ask
     @property
@@ -273,7 +347,7 @@ class Aiki:
         try:
             return client.enqueue(runs, session=session, connection=connection, batch=batch)
         except UnknownTask as error:
-            if error.name not in self._tasks:
+            if error.name not in self.definitions:
                 raise
             self._register(client)  # the server's database is a new one
             return client.enqueue(runs, session=session, connection=connection, batch=batch)

@@ -24,9 +24,12 @@ class Call:
 
 
 class Arguments:
-    """A function's signature, ready to check many calls."""
+    """A function's signature, ready to check many calls.
 
-    def __init__(self, name: str, fn: Callable[..., Any]) -> None:
+    :param skip: leading parameters that callers do not give: 1 for a workflow's `run`.
+    """
+
+    def __init__(self, name: str, fn: Callable[..., Any], skip: int = 0) -> None:
         self._name = name
         self._what = f"arguments of {name}"
         try:
@@ -35,6 +38,13 @@ class Arguments:
             raise ConfigurationError(
                 f"{name}: its signature cannot be read ({error}); wrap it in a function of your own"
             ) from None
+        if skip:
+            given = list(self._signature.parameters.values())
+            if not given or given[0].kind not in _POSITIONAL:
+                raise ConfigurationError(
+                    f"{name}: its first parameter must be the run: def {name.rpartition('.')[2]}(run, ...)"
+                )
+            self._signature = self._signature.replace(parameters=given[skip:])
         parameters = self._signature.parameters.values()
         required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         positional = [p for p in parameters if p.kind in _POSITIONAL]
@@ -63,6 +73,18 @@ class Arguments:
         """Check a call and encode it as `[[*args], {**kwargs}]`; raises `TypeError`, `PayloadError`."""
         self.check(args, kwargs)
         return codec.encode([list(args), {**kwargs}], limit=limit, what=self._what, compress_above=compress_above or None)
+
+    def canonical(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The call as JSON text that is equal for equal calls, however they are written; defaults are not filled in.
+
+        :raises TypeError: the function does not take these arguments.
+        :raises aiki.PayloadError: an argument cannot be carried.
+        """
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}() {error}; its signature is {self._signature}") from None
+        return codec.canonical(bound.arguments, what=self._what)
 
 
 def as_call(item: Any, position: int) -> Call:

@@ -69,6 +69,19 @@ def encode(value: Any, *, limit: int = DEFAULT_LIMIT, what: str = "value", compr
     return Payload(encoding, text)
 
 
+def canonical(value: Any, *, what: str = "value") -> str:
+    """ASCII JSON of `value` that is the same for equal values: mappings are sorted by key.
+
+    :raises EncodeError: it holds something that cannot be carried.
+    """
+    try:
+        return _dumps_sorted(value if _is_plain(value, 0) else _lower(value, "$", 0))
+    except _Refused as error:
+        raise EncodeError(f"cannot encode the {what} at {error.place}: {error.why}") from None
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise EncodeError(f"cannot encode the {what}: {type(error).__name__}: {error}") from None
+
+
 def decode(payload: Payload, *, what: str = "value") -> Any:
     """The value that `payload` holds.
 
@@ -97,6 +110,9 @@ def json_text(payload: Payload) -> str:
 
 _dumps: Callable[[Any], str] = json.JSONEncoder(
     ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
+_dumps_sorted: Callable[[Any], str] = json.JSONEncoder(
+    ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"), sort_keys=True
 ).encode
 
 

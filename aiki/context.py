@@ -1,14 +1,16 @@
-"""What a task can see of its own run: `current_run()`."""
+"""What code can see of the run that executes it: `current_run()`, and for tasks the workflow that they are called in."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, MutableMapping
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
-from aiki.errors import AikiError
+from aiki.errors import AikiError, NotDurable
 
 ProgressSink = Callable[[float | None, str], None]
 
@@ -99,3 +101,68 @@ def current_run_or_none() -> CurrentRun | None:
 def set_current_run(run: CurrentRun | None) -> None:
     """Set the current run of this context; for the worker."""
     _current.set(run)
+
+
+# ---------------------------------------------------------------- workflows
+class DurableRun(Protocol):
+    """What a task that is called inside a workflow asks of it (`aiki.WorkflowRun`)."""
+
+    def call_task(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a task as a durable step, or a workflow as a child, and return its result."""
+
+    def submit_task(self, bound: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Start a run of its own; gives a future."""
+
+
+class _Here:
+    """The workflow that this process is executing: one at a time, in one thread."""
+
+    __slots__ = ("in_step", "run", "thread")
+
+    def __init__(self, run: DurableRun) -> None:
+        self.run = run
+        self.thread = threading.get_ident()
+        self.in_step = False
+
+
+_here: _Here | None = None
+
+
+def workflow_here() -> DurableRun | None:
+    """The workflow whose own code calls this; None outside of workflows and inside steps.
+
+    :raises NotDurable: a workflow's code runs, but not in this thread: nothing done here would be recorded.
+    """
+    here = _here
+    if here is None or here.in_step:
+        return None
+    if here.thread != threading.get_ident():
+        raise NotDurable(
+            "a task was called in another thread than the workflow's own: it would not be recorded. Submit it "
+            "(task.submit(...)), or start the thread inside of a step"
+        )
+    return here.run
+
+
+@contextmanager
+def inside_workflow(run: DurableRun) -> Iterator[None]:
+    """While a workflow's function runs."""
+    global _here
+    before, _here = _here, _Here(run)
+    try:
+        yield
+    finally:
+        _here = before
+
+
+@contextmanager
+def inside_step() -> Iterator[None]:
+    """While a step of the workflow runs: calls of tasks are plain calls."""
+    here = _here
+    if here is not None:
+        here.in_step = True
+    try:
+        yield
+    finally:
+        if here is not None:
+            here.in_step = False

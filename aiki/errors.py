@@ -160,6 +160,47 @@ class TaskCancelled(BaseException):
     """
 
 
+# ---------------------------------------------------------------- met by workflow code, inside a worker
+class StepFailed(AikiError):
+    """A step, a submitted task or a child workflow failed, and its own exception cannot be raised here.
+
+    :ivar step: the name of the step.
+    :ivar error_type, error_message, traceback: the original error's, as text.
+    :ivar state: what became of it: failed, cancelled, dead or timed_out.
+    """
+
+    def __init__(self, step: str, error_type: str, error_message: str, traceback: str = "", state: str = "failed") -> None:
+        self.step = step
+        self.error_type = error_type
+        self.error_message = error_message
+        self.traceback = traceback
+        self.state = state
+        super().__init__(f"{step} is {state}: {error_type}: {error_message}")
+
+
+class EventTimeout(AikiError, TimeoutError):
+    """The event that a workflow waited for was not sent in time."""
+
+
+class WorkflowCancelled(TaskCancelled):
+    """Raised at the next durable point of a workflow that was cancelled, once: its `finally` blocks run durably."""
+
+
+class WorkflowChanged(AikiError):
+    """The code no longer fits the run's history: something new was to start while recorded steps were left over.
+
+    Nothing was started. The run goes on once the code is mended, or a retry is asked for.
+    """
+
+
+class HistoryLimitExceeded(AikiError):
+    """The run's history has grown to its limit; end it with `run.continue_as_new(...)` before that."""
+
+
+class NotDurable(AikiError):
+    """A durable operation was asked for where it would not be recorded: in another thread, or outside of a workflow."""
+
+
 # ---------------------------------------------------------------- met inside Aiki
 class MessageError(AikiError):
     """A message from the broker cannot be read; it goes to the dead letters."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from aiki import codec
 from aiki.errors import ConfigurationError, ResultTimeout, RunCancelled, RunFailed, Unavailable
-from aiki.model import End, RunDetail, RunView
+from aiki.model import End, RunDetail, RunView, StepView
+from aiki.options import check_step_name
 from aiki.states import State
 
 if TYPE_CHECKING:
@@ -125,16 +126,53 @@ class Handle(Generic[R]):
 
     # ------------------------------------------------------------ act
     def cancel(self, reason: str = "") -> State:
-        """Cancel the run: at once if nobody executes it, else it is interrupted. Its state now; an ended run stays as it is."""
+        """Cancel the run: at once if nobody executes it, else it is interrupted. Its state now; an ended run stays as it is.
+
+        A workflow that has begun meets the cancel as an exception at its next durable point; a second cancel ends it at once.
+        """
         return self._client.cancel(self.id, reason=reason).state
+
+    def terminate(self, reason: str = "") -> State:
+        """End the run now, without calling its code again: no compensation, no `finally` of a workflow."""
+        return self._client.cancel(self.id, reason=reason, at_once=True).state
+
+    def pause(self, reason: str = "") -> State:
+        """Keep the run from going on until `resume`; a workflow that runs stops at its next durable point."""
+        return self._client.pause(self.id, reason=reason).state
+
+    def resume(self) -> State:
+        """Have a paused run go on."""
+        return self._client.resume(self.id).state
+
+    def wake(self, name: str = "") -> State:
+        """End a workflow's sleep early: the one of that name, or any. Raises `RunConflict` if it does not sleep."""
+        return self._client.wake(self.id, name=name).state
+
+    def send_event(self, name: str, data: Any = None, *, reference_id: str | None = None) -> None:
+        """Send an event that the workflow waits for, or will wait for (`run.wait_event(name)`).
+
+        :param data: what `wait_event` returns; anything that an argument of a task can be.
+        :param reference_id: sending it again under the same one changes nothing.
+        :raises RunConflict: the run has ended, or is a task.
+        """
+        check_step_name(name)
+        payload = None if data is None else codec.encode(data, limit=self._app.settings.max_payload, what=f"event {name}")
+        self._client.send_event(self.id, name, payload, reference_id=reference_id)
+
+    def history(self) -> list[StepView]:
+        """All that a workflow has issued, by ordinal."""
+        out: list[StepView] = []
+        while page := self._client.history(self.id, after=out[-1].ordinal if out else -1):
+            out += page
+        return out
 
     def retry(self) -> State:
         """Have a failed, dead or cancelled run go on, under the same id. Raises `RunConflict` in other states."""
         return self._client.retry(self.id).state
 
-    def rerun(self) -> Handle[R]:
-        """A new run with the same input."""
-        return Handle(self._app, self._client.rerun(self.id).id, self._name)
+    def rerun(self, *, from_step: int | None = None) -> Handle[R]:
+        """A new run with the same input; of a workflow, from that step of its `history()` on: those before it are copied."""
+        return Handle(self._app, self._client.rerun(self.id, from_step=from_step).id, self._name)
 
     # ------------------------------------------------------------ as a value
     def __repr__(self) -> str:

@@ -54,6 +54,10 @@ OPT_REFERENCE: Final = "ref"
 """The run's reference id."""
 OPT_KIND: Final = "k"
 """The run's kind where it is not `task`."""
+OPT_HISTORY: Final = "h"
+"""A workflow's history (`aiki.history.History` on the wire); absent where there is none."""
+OPT_CANCEL: Final = "cx"
+"""1: the workflow is to be cancelled: raised in its function at the next durable point."""
 
 
 @dataclass(slots=True)
@@ -102,7 +106,8 @@ STARTED: Final = "started"
 COMPLETED: Final = "completed"
 """Body: `ms` it took, `e` and `r`: encoding and text of the result (both absent when the result is None)."""
 FAILED: Final = "failed"
-"""It raised and is not to be retried. Body: `ms`, `type`, `message`, `tb` (traceback text), `outcome` (see attempts)."""
+"""It raised and is not to be retried. Body: `ms`, `type`, `message`, `tb` (traceback text), `outcome` (see attempts); of a
+workflow: `at`: ordinals of the steps that it failed at, `undone`: 1 if compensations were run."""
 RETRY: Final = "retry"
 """It raised and is to be executed again. Body: as `failed`, and `delay` in seconds; `asked`: 1 for `RetryLater`."""
 CRASHED: Final = "crashed"
@@ -125,7 +130,18 @@ SYNC: Final = "sync"
 """From an orchestrator to itself: an inquiry that all workers have answered, behind all that was reported until then.
 Body: `n`: the number of the question; `again`: 1 where another copy of the dispatch may be out."""
 
-ENDS_DISPATCH: Final = frozenset({COMPLETED, FAILED, RETRY, CRASHED, CANCELLED, RETURNED, INQUIRE, UNKNOWN, DROPPED})
+STEPS: Final = "steps"
+"""A workflow's function has issued or done something. Body: `s`: a list of `aiki.history.Step`."""
+SUSPENDED: Final = "suspended"
+"""It waits. Body: `ms`, and `all`, `w` as `aiki.history.Waits` on the wire; nothing to wait for: it was asked to pause."""
+CONTINUED: Final = "continued"
+"""It goes on as new. Body: `ms`, `e` and `r`: the new input."""
+CHANGED: Final = "changed"
+"""Its code does not fit its history: nothing was started. Body: `ms`, `message`."""
+
+ENDS_DISPATCH: Final = frozenset(
+    {SUSPENDED, CONTINUED, CHANGED, COMPLETED, FAILED, RETRY, CRASHED, CANCELLED, RETURNED, INQUIRE, UNKNOWN, DROPPED}
+)
 """After one of these the executor is done with the dispatch."""
 
 
@@ -188,11 +204,15 @@ REVOKE: Final = "revoke"
 """Never begin these; interrupt none. Fields: `runs`."""
 CANCEL: Final = "cancel"
 """Never begin these, and interrupt those that run. Fields: `runs`."""
+CANCEL_SOON: Final = "cancel_soon"
+"""Workflows that are to be cancelled: raised at their next durable point. Fields: `runs`."""
+PAUSE_SOON: Final = "pause_soon"
+"""Workflows that are to be given back at their next durable point. Fields: `runs`."""
 ABORT: Final = "abort"
 """Whoever executes these is stale: stop it, its reports change nothing. Fields: `runs`."""
 SNAPSHOT: Final = "snapshot"
 """The answer to a worker's hello: all revocations whose dispatch may be out. Fields: `worker`, the hello's `nonce`, `runs`;
-`more`: 1 if more such messages follow."""
+`now`: the server's time (microseconds); `more`: 1 if more such messages follow."""
 RESEND_HELLO: Final = "hello?"
 """Workers the sender does not know should say hello. Fields: none."""
 DRAIN: Final = "drain"

@@ -5,6 +5,7 @@ Times are integers, microseconds since the Unix epoch (UTC), as the database kee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ class NewRun:
     :ivar expires_at: cancel it if it has not started by then.
     :ivar options: sparse, by `messages.OPT_*` names, with `mc` for `max_crashes`; carried in each dispatch.
     :ivar reference_id: unique for the name; see `on_conflict`.
+    :ivar parent_id: the workflow's run that started it, as its step `parent_ordinal`.
     """
 
     id: str
@@ -52,6 +54,26 @@ class NewRun:
     options: dict[str, Any] = field(default_factory=dict)
     reference_id: str | None = None
     on_conflict: OnConflict = "error"
+    parent_id: bytes | None = None
+    parent_ordinal: int | None = None
+
+    def to_wire(self) -> list[Any]:
+        """As JSON data, without the parent: how a step carries the run that it starts."""
+        return [
+            *(self.id, self.name, self.version, self.kind, self.queue, self.input.encoding, self.input.text),
+            *(dict(self.options), self.due_at, self.expires_at, self.reference_id, self.on_conflict),
+        ]
+
+    @classmethod
+    def from_wire(cls, data: Sequence[Any], parent_id: bytes, parent_ordinal: int) -> NewRun:
+        """Read what `to_wire` wrote; raises ValueError for another number of fields."""
+        run_id, name, version, kind, queue, encoding, text, options, due_at, expires_at, reference_id, on_conflict = data
+        payload = Payload(encoding, text)
+        return cls(
+            *(run_id, name, payload, queue, version, kind, due_at, expires_at, options, reference_id, on_conflict),
+            parent_id=parent_id,
+            parent_ordinal=parent_ordinal,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +154,32 @@ class RunDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class StepView:
+    """A step of a workflow as people and clients see it (`aiki.history.Step`).
+
+    `input` is the beginning of its canonical input; `child_id` the run that it started; `millis` how long it took. The state of
+    a child is that in which it ended. Kinds: step, task, child, undo, sleep, event, value, choice, patch, continue.
+    """
+
+    ordinal: int
+    kind: str
+    name: str
+    state: str
+    attempt: int
+    input: str | None
+    result: Payload | None
+    error_type: str | None
+    error_message: str | None
+    traceback: str
+    child_id: str | None
+    due_at: int | None
+    millis: int | None
+    worker: str | None
+    created_at: int
+    finished_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """How a run ended. `result` is None where there is none, or where the result is None."""
 
@@ -187,11 +235,23 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The outcome of a cancel: `revoke` must never begin, `interrupt` is to be stopped where it runs."""
+    """The outcome of a cancel: `revoke` must never begin, `interrupt` is to be stopped where it runs, `soon` meets it at its
+    next durable point, `outgoing` is dispatched to meet it."""
 
     run: RunView
     revoke: list[RunKey]
     interrupt: list[RunKey]
+    soon: list[RunKey] = field(default_factory=list)
+    outgoing: list[Outgoing] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """The outcome of another verb on a run: what to publish now, and control messages (kind, runs) for the workers."""
+
+    run: RunView
+    outgoing: list[Outgoing]
+    controls: list[tuple[str, list[RunKey]]]
 
 
 @dataclass(frozen=True, slots=True)

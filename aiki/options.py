@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args
 
 from aiki.errors import ConfigurationError
 from aiki.ids import parse_id
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 Seconds = float | dt.timedelta
+OnParentCancel = Literal["cancel", "abandon"]
 OPT_MAX_CRASHES: Final = "mc"
 MAX_SECONDS: Final = 100 * 366 * 86400
 MAX_NAME: Final = 200
@@ -195,6 +196,7 @@ class RunOptions:
     connection: Connection | None = None
     run_id: str | None = None
     batch: int | None = None
+    on_parent_cancel: OnParentCancel = "cancel"
 
     @classmethod
     def check(
@@ -215,6 +217,7 @@ class RunOptions:
         connection: Connection | None = None,
         run_id: str | None = None,
         batch: int | None = None,
+        on_parent_cancel: OnParentCancel = "cancel",
     ) -> RunOptions:
         """Options as given; raises `ConfigurationError` that begins with `where`."""
         if countdown is not None and eta is not None:
@@ -223,6 +226,8 @@ class RunOptions:
             raise ConfigurationError(f"{where}: on_conflict={on_conflict!r}: it must be 'error' or 'return_existing'")
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
             raise ConfigurationError(f"{where}: batch={batch!r}: it must be a whole number, 1 or more")
+        if on_parent_cancel not in get_args(OnParentCancel):
+            raise ConfigurationError(f"{where}: on_parent_cancel={on_parent_cancel!r}: it must be 'cancel' or 'abandon'")
         at = moment(where, "expires", expires) if isinstance(expires, dt.datetime) else None
         return cls(
             delay=seconds(where, "countdown", countdown),
@@ -237,6 +242,7 @@ class RunOptions:
             connection=connection,
             run_id=_run_id(where, run_id),
             batch=batch,
+            on_parent_cancel=on_parent_cancel,
         )
 
 
@@ -278,4 +284,11 @@ def check_task_name(where: str, name: str) -> str:
     """A task's name; raises `ConfigurationError`."""
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
         raise ConfigurationError(f"{where}: name={name!r}: it must be 1 to {MAX_NAME} printable characters")
+    return name
+
+
+def check_step_name(name: str) -> str:
+    """A step's name; raises `ConfigurationError`."""
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise ConfigurationError(f"step name {name!r}: it must be 1 to {MAX_NAME} printable characters")
     return name

@@ -32,6 +32,7 @@ class Settings:
     :ivar timeout: seconds that `enqueue` and other calls may take.
     :ivar lease: seconds without a heartbeat after which a worker is lost.
     :ivar max_crashes: how often executing a run may kill its process before the run is dead.
+    :ivar history_steps, history_bytes: how long a workflow's history may become before the run must continue as new.
     """
 
     server_url: str = ""
@@ -47,6 +48,8 @@ class Settings:
     timeout: float = 5.0
     lease: float = 20.0
     max_crashes: int = 3
+    history_steps: int = 25_000
+    history_bytes: int = 8 * 1024 * 1024
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
@@ -89,7 +92,9 @@ class Settings:
         for name, value, least in (("timeout", self.timeout, 0.001), ("lease", self.lease, 5)):
             if not least <= value <= MAX_SECONDS:
                 raise ConfigurationError(f"{name}={value}: it must be from {least} to {MAX_SECONDS} seconds")
-        for name, count, least in (("max_crashes", self.max_crashes, 1), ("max_payload", self.max_payload, 1)):
+        counts = [("max_crashes", self.max_crashes, 1), ("max_payload", self.max_payload, 1)]
+        counts += [("history_steps", self.history_steps, 10), ("history_bytes", self.history_bytes, 10_000)]
+        for name, count, least in counts:
             if count < least:
                 raise ConfigurationError(f"{name}={count}: it must be {least} or more")
         if self.compress_above < 0:

@@ -7,15 +7,16 @@ import datetime as dt
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast
 
 from aiki import ids
 from aiki.arguments import Arguments, Call, as_call
 from aiki.clock import SECOND
-from aiki.errors import AikiError, ConfigurationError
+from aiki.context import workflow_here
+from aiki.errors import AikiError, ConfigurationError, NotDurable
 from aiki.handle import Handle
 from aiki.model import DefinitionInfo, NewRun, OnConflict
-from aiki.options import OPT_MAX_CRASHES, RunOptions, Seconds, TaskOptions, check_limits, refuse
+from aiki.options import OPT_MAX_CRASHES, OnParentCancel, RunOptions, Seconds, TaskOptions, check_limits, refuse
 from aiki.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from aiki.app import Aiki
+    from aiki.futures import Future
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,7 +35,7 @@ CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 _RUN_OPTIONS: Final = (
     *("countdown", "eta", "queue", "expires", "reference_id", "on_conflict", "retry", "time_limit", "soft_time_limit"),
-    *("max_crashes", "session", "connection", "run_id", "batch"),
+    *("max_crashes", "session", "connection", "run_id", "batch", "on_parent_cancel"),
 )
 _APPLY_OPTIONS: Final = (
     "args",
@@ -58,6 +60,7 @@ class Task(Generic[P, R]):
     """
 
     kind = "task"
+    _own_parameters = 0
     __name__: str
 
     def __init__(self, app: Aiki, fn: Callable[P, R], *, name: str, version: str, defaults: TaskOptions) -> None:
@@ -68,8 +71,8 @@ class Task(Generic[P, R]):
         self.version = version
         self.defaults = defaults
         self.is_async = inspect.iscoroutinefunction(fn)
-        self._arguments = Arguments(name, fn)
-        self._plain: BoundTask[P, R] = BoundTask(self, RunOptions())
+        self.arguments = Arguments(name, fn, self._own_parameters)
+        self.plain: BoundTask[P, R] = BoundTask(self, RunOptions())
 
     @property
     def retry(self) -> RetryPolicy:
@@ -92,7 +95,10 @@ class Task(Generic[P, R]):
         return DefinitionInfo(self.name, self.version, self.kind, self.defaults.to_wire())
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, here and now."""
+        """Call the function, here and now; inside a workflow, as a durable step (`task.fn` is always the plain function)."""
+        run = workflow_here()
+        if run is not None:
+            return cast(R, run.call_task(self, args, kwargs))
         return self.fn(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -106,19 +112,23 @@ class Task(Generic[P, R]):
         :raises aiki.PayloadError: an argument cannot be carried.
         :raises aiki.Unavailable: it could not be recorded within the time-out; asking again with the same `run_id` is safe.
         """
-        return self._plain.enqueue(*args, **kwargs)
+        return self.plain.enqueue(*args, **kwargs)
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """As `enqueue`, for callers in an event loop."""
-        return await self._plain.aenqueue(*args, **kwargs)
+        return await self.plain.aenqueue(*args, **kwargs)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Inside a workflow: start a run of its own, for any worker, and go on; the future's `result()` waits for it."""
+        return self.plain.submit(*args, **kwargs)
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """The same as `enqueue`, by Celery's name."""
-        return self._plain.enqueue(*args, **kwargs)
+        return self.plain.enqueue(*args, **kwargs)
 
     def enqueue_many(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any] | Call]) -> list[Handle[R]]:
         """Enqueue many runs with few transactions and messages; see `BoundTask.enqueue_many`."""
-        return self._plain.enqueue_many(calls)
+        return self.plain.enqueue_many(calls)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """Arguments for `enqueue_many`, checked by type checkers."""
@@ -141,6 +151,7 @@ class Task(Generic[P, R]):
         connection: Connection | None = None,
         run_id: str | None = None,
         batch: int | None = None,
+        on_parent_cancel: OnParentCancel = "cancel",
         **unknown: Any,
     ) -> BoundTask[P, R]:
         """The task with options for the runs that are enqueued through it.
@@ -155,6 +166,7 @@ class Task(Generic[P, R]):
         :param session, connection: write the run in this SQLAlchemy transaction of the same database (embedded client only).
         :param run_id: an id of your own (a UUID), so that asking again is the same run.
         :param batch: how many runs one message may carry; by default it follows from how long they take.
+        :param on_parent_cancel: for `submit`: `cancel`, or `abandon` to go on when the workflow that started it is cancelled.
         :raises ConfigurationError: an option is unknown or wrong.
         """
         where = f"options of {self.name}"
@@ -176,6 +188,7 @@ class Task(Generic[P, R]):
             connection=connection,
             run_id=run_id,
             batch=batch,
+            on_parent_cancel=on_parent_cancel,
         )
         check_limits(where, checked.wire.get("sl", self.soft_time_limit), checked.wire.get("tl", self.time_limit))
         return BoundTask(self, checked)
@@ -224,10 +237,10 @@ class AsyncTask(Task[P, R]):
 class BoundTask(Generic[P, R]):
     """A task with options for its runs, made by `task.options(...)`; can be used many times."""
 
-    __slots__ = ("_options", "_task", "_wire")
+    __slots__ = ("_options", "_wire", "task")
 
     def __init__(self, task: Task[P, R], options: RunOptions) -> None:
-        self._task = task
+        self.task = task
         self._options = options
         # What the definition says reaches the worker with the definition; only the orchestrator needs to be told of crashes.
         own = task.defaults.max_crashes
@@ -236,6 +249,28 @@ class BoundTask(Generic[P, R]):
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """See `Task.enqueue`."""
         return self._send([self._new_run(args, kwargs)])[0]
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """See `Task.submit`."""
+        run = workflow_here()
+        if run is None:
+            raise NotDurable(f"{self.task.name}.submit(...) works inside a workflow only; elsewhere use enqueue(...)")
+        if self._options.session is not None or self._options.connection is not None:
+            raise ConfigurationError(
+                "session= and connection= are for enqueue: a workflow's runs are recorded with its history"
+            )
+        return cast("Future[R]", run.submit_task(self, args, kwargs))
+
+    @property
+    def abandon(self) -> bool:
+        """Whether a run that a workflow starts goes on when the workflow is cancelled."""
+        return self._options.on_parent_cancel == "abandon"
+
+    def new_child(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], now: int) -> NewRun:
+        """The run that `submit` asks for; spans of time count from `now`."""
+        run = self._new_run(args, kwargs)
+        self._set_times([run], now)
+        return run
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """As `enqueue`, for callers in an event loop."""
@@ -280,13 +315,13 @@ class BoundTask(Generic[P, R]):
         return handles
 
     def __repr__(self) -> str:
-        return f"<BoundTask {self._task.name}>"
+        return f"<BoundTask {self.task.name}>"
 
     # ------------------------------------------------------------ inside
     def _new_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reference_id: str | None = None) -> NewRun:
-        task, options = self._task, self._options
+        task, options = self.task, self._options
         settings = task.app.settings
-        payload = task._arguments.encode(args, kwargs, limit=settings.max_payload, compress_above=settings.compress_above)
+        payload = task.arguments.encode(args, kwargs, limit=settings.max_payload, compress_above=settings.compress_above)
         return NewRun(
             options.run_id or str(ids.new_id()),
             task.name,
@@ -302,7 +337,7 @@ class BoundTask(Generic[P, R]):
         )
 
     def _send(self, runs: Sequence[NewRun]) -> list[Handle[R]]:
-        task, options = self._task, self._options
+        task, options = self.task, self._options
         app = task.app
         if options.delay is not None or options.expires_in is not None or task.defaults.expires is not None:
             self._set_times(runs, app.client.now())
@@ -314,9 +349,9 @@ class BoundTask(Generic[P, R]):
         options = self._options
         due = options.due_at if options.delay is None else now + int(options.delay * SECOND)
         expires = options.expires_at if options.expires_in is None else now + int(options.expires_in * SECOND)
-        if expires is None and self._task.defaults.expires is not None:
+        if expires is None and self.task.defaults.expires is not None:
             # The definition's span counts from when the run may start, or every long countdown would expire.
-            expires = max(now, due or 0) + int(self._task.defaults.expires * SECOND)
+            expires = max(now, due or 0) + int(self.task.defaults.expires * SECOND)
         for run in runs:
             run.due_at, run.expires_at = due, expires
 

@@ -36,7 +36,7 @@ def probe(specs: Sequence[str]) -> Found:
     registry = load(specs)
     queues, example = {"default"}, ""
     for spec in specs:
-        for definition in find_app(spec).definitions.values():
+        for definition in find_app(spec).versions.values():
             queues.add(str(getattr(getattr(definition, "defaults", None), "queue", "default")))
             example = example or example_of(spec.partition(":")[0], definition)
     return Found(asdict(registry.settings), registry.names, sorted(queues), example)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView
+from aiki.codec import Payload
+from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, StepView
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -57,14 +58,32 @@ class Client(Protocol):
     def list(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
         """Runs, newest first; `after` is the `next` of the page before."""
 
-    def cancel(self, run_id: str, *, reason: str = "") -> RunView:
-        """Cancel it: at once if nobody executes it, else it is interrupted. An ended run stays as it is."""
+    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False) -> RunView:
+        """Cancel it: at once if nobody executes it, else it is interrupted. An ended run stays as it is.
+
+        A workflow that has begun meets the cancel in its code; a second cancel, or `at_once`, ends it without.
+        """
+
+    def pause(self, run_id: str, *, reason: str = "") -> RunView:
+        """Keep it from going on until it is resumed. Raises `RunConflict`."""
+
+    def resume(self, run_id: str) -> RunView:
+        """Have a paused run go on. Raises `RunConflict`."""
+
+    def wake(self, run_id: str, *, name: str = "") -> RunView:
+        """End a workflow's sleep early. Raises `RunConflict` if it does not sleep."""
+
+    def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
+        """Send an event to a workflow; once for each `reference_id`. Raises `RunConflict` if it takes none."""
+
+    def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
+        """What a workflow has issued, by ordinal; `after`: the last ordinal of the page before."""
 
     def retry(self, run_id: str) -> RunView:
         """Have a failed, dead or cancelled run go on under the same id. Raises `RunConflict` in other states."""
 
-    def rerun(self, run_id: str) -> Accepted:
-        """A new run with the same input."""
+    def rerun(self, run_id: str, *, from_step: int | None = None) -> Accepted:
+        """A new run with the same input; of a workflow, with all steps before `from_step` copied."""
 
     def close(self) -> None:
         """Flush what is to be published (within the deadline) and let go of connections."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiki.broker import open_broker
@@ -15,10 +15,11 @@ from aiki.client import forks
 from aiki.client.publisher import CLAIM, Pending, Publisher
 from aiki.client.transactions import connection_of, on_commit
 from aiki.client.waiter import Waiter
+from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
-from aiki.messages import CANCEL, REVOKE, Control, RunKey
-from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView
+from aiki.messages import CANCEL, CANCEL_SOON, REVOKE, Control, RunKey
+from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, Steered, StepView
 from aiki.settings import Settings
 from aiki.storage import Store, open_store
 
@@ -147,13 +148,50 @@ class EmbeddedClient:
         return self._open().store.clock()
 
     # ------------------------------------------------------------ change
-    def cancel(self, run_id: str, *, reason: str = "") -> RunView:
+    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False) -> RunView:
         """See `Client.cancel`."""
         parts = self._open()
-        cancelled = parts.store.cancel_run(_checked(run_id), reason=reason, actor=self._actor)
+        parts.publisher.accepting()
+        claimed_at = time.monotonic()
+        cancelled = parts.store.cancel_run(_checked(run_id), reason=reason, actor=self._actor, at_once=at_once)
         self._tell(parts, REVOKE, cancelled.revoke)
         self._tell(parts, CANCEL, cancelled.interrupt)
+        self._tell(parts, CANCEL_SOON, cancelled.soon)
+        parts.publisher.put(cancelled.outgoing, claimed_at)
         return cancelled.run
+
+    def _steer(self, verb: Callable[[Store], Steered]) -> RunView:
+        """Do one of the store's verbs, then publish and tell what it asks for."""
+        parts = self._open()
+        parts.publisher.accepting()  # the store claims for us in any case: have the thread running
+        claimed_at = time.monotonic()
+        steered = verb(parts.store)
+        parts.publisher.put(steered.outgoing, claimed_at)
+        for kind, runs in steered.controls:
+            self._tell(parts, kind, runs)
+        return steered.run
+
+    def pause(self, run_id: str, *, reason: str = "") -> RunView:
+        """See `Client.pause`."""
+        return self._steer(lambda store: store.pause_run(_checked(run_id), reason=reason, actor=self._actor))
+
+    def resume(self, run_id: str) -> RunView:
+        """See `Client.resume`."""
+        return self._steer(lambda store: store.resume_run(_checked(run_id), actor=self._actor))
+
+    def wake(self, run_id: str, *, name: str = "") -> RunView:
+        """See `Client.wake`."""
+        return self._steer(lambda store: store.wake_run(_checked(run_id), name=name, actor=self._actor))
+
+    def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
+        """See `Client.send_event`."""
+        return self._steer(
+            lambda store: store.send_event(_checked(run_id), name, payload, reference_id=reference_id, actor=self._actor)
+        )
+
+    def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
+        """See `Client.history`."""
+        return self._open().store.history(_checked(run_id), after=after, limit=limit)
 
     def _tell(self, parts: _Parts, kind: str, runs: Sequence[RunKey]) -> None:
         if runs:
@@ -168,11 +206,12 @@ class EmbeddedClient:
         parts.publisher.put(retried.outgoing, claimed_at)
         return retried.run
 
-    def rerun(self, run_id: str) -> Accepted:
+    def rerun(self, run_id: str, *, from_step: int | None = None) -> Accepted:
         """See `Client.rerun`."""
         parts = self._open()
         claimed_at = time.monotonic()
-        created = parts.store.rerun(_checked(run_id), claim=CLAIM if parts.publisher.accepting() else None)
+        claim = CLAIM if parts.publisher.accepting() else None
+        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step)
         parts.publisher.put(created.outgoing, claimed_at)
         return created.accepted[0]
 

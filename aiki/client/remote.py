@@ -18,11 +18,13 @@ from urllib.parse import urlencode
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 
+from aiki import ids
 from aiki.client import forks, wire
 from aiki.clock import now_us
+from aiki.codec import Payload
 from aiki.errors import ConfigurationError, RunNotFound, ServerError, Unavailable
 from aiki.ids import parse_id
-from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView
+from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, StepView
 from aiki.settings import Settings
 
 if TYPE_CHECKING:
@@ -166,17 +168,44 @@ class RemoteClient:
         return now_us() + self._ahead
 
     # ------------------------------------------------------------ change
-    def cancel(self, run_id: str, *, reason: str = "") -> RunView:
+    def _do(self, run_id: str, verb: str, **asked: Any) -> RunView:
+        path = f"/runs/{_checked(run_id)}/{verb}"
+        return _understood(wire.run_from_json, self._call("POST", path, {k: v for k, v in asked.items() if v is not None}))
+
+    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False) -> RunView:
         """See `Client.cancel`."""
-        return _understood(wire.run_from_json, self._call("POST", f"/runs/{_checked(run_id)}/cancel", {"reason": reason}))
+        return self._do(run_id, "terminate" if at_once else "cancel", reason=reason)
+
+    def pause(self, run_id: str, *, reason: str = "") -> RunView:
+        """See `Client.pause`."""
+        return self._do(run_id, "pause", reason=reason)
+
+    def resume(self, run_id: str) -> RunView:
+        """See `Client.resume`."""
+        return self._do(run_id, "resume")
+
+    def wake(self, run_id: str, *, name: str = "") -> RunView:
+        """See `Client.wake`."""
+        return self._do(run_id, "wake", name=name)
+
+    def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
+        """See `Client.send_event`. Without a reference id, one is made, so that asking again is the same event."""
+        key = reference_id or str(ids.new_id())
+        return self._do(run_id, "events", name=name, payload=wire.payload_to_json(payload), reference_id=key)
+
+    def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
+        """See `Client.history`."""
+        path = f"/runs/{_checked(run_id)}/history?" + urlencode({"after": after, "limit": limit})
+        return _understood(wire.history_from_json, self._call("GET", path))
 
     def retry(self, run_id: str) -> RunView:
         """See `Client.retry`."""
-        return _understood(wire.run_from_json, self._call("POST", f"/runs/{_checked(run_id)}/retry", {}))
+        return self._do(run_id, "retry")
 
-    def rerun(self, run_id: str) -> Accepted:
+    def rerun(self, run_id: str, *, from_step: int | None = None) -> Accepted:
         """See `Client.rerun`."""
-        return _understood(wire.accepted_from_json, self._call("POST", f"/runs/{_checked(run_id)}/rerun", {}))
+        asked = {} if from_step is None else {"from_step": from_step}
+        return _understood(wire.accepted_from_json, self._call("POST", f"/runs/{_checked(run_id)}/rerun", asked))
 
     # ------------------------------------------------------------ end
     def close(self) -> None:

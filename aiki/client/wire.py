@@ -31,7 +31,7 @@ from aiki import codec, errors, ids
 from aiki.clock import SECOND
 from aiki.codec import Payload
 from aiki.messages import OPT_RETRY, OPT_SOFT_TIME_LIMIT, OPT_TIME_LIMIT
-from aiki.model import Accepted, Attempt, DefinitionInfo, NewRun, Page, RunDetail, RunView
+from aiki.model import Accepted, Attempt, DefinitionInfo, NewRun, Page, RunDetail, RunView, StepView
 from aiki.states import State
 
 T = TypeVar("T")
@@ -247,6 +247,16 @@ def detail_from_json(data: Mapping[str, Any]) -> RunDetail:
         data.get("traceback") or "",
         [_from_json(Attempt, attempt) for attempt in data.get("attempts", ())],
     )
+
+
+def step_to_json(step: StepView) -> dict[str, Any]:
+    """A step of a workflow; times as text."""
+    return {**_to_json(step), "result": payload_to_json(step.result)}
+
+
+def history_from_json(data: Mapping[str, Any]) -> list[StepView]:
+    """The steps of a workflow."""
+    return [_from_json(StepView, {**item, "result": payload_from_json(item.get("result"))}) for item in data["steps"]]
 
 
 def page_to_json(page: Page) -> dict[str, Any]:

@@ -10,6 +10,7 @@ The rules, from the design's "What must always be true":
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -17,9 +18,12 @@ from aiki import messages as m
 from aiki.clock import SECOND
 from aiki.codec import JSON, Payload
 from aiki.messages import Report, RunKey
+from aiki.orchestrator import workflows
 from aiki.states import State
 from aiki.storage.applying import Effects
+from aiki.storage.operating import conclude_cancel
 from aiki.storage.rows import RunRow, delivery_id
+from aiki.storage.waking import bring_on, pause
 
 BACKSTOP: Final = 30
 """Dispatches in a row after which nothing was heard of the run, before it is declared dead."""
@@ -48,11 +52,15 @@ class Outcome:
 
 
 class Rules(NamedTuple):
-    """What decisions need to know of the world: the time, the default of `max_crashes`, the definitions of live workers."""
+    """What decisions need to know of the world.
+
+    :ivar now: the time; `max_crashes`: the default of it.
+    :ivar known: the definitions of live workers, with the time at which the newest worker that has it started.
+    """
 
     now: int
     max_crashes: int
-    known: frozenset[tuple[str, str]]
+    known: Mapping[tuple[str, str], int]
 
 
 def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effects: Effects, outcome: Outcome) -> None:
@@ -71,7 +79,7 @@ def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effe
         _park(row, rules, effects, outcome)
         return
     if row.executor is not None and row.executor != source.executor:
-        if report.kind in (m.STARTED, m.PROGRESS):
+        if report.kind in _STILL_AT_IT:
             outcome.abort.append(key)
         return
     row.executor = source.executor
@@ -85,7 +93,7 @@ def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effe
 def _stale(row: RunRow, report: Report, source: Source, rules: Rules, effects: Effects, outcome: Outcome) -> None:
     if report.kind == m.CRASHED and report.epoch < row.epoch:
         _late_crash(row, report, source, rules, effects)
-    elif report.kind in (m.STARTED, m.PROGRESS) and (report.epoch < row.epoch or row.executor != source.executor):
+    elif report.kind in _STILL_AT_IT and (report.epoch < row.epoch or row.executor != source.executor):
         outcome.abort.append(RunKey(report.run_id, report.epoch))
 
 
@@ -108,8 +116,10 @@ def _started(row: RunRow, report: Report, rules: Rules, effects: Effects, outcom
     row.waiting_on = None
     row.idle_dispatches = 0
     row.started_at = rules.now - _ms(report) * 1000
-    if row.cancel_requested:
+    if row.cancel_requested and not row.is_workflow:
         effects.revoke.append((RunKey(row.run_id, row.epoch), True))
+    elif row.cancel_requested == 1:
+        effects.soon.append(RunKey(row.run_id, row.epoch))
 
 
 def _progress(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
@@ -138,6 +148,8 @@ def _failed(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome
     effects.attempts.append(_attempt(row, report, rules.now, report.body.get("outcome", "failed"), kind, text))
     _fail(row, rules.now, kind, text)
     row.started_at = rules.now - _ms(report) * 1000
+    if row.is_workflow:
+        workflows.remember_failure(row, report)
 
 
 def _retry(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
@@ -145,6 +157,8 @@ def _retry(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome:
     effects.attempts.append(_attempt(row, report, rules.now, report.body.get("outcome", "retried"), kind, text))
     if _cancelled_meanwhile(row, rules.now):
         return
+    if row.is_workflow:
+        workflows.reset_failed(row, report, effects)
     delay = max(0.0, float(report.body.get("delay", 0)))
     row.attempt += 1
     row.error_type, row.error_message = kind[:255], text
@@ -157,9 +171,23 @@ def _crashed(row: RunRow, report: Report, rules: Rules, effects: Effects, outcom
 
 def _cancelled(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
     effects.attempts.append(_attempt(row, report, rules.now, "cancelled", "TaskCancelled", "interrupted by a cancel"))
-    row.state = State.CANCELLED.value
-    row.waiting_on = None
-    row.finished_at = rules.now
+    conclude_cancel(row, rules.now)
+
+
+def _steps(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
+    workflows.steps(row, report, rules.now, effects)
+
+
+def _suspended(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
+    workflows.suspended(row, report, rules.now, effects)
+
+
+def _continued(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
+    workflows.continued(row, report, rules.now, effects)
+
+
+def _changed(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
+    workflows.changed(row, report, effects)
 
 
 def _returned(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
@@ -176,7 +204,12 @@ _HANDLERS = {
     m.CRASHED: _crashed,
     m.CANCELLED: _cancelled,
     m.RETURNED: _returned,
+    m.STEPS: _steps,
+    m.SUSPENDED: _suspended,
+    m.CONTINUED: _continued,
+    m.CHANGED: _changed,
 }
+_STILL_AT_IT: Final = frozenset({m.STARTED, m.PROGRESS, m.STEPS})
 RUN_REPORTS: Final = frozenset(_HANDLERS) | {m.INQUIRE, m.DROPPED, m.UNKNOWN}
 """The kinds that `apply_report` knows."""
 
@@ -235,6 +268,9 @@ def _charge_crash(row: RunRow, report: Report, rules: Rules, effects: Effects, o
 
 def _go_again(row: RunRow, effects: Effects, now: int, delay: float, waiting_on: str) -> None:
     """Dispatch the run anew, now or after `delay` seconds."""
+    if row.pause_requested:
+        pause(row, effects)
+        return
     if delay > 0:
         row.state = State.WAITING.value
         row.waiting_on = waiting_on[:255]
@@ -259,9 +295,12 @@ def _park(row: RunRow, rules: Rules, effects: Effects, outcome: Outcome) -> None
 
 
 def unpark(row: RunRow, rules: Rules, effects: Effects) -> None:
-    """A worker with the definition is here: dispatch the run."""
-    if row.state == State.STALLED:
-        _go_again(row, effects, rules.now, 0.0, "")
+    """A worker with the definition is here: dispatch the run; if its code did not fit, once for each newer worker."""
+    if row.state != State.STALLED:
+        return
+    if row.error_type == workflows.CHANGED_ERROR and rules.known.get((row.name, row.version), 0) <= row.updated_at:
+        return
+    bring_on(row, effects, rules.now)
 
 
 def fail_unwritable(row: RunRow, report: Report, rules: Rules, effects: Effects, why: str) -> None:
@@ -275,11 +314,10 @@ def fail_unwritable(row: RunRow, report: Report, rules: Rules, effects: Effects,
 
 # ---------------------------------------------------------------- helpers
 def _cancelled_meanwhile(row: RunRow, now: int) -> bool:
-    if not row.cancel_requested:
+    """Whether a cancel ends the run here; a workflow that has begun goes on, to meet it in its code."""
+    if not row.cancel_requested or (row.is_workflow and (row.history or row.executor is not None)):
         return False
-    row.state = State.CANCELLED.value
-    row.waiting_on = None
-    row.finished_at = now
+    conclude_cancel(row, now)
     return True
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from aiki import messages as m
 from aiki.messages import Report, ReportList, RunKey
-from aiki.orchestrator import core
+from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.storage import RowTooLarge, Store
 from aiki.storage.applying import Applied, Effects
@@ -59,7 +59,7 @@ class Inbound:
         try:
             yield self._transaction(namespace, items)
             return
-        except (RowTooLarge, DBAPIError, AssertionError, ValueError, TypeError) as error:
+        except (RowTooLarge, DBAPIError, AssertionError, ValueError, TypeError, KeyError) as error:
             why = f"{type(error).__name__}: {error}"[:500]
             if len(items) == 1:
                 logger.error("run %s: its %s report is refused: %s", items[0].report.run_id, items[0].report.kind, why)
@@ -77,6 +77,9 @@ class Inbound:
             nonlocal outcome
             outcome = Outcome()
             rules = self._rules(namespace)
+            for run_id in suspended:
+                if run_id in rows:
+                    workflows.heed(rows[run_id], effects, rules.now)
             for item in items:
                 row = rows.get(item.run_id)
                 if row is not None:
@@ -85,7 +88,9 @@ class Inbound:
                     outcome.abort.append(RunKey(item.report.run_id, item.report.epoch))
 
         attempts = [(item.run_id, item.report.epoch) for item in items if item.report.kind == m.CRASHED]
-        applied = self._store.apply(namespace, [item.run_id for item in items], decide, attempts=attempts)
+        # What a run waits for may have come while it was being left.
+        suspended = [item.run_id for item in items if item.report.kind == m.SUSPENDED]
+        applied = self._store.apply(namespace, [item.run_id for item in items], decide, attempts=attempts, arrived=suspended)
         return applied, outcome
 
     def _refuse(self, namespace: str, item: Item, why: str) -> tuple[Applied, Outcome]:

@@ -29,6 +29,8 @@ class Worker:
     children: list[dict[str, Any]] = field(default_factory=list)
     beats: int = 0
     """Beats heard in a row by this orchestrator."""
+    started: int = 0
+    """When it started by the server's clock, as far as it is known here (microseconds)."""
 
 
 class Live:
@@ -63,17 +65,18 @@ class Live:
         return 0.0 if self._listening_since is None else now - self._listening_since
 
     # ------------------------------------------------------------ hearing
-    def know(self, namespace: str, worker: str, definitions: Iterable[tuple[str, str]], now: float) -> None:
+    def know(self, namespace: str, worker: str, definitions: Iterable[tuple[str, str]], now: float, started: int = 0) -> None:
         """A worker that the database has as alive; it gets a full term to be heard."""
         if worker not in self.workers:
-            self.workers[worker] = Worker(namespace, worker, now, frozenset(definitions))
+            self.workers[worker] = Worker(namespace, worker, now, frozenset(definitions), started=started)
 
-    def hear(self, beat: Heartbeat, now: float) -> bool:
-        """Take in a heartbeat. False: the worker is not known and should say hello."""
+    def hear(self, beat: Heartbeat, now: float, clock: int = 0) -> bool:
+        """Take in a heartbeat. False: the worker is not known and should say hello. `clock`: the server's time."""
         worker = self.workers.get(beat.worker)
         if beat.kind == m.HELLO:
             definitions = frozenset((str(item[0]), str(item[1])) for item in beat.fields.get("definitions", []))
-            worker = self.workers[beat.worker] = Worker(beat.namespace, beat.worker, now, definitions)
+            started = worker.started if worker is not None else clock
+            worker = self.workers[beat.worker] = Worker(beat.namespace, beat.worker, now, definitions, started=started)
         if worker is None:
             return False
         worker.heard = now
@@ -104,13 +107,14 @@ class Live:
         """The ids of a namespace's live workers."""
         return {worker.id for worker in self.workers.values() if worker.namespace == namespace}
 
-    def definitions(self, namespace: str) -> frozenset[tuple[str, str]]:
-        """What the live workers of a namespace know."""
-        known: set[tuple[str, str]] = set()
+    def definitions(self, namespace: str) -> dict[tuple[str, str], int]:
+        """What the live workers of a namespace know, with the time at which the newest of those that do started."""
+        known: dict[tuple[str, str], int] = {}
         for worker in self.workers.values():
             if worker.namespace == namespace:
-                known |= worker.definitions
-        return frozenset(known)
+                for definition in worker.definitions:
+                    known[definition] = max(known.get(definition, 0), worker.started)
+        return known
 
     def take_fresh(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """Workers heard since the last call, with what their children do: by namespace, then id."""

@@ -21,7 +21,7 @@ from aiki.broker import DEAD, HEARTBEAT, Broker, Delivery, Kind, Session, report
 from aiki.clock import SECOND
 from aiki.errors import BrokerUnavailable, MessageError, StorageUnavailable
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
-from aiki.orchestrator import core
+from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.inbound import Inbound, Item, items_of
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
@@ -38,6 +38,8 @@ logger = logging.getLogger("aiki.orchestrator")
 
 REPORT_PREFETCH = 250
 SWEEP_EVERY = 0.1
+STIRRED_EVERY = 0.25
+STIR_AT_ONCE = 100
 RECONCILE_EVERY = 5.0
 MAX_IN_FLIGHT = 2000
 BROKER_HEARTBEAT = 6
@@ -77,6 +79,8 @@ class Orchestrator:
         self._ready: dict[str, Verdict] = {}
         self._failures = 0
         self._next_breath = 0.0
+        self._stirred: dict[tuple[str, bytes], float] = {}
+        """Runs that something has come to, and when to look at them."""
 
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
@@ -144,7 +148,7 @@ class Orchestrator:
             session.subscribe(reports(partition), REPORT_PREFETCH)
         now = self._monotonic()
         for row in self._store.workers(ALIVE, all_namespaces=True):
-            self._live.know(row.namespace, row.id, row.definitions, now)
+            self._live.know(row.namespace, row.id, row.definitions, now, row.started_at)
         self._live.listen(now)
         self._next = {"reconcile": now + RECONCILE_EVERY}
         # Workers whose hello nobody heard wait for an answer; those known already only answer again.
@@ -244,8 +248,12 @@ class Orchestrator:
             self._outbound.control(namespace, m.REVOKE, applied.revoke)
         if applied.interrupt:
             self._outbound.control(namespace, m.CANCEL, applied.interrupt)
+        if applied.soon:
+            self._outbound.control(namespace, m.CANCEL_SOON, applied.soon)
         if outcome.abort:
             self._outbound.control(namespace, m.ABORT, outcome.abort)
+        for run_id in applied.stirred:
+            self._stirred.setdefault((namespace, run_id), now)
         for key, again in outcome.inquire:
             for carrier in (carriers or {}).get((namespace, key), []):
                 self._judge.add(namespace, key, again=again, carrier=carrier)
@@ -258,10 +266,10 @@ class Orchestrator:
     def _take_heartbeat(self, beat: Heartbeat, now: float) -> None:
         if beat.kind == m.HELLO:
             self._store.save_worker(beat)
-            self._live.hear(beat, now)
+            self._live.hear(beat, now, self._store.clock())
             echo = {"nonce": beat.fields["nonce"]} if "nonce" in beat.fields else {}
             revoked = self._store.revocations(beat.namespace)
-            self._outbound.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, **echo)
+            self._outbound.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, now=self._store.clock(), **echo)
             names = self._live.workers[beat.worker].definitions
             self._follow(beat.namespace, self._reconciler.unpark(beat.namespace, names), Outcome())
         elif beat.kind == m.BYE:
@@ -300,6 +308,26 @@ class Orchestrator:
         ready, self._ready = self._ready, {}
         for verdict in ready.values():
             self._release(verdict)
+        self._stir(now)
+
+    def _stir(self, now: float) -> None:
+        """Look at runs that something has come to."""
+        due: dict[str, list[bytes]] = {}
+        for (namespace, run_id), at in self._stirred.items():
+            if at <= now:
+                due.setdefault(namespace, []).append(run_id)
+        for namespace, run_ids in due.items():
+
+            def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+                for row in rows.values():
+                    workflows.stir(row, effects, self._store.clock())
+
+            for start in range(0, len(run_ids), STIR_AT_ONCE):
+                part = run_ids[start : start + STIR_AT_ONCE]
+                applied = self._store.apply(namespace, part, decide, arrived=part)
+                for run_id in part:
+                    del self._stirred[namespace, run_id]
+                self._follow(namespace, applied, Outcome())
 
     def _sync(self, round_: Round) -> None:
         """Send what nobody holds behind all that was reported before everybody said so."""
@@ -382,6 +410,7 @@ class Orchestrator:
     def _chores(self) -> list[tuple[str, float, Callable[[float], None]]]:
         return [
             ("sweep", SWEEP_EVERY, self._sweep),
+            ("stirred", STIRRED_EVERY, self._find_stirred),
             ("lost", 0.5, self._find_lost),
             ("announce", 0.5, self._announce),
             ("save", 2.0, self._save),
@@ -401,6 +430,11 @@ class Orchestrator:
             self._follow(namespace, self._store.expire(namespace, run_ids), Outcome())
         if claimed.more:
             self._next["sweep"] = 0.0
+
+    def _find_stirred(self, now: float) -> None:
+        """Runs that something has come to, whoever recorded it."""
+        for key in self._store.stirred():
+            self._stirred.setdefault(key, now)
 
     def _find_lost(self, now: float) -> None:
         for worker in self._live.lost(now):

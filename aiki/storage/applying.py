@@ -17,10 +17,13 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.codec import Payload
+from aiki.errors import ReferenceConflict
+from aiki.history import CHILD_ENDED, COMPLETED, FAILED, Arrival, Step
 from aiki.messages import RunKey
-from aiki.model import Outgoing
+from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
-from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, _groups
+from aiki.storage import history as histories
+from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, Creating, _groups
 from aiki.storage.database import Database, Writes
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
@@ -73,6 +76,28 @@ class Effects:
     """Which of the attempts that `apply` was asked about (run, epoch) are recorded already."""
     operator: bool = False
     """An operator asked: terminal states may be left."""
+    soon: list[RunKey] = field(default_factory=list)
+    """Workflows that are to meet their cancel at the next durable point."""
+    steps: dict[tuple[bytes, int], tuple[Step, bool]] = field(default_factory=dict)
+    """What workflows issued or did, by run and ordinal; True: it is new."""
+    children: list[NewRun] = field(default_factory=list)
+    """Runs that workflows start."""
+    arrived: dict[bytes, list[Arrival]] = field(default_factory=dict)
+    """All that came to the runs that `apply` was asked about. Changed by decisions, so that later ones see it."""
+    fresh: dict[bytes, set[str]] = field(default_factory=dict)
+    """Those of them that nobody has looked at before, by run."""
+    arrivals: list[tuple[bytes, Arrival, bool]] = field(default_factory=list)
+    """What comes to runs: the run, and whether it has been looked at already."""
+    bind: list[tuple[bytes, int, bytes]] = field(default_factory=list)
+    """Arrivals that steps took: the run, the ordinal, the arrival's id."""
+    cancel_children: set[bytes] = field(default_factory=set)
+    """Runs whose children are to be cancelled."""
+    reset: dict[bytes, list[int]] = field(default_factory=dict)
+    """Steps that are to be done again, by run."""
+    told_again: list[bytes] = field(default_factory=list)
+    """Runs that have ended, and whose parents are to be told once more."""
+    followed: list[bytes] = field(default_factory=list)
+    """Runs that have ended, and that others than their parents wait for."""
 
     def deliver(self, row: RunRow, due_at: int) -> None:
         """Have the run dispatched at `due_at`, under its next epoch."""
@@ -90,29 +115,42 @@ class Effects:
 
 @dataclass(slots=True)
 class Applied:
-    """What came of it: the deliveries to publish now, and the revocations to tell the workers."""
+    """What came of it: the deliveries to publish now, and what to tell the workers.
+
+    :ivar revoke: never begin; `interrupt`: and stop it where it runs; `soon`: cancel at the next durable point.
+    :ivar stirred: runs that something has come to: they are to be looked at (`Effects.arrivals` of others).
+    """
 
     outgoing: list[Outgoing] = field(default_factory=list)
     revoke: list[RunKey] = field(default_factory=list)
     interrupt: list[RunKey] = field(default_factory=list)
+    soon: list[RunKey] = field(default_factory=list)
+    stirred: set[bytes] = field(default_factory=set)
 
 
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying:
+class Applying(Creating):
     """Changing runs."""
 
     db: Database
     clock: Clock
 
     def apply(
-        self, namespace: str, run_ids: Sequence[bytes], decide: Decide, *, attempts: Sequence[tuple[bytes, int]] = ()
+        self,
+        namespace: str,
+        run_ids: Sequence[bytes],
+        decide: Decide,
+        *,
+        attempts: Sequence[tuple[bytes, int]] = (),
+        arrived: Sequence[bytes] = (),
     ) -> Applied:
         """Lock the runs that exist among `run_ids`, decide, write, commit. The whole is repeated after a deadlock.
 
         :param decide: gets the rows by id and the effects to fill; it may be called several times, each time with fresh rows.
         :param attempts: (run, epoch) pairs; `Effects.attempts_there` will hold those that have a recorded attempt.
+        :param arrived: runs whose arrivals `Effects.arrived` will hold; they count as looked at.
         :raises StorageUnavailable: nothing was changed, or the answer was lost; asking again is safe.
         :raises RowTooLarge: the database refuses a row of that size; nothing was changed.
         """
@@ -132,6 +170,9 @@ class Applying:
                 sql = "SELECT 1 FROM attempts WHERE namespace = ? AND run_id = ? AND epoch = ?"
                 if self.db.execute(connection, sql, (namespace, run_id, epoch)).fetchone():
                     effects.attempts_there.add((run_id, epoch))
+            looked = [run_id for run_id in dict.fromkeys(arrived) if run_id in rows]
+            if looked:
+                self._take_arrivals(connection, namespace, looked, effects)
             decide(rows, effects)
             return self._write(connection, namespace, rows, effects)
 
@@ -148,16 +189,22 @@ class Applying:
         self._write_revocations(connection, writes, namespace, effects, now)
         audit = [(namespace, ids.new_id().bytes, now, *entry) for entry in effects.audit]
         writes.insert("audit", AUDIT_COLUMNS, audit)
+        self._write_steps(writes, namespace, rows, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()
+        started = self._start_children(connection, namespace, effects)
+        self._write_arrivals(connection, namespace, effects, now)
         return Applied(
-            self.outgoing(connection, namespace, due_now),
+            self.outgoing(connection, namespace, due_now) + started,
             [key for key, interrupt in effects.revoke if not interrupt],
             [key for key, interrupt in effects.revoke if interrupt],
+            effects.soon,
+            {run_id for run_id, _, taken in effects.arrivals if not taken},
         )
 
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
         by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
+        results = dict(effects.results)
         for row in rows.values():
             due = effects.dispatch.get(row.id)
             if due is not None and due[1] <= now:
@@ -168,16 +215,139 @@ class Applying:
             before = row.before[_STATE_AT]
             if before != row.state and not may_follow(State(before), State(row.state), operator=effects.operator):
                 raise AssertionError(f"run {row.run_id}: {before} may not become {row.state}")
+            if row.ended:
+                row.waits = None
+                columns = changed(row)
+                effects.forget.add(delivery_id(row.id, row.epoch))
+                if row.expires_at is not None:
+                    effects.forget.add(delivery_id(row.id, EXPIRY_EPOCH))
+                if before != row.state:
+                    _tell_parent(row, results, effects)
             if row.updated_at != now:
                 row.updated_at = now
                 columns = (*columns, "updated_at")
             by_columns[columns].append((row.id, *(getattr(row, column) for column in columns)))
-            if row.ended:
-                effects.forget.add(delivery_id(row.id, row.epoch))
-                if row.expires_at is not None:
-                    effects.forget.add(delivery_id(row.id, EXPIRY_EPOCH))
         for columns, values in by_columns.items():
             writes.update("runs", columns, namespace, values)
+
+    # ------------------------------------------------------------ workflows
+    def _take_arrivals(self, connection: sa.Connection, namespace: str, run_ids: Sequence[bytes], effects: Effects) -> None:
+        """Mark what has come as looked at, before all of it is read: what is committed after this is looked at later."""
+        sql = "SELECT run_id, id FROM inbox WHERE taken = 0 AND namespace = ? AND run_id"
+        for run_id, arrival in self.db.where_in(connection, sql, (namespace,), run_ids):
+            effects.fresh.setdefault(bytes(run_id), set()).add(bytes(arrival).hex())
+        for run_id, found in effects.fresh.items():
+            sql = "UPDATE inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND id"
+            self.db.where_in(connection, sql, (namespace, run_id), sorted(map(bytes.fromhex, found)))
+        effects.arrived = histories.select_arrivals(self.db, connection, namespace, run_ids)
+
+    def _write_steps(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
+        fresh, known = [], []
+        for (run_id, _), (step, new) in sorted(effects.steps.items()):
+            row = rows.get(run_id)
+            values = histories.step_values(self.db, namespace, run_id, step, row.worker if row else None, now)
+            if new:
+                fresh.append(tuple(values[column] for column in histories.STEP_COLUMNS))
+            else:
+                known.append((run_id, step.ordinal, *(values[column] for column in histories.STEP_RESULT)))
+        writes.insert("steps", histories.STEP_COLUMNS, fresh)
+        writes.update("steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"))
+        taken = [(run_id, arrival, ordinal) for run_id, ordinal, arrival in effects.bind]
+        writes.update("inbox", ("ordinal",), namespace, taken, ("run_id", "id"))
+        for run_id, ordinals in effects.reset.items():
+            self._reset_steps(writes, namespace, run_id, ordinals, now)
+        for run_id in sorted(effects.cancel_children):
+            writes.run(
+                f"{self.db.insert_ignore} INTO inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
+                "SELECT s.namespace, s.child_id, s.run_id, 'cancel', s.name, '', ?, 0 FROM steps s "
+                "WHERE s.namespace = ? AND s.run_id = ? AND s.child_id IS NOT NULL AND s.abandon = 0 AND s.state = 'open'",
+                (now, namespace, run_id),
+            )
+
+    def _reset_steps(self, writes: Writes, namespace: str, run_id: bytes, ordinals: Sequence[int], now: int) -> None:
+        """Have these steps done again: their results are dropped, children that failed are retried."""
+        for ordinal in ordinals:
+            key = (namespace, run_id, ordinal)
+            writes.run("DELETE FROM steps WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'choice'", key)
+            writes.run(
+                "UPDATE steps SET state = 'open', attempt = 0, encoding = NULL, data = NULL, error_type = NULL, due_at = NULL, "
+                "error_message = NULL, traceback = NULL, error_args = NULL, finished_at = NULL, created_at = ? "
+                "WHERE namespace = ? AND run_id = ? AND ordinal = ?",
+                (now, *key),
+            )
+            writes.run("DELETE FROM inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child'", key)
+            writes.run(
+                f"{self.db.insert_ignore} INTO inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
+                "SELECT s.namespace, s.child_id, ?, 'retry', s.name, '', ?, 0 FROM steps s "
+                "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ? AND s.child_id IS NOT NULL",
+                (ids.new_id().bytes, now, *key),
+            )
+
+    def _start_children(self, connection: sa.Connection, namespace: str, effects: Effects) -> list[Outgoing]:
+        """Record the runs that workflows start. A reference id may lead to a run that exists, or to a conflict."""
+        plain = [run for run in effects.children if run.reference_id is None]
+        out = self._create(connection, namespace, plain, CLAIM_SECONDS, None).outgoing if plain else []
+        for run in effects.children:
+            if run.reference_id is None:
+                continue
+            assert run.parent_id is not None
+            try:
+                created = self._create(connection, namespace, [run], CLAIM_SECONDS, None)
+            except ReferenceConflict as conflict:
+                told = (type(conflict).__name__, str(conflict))
+                arrival = Arrival(
+                    ids.to_bytes(run.id).hex(), CHILD_ENDED, run.name, run.parent_ordinal, FAILED, None, None, *told
+                )
+                effects.arrivals.append((run.parent_id, arrival, False))
+                continue
+            out += created.outgoing
+            if not created.accepted[0].created:
+                self._follow_run(connection, namespace, run, ids.to_bytes(created.accepted[0].id), effects)
+        return out
+
+    def _follow_run(self, connection: sa.Connection, namespace: str, run: NewRun, holder: bytes, effects: Effects) -> None:
+        """Have a parent told of the end of a run that it did not start; at once if it has ended."""
+        assert run.parent_id is not None
+        key = (namespace, holder)
+        sql = "UPDATE steps SET child_id = ?, abandon = 1 WHERE namespace = ? AND run_id = ? AND ordinal = ?"
+        self.db.execute(connection, sql, (holder, namespace, run.parent_id, run.parent_ordinal))
+        self.db.execute(connection, "UPDATE runs SET followers = 1 WHERE namespace = ? AND id = ?", key)
+        sql = (
+            "SELECT r.state, r.error_type, r.error_message, p.encoding, p.data, r.parent_id FROM runs r LEFT JOIN payloads p "
+            "ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' WHERE r.namespace = ? AND r.id = ?"
+        )
+        state, error_type, message, encoding, data, parent = self.db.execute(connection, sql, key).fetchone()
+        if parent is not None and bytes(parent) == run.parent_id and holder == ids.to_bytes(run.id):
+            return
+        if State(state) in _ENDED:
+            text = None if encoding is None else payload_of(encoding, data).text
+            told = (encoding, text, error_type, message)
+            arrival = Arrival(holder.hex(), CHILD_ENDED, run.name, run.parent_ordinal, state, *told)
+            effects.arrivals.append((run.parent_id, arrival, False))
+        else:
+            row = (namespace, holder, run.parent_id, run.parent_ordinal)
+            self.db.insert_new(connection, "links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
+
+    def _write_arrivals(self, connection: sa.Connection, namespace: str, effects: Effects, now: int) -> None:
+        rows = [
+            histories.arrival_row(self.db, namespace, run_id, arrival, now, taken=taken)
+            for run_id, arrival, taken in effects.arrivals
+        ]
+        if rows:
+            self.db.insert_new(connection, "inbox", histories.INBOX_COLUMNS, sorted(rows, key=lambda row: (row[1], row[2])))
+        into = f"{self.db.insert_ignore} INTO inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
+        end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM runs r "
+        result = "LEFT JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
+        links = "JOIN links l ON l.namespace = r.namespace AND l.run_id = r.id "
+        of = "WHERE r.namespace = ? AND r.id = ?"
+        for run_id in effects.followed:
+            sql = f"{into} l.parent_id, r.id, 'child', r.name, l.ordinal, {end} {links} {result} {of}"
+            self.db.execute(connection, sql, (now, namespace, run_id))
+        for run_id in effects.told_again:
+            sql = (
+                f"{into} r.parent_id, r.id, 'child', r.name, r.parent_ordinal, {end} {result} {of} AND r.parent_id IS NOT NULL"
+            )
+            self.db.execute(connection, sql, (now, namespace, run_id))
 
     def delete_deliveries(self, connection: sa.Connection, namespace: str, delivery_ids: Sequence[bytes]) -> None:
         """Delete deliveries by their own ids; absent ones are passed over."""
@@ -220,16 +390,41 @@ class Applying:
                 [row.id for row, _ in due],
             )
         }
+        workflows = [row for row, _ in due if row.is_workflow]
+        stories = histories.select_histories(self.db, connection, namespace, workflows, self.clock()) if workflows else {}
+        inputs |= histories.select_continued_inputs(self.db, connection, namespace, workflows)
         groups: dict[tuple[Any, ...], int] = {}
         out = []
         for row, again in due:
             # Runs of one name and partition may share a message; suspects travel alone, so that they harm nobody.
             key = (row.name, row.queue, row.partition_no, again, row.id if is_suspect(row) else b"")
             group = groups.get(key) or groups.setdefault(key, next(_groups))
-            out.append(
-                Outgoing(delivery_id(row.id, row.epoch), namespace, row.queue, group, dispatch_of(row, inputs[row.id]), again)
-            )
+            dispatch = dispatch_of(row, inputs[row.id], stories.get(row.id))
+            out.append(Outgoing(delivery_id(row.id, row.epoch), namespace, row.queue, group, dispatch, again))
         return out
 
 
+def _tell_parent(row: RunRow, results: dict[bytes, Payload], effects: Effects) -> None:
+    """A run has ended: what its parent is told."""
+    if row.followers:
+        effects.followed.append(row.id)
+    if row.parent_id is None:
+        return
+    result = results.get(row.id)
+    failed = row.state != COMPLETED
+    arrival = Arrival(
+        row.run_id,
+        CHILD_ENDED,
+        row.name,
+        row.parent_ordinal,
+        row.state,
+        None if result is None else result.encoding,
+        None if result is None else result.text,
+        row.error_type if failed else None,
+        row.error_message if failed else None,
+    )
+    effects.arrivals.append((bytes(row.parent_id), arrival, False))
+
+
 _STATE_AT = SELECT_RUN.split(", ").index("state")
+_ENDED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})

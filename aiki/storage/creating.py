@@ -40,6 +40,8 @@ RUN_COLUMNS = (
     "dispatched_at",
     "expires_at",
     "updated_at",
+    "parent_id",
+    "parent_ordinal",
 )
 PAYLOAD_COLUMNS = ("namespace", "run_id", "role", "encoding", "data")
 DELIVERY_COLUMNS = ("namespace", "id", "due_at", "again")
@@ -113,29 +115,31 @@ class Creating:
         """
         try:
             if connection is not None:
-                return self._create(connection, runs, claim, batch)
+                return self._create(connection, self.namespace, runs, claim, batch)
             if len(runs) == 1 and runs[0].reference_id is None and len(runs[0].input.text) < SMALL:
                 made = self._create_one(runs[0], claim)
                 if made is not None:
                     return made
-            return self.db.transaction(lambda c: self._create(c, runs, claim, batch))
+            return self.db.transaction(lambda c: self._create(c, self.namespace, runs, claim, batch))
         except RowTooLarge as error:
             raise PayloadTooLarge(
                 f"the database refuses a payload of that size ({error}); raise its max_allowed_packet, or lower "
                 "AIKI_MAX_PAYLOAD so that callers are told earlier"
             ) from None
 
-    def _create(self, connection: sa.Connection, runs: Sequence[NewRun], claim: float | None, batch: int | None) -> Created:
+    def _create(
+        self, connection: sa.Connection, namespace: str, runs: Sequence[NewRun], claim: float | None, batch: int | None
+    ) -> Created:
         now = self.clock()
         answers: dict[int, Accepted] = {}
         fresh: list[tuple[int, NewRun]] = []
         for position, run in enumerate(runs):
-            holder = self._claim_reference(connection, run) if run.reference_id is not None else None
+            holder = self._claim_reference(connection, namespace, run) if run.reference_id is not None else None
             if holder is None:
                 fresh.append((position, run))
             else:
                 answers[position] = holder
-        known = self._insert_runs(connection, [run for _, run in fresh], now, batch)
+        known = self._insert_runs(connection, namespace, [run for _, run in fresh], now, batch)
         new: list[tuple[NewRun, _Rows]] = []
         for position, run in fresh:
             made = known[run.id]
@@ -144,8 +148,9 @@ class Creating:
             else:
                 answers[position] = Accepted(run.id, made.state, True)
                 new.append((run, made))
-        self._insert_rest(connection, new, now, claim)
-        outgoing = [self._outgoing(run, made) for run, made in new if made.state is State.QUEUED] if claim is not None else []
+        self._insert_rest(connection, namespace, new, now, claim)
+        due_now = [(run, made) for run, made in new if made.state is State.QUEUED] if claim is not None else []
+        outgoing = [self._outgoing(namespace, run, made) for run, made in due_now]
         return Created([answers[position] for position in range(len(runs))], outgoing)
 
     def _create_one(self, run: NewRun, claim: float | None) -> Created | None:
@@ -153,11 +158,11 @@ class Creating:
         now = self.clock()
         raw = ids.to_bytes(run.id)
         rows = _Rows(raw, self._first_state(run, now), zlib.crc32(raw) % self.partitions, next(_groups))
-        payloads, deliveries = self._rest_values([(run, rows)], now, claim)
+        payloads, deliveries = self._rest_values(self.namespace, [(run, rows)], now, claim)
         try:
             self.db.write_at_once(
                 [
-                    Insert("runs", RUN_COLUMNS, [self._run_values(run, rows, now)]),
+                    Insert("runs", RUN_COLUMNS, [self._run_values(self.namespace, run, rows, now)]),
                     Insert("payloads", PAYLOAD_COLUMNS, payloads),
                     Insert("deliveries", DELIVERY_COLUMNS, deliveries),
                 ]
@@ -167,16 +172,16 @@ class Creating:
                 return None
             raise
         published = claim is not None and rows.state is State.QUEUED
-        return Created([Accepted(run.id, rows.state, True)], [self._outgoing(run, rows)] if published else [])
+        return Created([Accepted(run.id, rows.state, True)], [self._outgoing(self.namespace, run, rows)] if published else [])
 
     # ------------------------------------------------------------ reference ids
-    def _claim_reference(self, connection: sa.Connection, run: NewRun) -> Accepted | None:
+    def _claim_reference(self, connection: sa.Connection, namespace: str, run: NewRun) -> Accepted | None:
         """Take the reference id for this run (None), or find the run that has it."""
         digest = hashlib.sha256(f"{run.input.encoding}\n{run.input.text}".encode()).digest()
         raw = ids.to_bytes(run.id)
         columns = ("namespace", "name", "reference_id", "run_id", "input_hash")
         try:
-            self.db.insert(connection, "reference_ids", columns, [(self.namespace, run.name, run.reference_id, raw, digest)])
+            self.db.insert(connection, "reference_ids", columns, [(namespace, run.name, run.reference_id, raw, digest)])
             return None
         except IntegrityError as error:
             if not is_duplicate(error):
@@ -186,7 +191,7 @@ class Creating:
             "SELECT f.run_id, f.input_hash, r.state FROM reference_ids f "
             "LEFT JOIN runs r ON r.namespace = f.namespace AND r.id = f.run_id "
             "WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ?",
-            (self.namespace, run.name, run.reference_id),
+            (namespace, run.name, run.reference_id),
         ).fetchone()
         assert row is not None, "reference ids are never deleted while a transaction may look for them"
         holder, known_digest, state = bytes(row[0]), bytes(row[1]), row[2]
@@ -199,14 +204,17 @@ class Creating:
 
     # ------------------------------------------------------------ rows
     def _insert_runs(
-        self, connection: sa.Connection, runs: Sequence[NewRun], now: int, batch: int | None
+        self, connection: sa.Connection, namespace: str, runs: Sequence[NewRun], now: int, batch: int | None
     ) -> dict[str, _Rows | Accepted]:
         made = {run.id: rows for run, rows in zip(runs, self._group(connection, runs, now, batch), strict=True)}
         out: dict[str, _Rows | Accepted] = dict(made)
         unique = {run.id: run for run in runs}
         try:
             self.db.insert(
-                connection, "runs", RUN_COLUMNS, [self._run_values(run, made[run.id], now) for run in unique.values()]
+                connection,
+                "runs",
+                RUN_COLUMNS,
+                [self._run_values(namespace, run, made[run.id], now) for run in unique.values()],
             )
             return out
         except IntegrityError as error:
@@ -216,7 +224,7 @@ class Creating:
         found = self.db.where_in(
             connection,
             "SELECT id, name, state FROM runs WHERE namespace = ? AND id",
-            (self.namespace,),
+            (namespace,),
             [made[run_id].raw for run_id in unique],
         )
         for raw, name, state in found:
@@ -225,7 +233,9 @@ class Creating:
                 raise RunConflict(f"run id {run_id} belongs to a run of {name!r}, not of {unique[run_id].name!r}")
             out[run_id] = Accepted(run_id, State(state), False)
         missing = [run for run in unique.values() if isinstance(out[run.id], _Rows)]
-        self.db.insert(connection, "runs", RUN_COLUMNS, [self._run_values(run, made[run.id], now) for run in missing])
+        self.db.insert(
+            connection, "runs", RUN_COLUMNS, [self._run_values(namespace, run, made[run.id], now) for run in missing]
+        )
         return out
 
     def _group(self, connection: sa.Connection, runs: Sequence[NewRun], now: int, batch: int | None) -> list[_Rows]:
@@ -249,10 +259,10 @@ class Creating:
     def _first_state(self, run: NewRun, now: int) -> State:
         return State.SCHEDULED if run.due_at is not None and run.due_at > now else State.QUEUED
 
-    def _run_values(self, run: NewRun, made: _Rows, now: int) -> tuple[Any, ...]:
+    def _run_values(self, namespace: str, run: NewRun, made: _Rows, now: int) -> tuple[Any, ...]:
         options = json.dumps(run.options, separators=(",", ":")) if run.options else None
         return (
-            self.namespace,
+            namespace,
             made.raw,
             run.kind,
             run.name,
@@ -268,23 +278,25 @@ class Creating:
             now if made.state is State.QUEUED else None,
             run.expires_at,
             now,
+            run.parent_id,
+            run.parent_ordinal,
         )
 
     def _insert_rest(
-        self, connection: sa.Connection, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None
+        self, connection: sa.Connection, namespace: str, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None
     ) -> None:
-        payloads, deliveries = self._rest_values(new, now, claim)
+        payloads, deliveries = self._rest_values(namespace, new, now, claim)
         self.db.insert(connection, "payloads", PAYLOAD_COLUMNS, payloads)
         self.db.insert(connection, "deliveries", DELIVERY_COLUMNS, deliveries)
 
     def _rest_values(
-        self, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None
+        self, namespace: str, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None
     ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Rows of `payloads` and of `deliveries` for new runs."""
         payloads: list[tuple[Any, ...]] = []
         deliveries: list[tuple[Any, ...]] = []
         for run, made in new:
-            payloads.append((self.namespace, made.raw, "input", run.input.encoding, self.db.blob(run.input.text)))
+            payloads.append((namespace, made.raw, "input", run.input.encoding, self.db.blob(run.input.text)))
             if made.state is State.SCHEDULED:
                 due, again = run.due_at, 0
             elif claim is None:
@@ -292,12 +304,12 @@ class Creating:
             else:
                 # Claimed: should this process die, the sweeper publishes it, marked, because a copy may be out.
                 due, again = now + int(claim * SECOND), 1
-            deliveries.append((self.namespace, delivery_id(made.raw, 1), due, again))
+            deliveries.append((namespace, delivery_id(made.raw, 1), due, again))
             if run.expires_at is not None:
-                deliveries.append((self.namespace, delivery_id(made.raw, EXPIRY_EPOCH), run.expires_at, 0))
+                deliveries.append((namespace, delivery_id(made.raw, EXPIRY_EPOCH), run.expires_at, 0))
         return payloads, deliveries
 
-    def _outgoing(self, run: NewRun, made: _Rows) -> Outgoing:
+    def _outgoing(self, namespace: str, run: NewRun, made: _Rows) -> Outgoing:
         options = {key: value for key, value in run.options.items() if key != "mc"}
         if run.reference_id is not None:
             options[OPT_REFERENCE] = run.reference_id
@@ -306,7 +318,7 @@ class Creating:
         dispatch = Dispatch(
             made.raw.hex(), 1, run.name, run.version, 1, made.partition, run.input.encoding, run.input.text, options
         )
-        return Outgoing(delivery_id(made.raw, 1), self.namespace, run.queue, made.group, dispatch)
+        return Outgoing(delivery_id(made.raw, 1), namespace, run.queue, made.group, dispatch)
 
 
 class _Rows:

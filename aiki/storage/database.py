@@ -223,30 +223,52 @@ class Database:
             connection.exec_driver_sql(sql, [tuple(row) for row in chunk])
 
     def update(
-        self, connection: sa.Connection, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]]
+        self,
+        connection: sa.Connection,
+        table: str,
+        columns: Sequence[str],
+        namespace: str,
+        rows: Sequence[Sequence[Any]],
+        key: Sequence[str] = ("id",),
     ) -> None:
-        """Set `columns` of many rows, each to its own values. A row is `(id, value, …)`; the key is (namespace, id)."""
+        """Set `columns` of many rows, each to its own values. A row is `(*key, value, …)`; the namespace begins every key."""
         if not rows:
             return
         if self.is_sqlite:
-            sets = ", ".join(f"{column} = ?" for column in columns)
-            sql = f"UPDATE {table} SET {sets} WHERE namespace = ? AND id = ?"
-            connection.exec_driver_sql(sql, [(*row[1:], namespace, row[0]) for row in rows])
+            sets, where = ", ".join(f"{column} = ?" for column in columns), " AND ".join(f"{name} = ?" for name in key)
+            sql = f"UPDATE {table} SET {sets} WHERE namespace = ? AND {where}"
+            connection.exec_driver_sql(sql, [(*row[len(key) :], namespace, *row[: len(key)]) for row in rows])
             return
         for chunk in chunks(rows):
-            sql, parameters = self._update_statement(table, columns, namespace, chunk)
+            sql, parameters = self._update_statement(table, columns, namespace, chunk, key)
             connection.exec_driver_sql(sql, tuple(parameters))
 
-    def _update_statement(self, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]]) -> Statement:
+    def _update_statement(
+        self, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]], key: Sequence[str]
+    ) -> Statement:
         """A join with a derived table: many rows in one round trip, on MySQL and MariaDB alike."""
+        width = len(key)
         if len(rows) == 1:
-            sets = ", ".join(f"{column} = %s" for column in columns)
-            return f"UPDATE {table} SET {sets} WHERE namespace = %s AND id = %s", [*rows[0][1:], namespace, rows[0][0]]
-        first = "SELECT %s AS id, " + ", ".join(f"%s AS {column}" for column in columns)
-        more = " UNION ALL SELECT " + ", ".join(["%s"] * (len(columns) + 1))
+            sets, where = ", ".join(f"{column} = %s" for column in columns), " AND ".join(f"{name} = %s" for name in key)
+            sql = f"UPDATE {table} SET {sets} WHERE namespace = %s AND {where}"
+            return sql, [*rows[0][width:], namespace, *rows[0][:width]]
+        first = "SELECT " + ", ".join(f"%s AS {column}" for column in (*key, *columns))
+        more = " UNION ALL SELECT " + ", ".join(["%s"] * (len(columns) + width))
         sets = ", ".join(f"t.{column} = v.{column}" for column in columns)
-        sql = f"UPDATE {table} t JOIN ({first}{more * (len(rows) - 1)}) v ON t.namespace = %s AND t.id = v.id SET {sets}"
+        match = " AND ".join(f"t.{name} = v.{name}" for name in key)
+        sql = f"UPDATE {table} t JOIN ({first}{more * (len(rows) - 1)}) v ON t.namespace = %s AND {match} SET {sets}"
         return sql, [*(value for row in rows for value in row), namespace]
+
+    def insert_new(self, connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert those rows whose key is not there yet. For values that surely fit their columns."""
+        for chunk in chunks(rows):
+            sql = f"{self.insert_ignore} INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+            connection.exec_driver_sql(self.placeholders(sql), [tuple(row) for row in chunk])
+
+    @property
+    def insert_ignore(self) -> str:
+        """`INSERT` that passes over rows whose key is there."""
+        return "INSERT OR IGNORE" if self.is_sqlite else "INSERT IGNORE"
 
     def where_in(
         self, connection: sa.Connection, sql: str, before: Sequence[Any], values: Sequence[Any], after: str = ""
@@ -326,12 +348,24 @@ class Writes:
         elif rows:
             self._db.insert(self._connection, table, columns, rows)
 
-    def update(self, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]]) -> None:
+    def update(
+        self,
+        table: str,
+        columns: Sequence[str],
+        namespace: str,
+        rows: Sequence[Sequence[Any]],
+        key: Sequence[str] = ("id",),
+    ) -> None:
         """As `Database.update`."""
         if rows and self._fits(rows):
-            self._kept.append(self._db._update_statement(table, columns, namespace, rows))
+            self._kept.append(self._db._update_statement(table, columns, namespace, rows, key))
         elif rows:
-            self._db.update(self._connection, table, columns, namespace, rows)
+            self._db.update(self._connection, table, columns, namespace, rows, key)
+
+    def run(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Run one statement, written with `?`, after those that are kept."""
+        self.send()
+        self._db.execute(self._connection, sql, parameters)
 
     def delete(self, sql: str, before: Sequence[Any], values: Sequence[Any]) -> None:
         """Delete by `sql … IN (values)`; as `Database.where_in`."""

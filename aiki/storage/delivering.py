@@ -90,7 +90,7 @@ class Delivering(Applying):
                     effects.forget.add(raw)
                     continue
                 row.state = State.QUEUED.value
-                row.waiting_on = None
+                row.waiting_on = row.waits = None
                 row.dispatched_at = now
                 due_rows.append((row, again))
 
@@ -136,7 +136,7 @@ class Delivering(Applying):
                 row = rows.get(run_id)
                 if row is None or row.ended or row.expires_at is None or row.expires_at > now:
                     continue
-                if row.state == State.RUNNING.value or row.attempt > 1:
+                if row.state == State.RUNNING.value or row.attempt > 1 or row.history:
                     continue
                 if row.state == State.QUEUED.value:
                     effects.revoke.append((_key(row), False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from aiki import ids
@@ -13,15 +14,19 @@ from aiki.storage.applying import Applied, Effects
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
 from aiki.storage.rows import RunRow
+from aiki.storage.waking import bring_on
 
 _RETRYABLE = frozenset({State.FAILED.value, State.DEAD.value, State.CANCELLED.value})
+_STALLED = State.STALLED.value
 
 
 class Operating(Delivering, Reading):
     """What people do to runs."""
 
-    def cancel_run(self, run_id: str, *, reason: str = "", actor: str = "") -> Cancelled:
+    def cancel_run(self, run_id: str, *, reason: str = "", actor: str = "", at_once: bool = False) -> Cancelled:
         """Cancel a run: at once if nobody executes it, else it is to be interrupted. An ended run stays as it is.
+
+        A workflow that has begun meets the cancel in its code; a second cancel, or `at_once`, ends it without.
 
         :raises RunNotFound: there is no such run.
         """
@@ -31,12 +36,12 @@ class Operating(Delivering, Reading):
             row = _present(rows, raw, run_id)
             if row.ended:
                 return
-            if not row.cancel_requested:
-                effects.audit.append((actor, "cancel", run_id, reason[:1000]))
-            cancel(row, effects, self.clock(), reason)
+            if at_once or not row.cancel_requested or row.is_workflow:
+                effects.audit.append((actor, "terminate" if at_once else "cancel", run_id, reason[:1000]))
+            cancel(row, effects, self.clock(), reason, at_once=at_once)
 
         applied = self.apply(self.namespace, [raw], decide)
-        return Cancelled(self._view(run_id), applied.revoke, applied.interrupt)
+        return Cancelled(self._view(run_id), applied.revoke, applied.interrupt, applied.soon, applied.outgoing)
 
     def retry_run(self, run_id: str, *, actor: str = "") -> Retried:
         """Have a failed, dead or cancelled run go on under the same id.
@@ -48,35 +53,88 @@ class Operating(Delivering, Reading):
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
+            if row.state == _STALLED and row.is_workflow:
+                effects.audit.append((actor, "retry", run_id, "it was stalled"))
+                bring_on(row, effects, self.clock())
+                return
             if row.state not in _RETRYABLE:
                 raise RunConflict(
                     f"run {run_id} is {row.state}; only failed, dead and cancelled runs can be retried"
                     + (" (rerun makes a new run with the same input)" if row.ended else "")
                 )
-            effects.operator = True
             effects.audit.append((actor, "retry", run_id, f"it was {row.state}"))
-            row.state = State.QUEUED.value
-            row.attempt += 1
-            row.crashes = row.idle_dispatches = row.cancel_requested = 0
-            row.error_type = row.error_message = row.waiting_on = row.cancel_reason = None
-            row.finished_at = row.expires_at = row.progress = row.progress_message = None
-            effects.deliver(row, self.clock())
+            retry(row, effects, self.clock())
 
         applied: Applied = self.apply(self.namespace, [raw], decide)
         return Retried(self._view(run_id), applied.outgoing)
 
 
-def cancel(row: RunRow, effects: Effects, now: int, reason: str) -> None:
-    """Cancel one locked run that has not ended."""
+def retry(row: RunRow, effects: Effects, now: int) -> None:
+    """Have one locked run that has failed, is dead or was cancelled go on; a workflow from where it failed.
+
+    :raises RunConflict: what the workflow had done was undone already.
+    """
+    failed = json.loads(row.failed_at) if row.failed_at else {}
+    if failed.get("undone") or (row.is_workflow and row.state == State.CANCELLED.value and row.history):
+        raise RunConflict(
+            f"run {row.run_id} was {'compensated' if failed.get('undone') else 'cancelled'}: what it had done may be "
+            "undone, so it cannot go on from there; rerun makes a new run with the same input"
+        )
+    effects.operator = True
+    if failed.get("at"):
+        effects.reset[row.id] = failed["at"]
+    row.state = State.QUEUED.value
+    row.attempt += 1
+    row.crashes = row.idle_dispatches = row.cancel_requested = row.pause_requested = 0
+    row.error_type = row.error_message = row.waiting_on = row.cancel_reason = row.failed_at = None
+    row.finished_at = row.expires_at = row.progress = row.progress_message = None
+    effects.deliver(row, now)
+
+
+def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: bool = False) -> None:
+    """Cancel one locked run that has not ended.
+
+    A workflow that has begun meets its cancel in its code, at the next durable point; a second cancel ends it.
+
+    :param at_once: end it whatever it is, without calling its code again.
+    """
+    again = bool(row.cancel_requested)
     row.cancel_requested = 1
-    row.cancel_reason = reason[:255] or None
+    row.cancel_reason = reason[:255] or row.cancel_reason
+    if row.is_workflow:
+        effects.cancel_children.add(row.id)
+        if not (at_once or again):
+            _cancel_workflow(row, effects, now)
+            return
     key = RunKey(row.run_id, row.epoch)
     if row.state == State.RUNNING.value:
         effects.revoke.append((key, True))
-        return
+        if not row.is_workflow:
+            return
     if row.state == State.QUEUED.value:
         # Its dispatch may be out, or just begun without our knowing: never begin it, stop it if it runs.
         effects.revoke.append((key, True))
+    conclude_cancel(row, now)
+
+
+def _cancel_workflow(row: RunRow, effects: Effects, now: int) -> None:
+    key = RunKey(row.run_id, row.epoch)
+    if row.state == State.RUNNING.value:
+        effects.soon.append(key)
+    elif row.state == State.QUEUED.value:
+        # Its dispatch may be out. If it is begun it meets the cancel; if not, and nothing is recorded, it never begins.
+        effects.soon.append(key)
+        if not row.history:
+            effects.revoke.append((key, False))
+    elif row.history == 0 and row.state != State.WAITING.value:
+        conclude_cancel(row, now)
+    elif row.state != State.STALLED.value:
+        row.pause_requested = 0
+        bring_on(row, effects, now)
+
+
+def conclude_cancel(row: RunRow, now: int) -> None:
+    """The run has ended, cancelled."""
     row.state = State.CANCELLED.value
     row.waiting_on = None
     row.finished_at = now
@@ -96,4 +154,4 @@ def _present(rows: dict[bytes, RunRow], raw: bytes, run_id: str) -> RunRow:
     return row
 
 
-__all__: Sequence[str] = ("Operating", "cancel")
+__all__: Sequence[str] = ("Operating", "cancel", "conclude_cancel", "retry")

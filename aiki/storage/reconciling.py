@@ -53,9 +53,12 @@ class Reconciling:
     def stale_undelivered(
         self, namespace: str, state: State, before: int, after: bytes = b"", limit: int = 1000
     ) -> tuple[list[bytes], bytes | None]:
-        """Scheduled or waiting runs, unchanged since `before`, that have no delivery to bring them on; and where to go on."""
+        """Scheduled or waiting runs, unchanged since `before`, that have no delivery to bring them on; and where to go on.
+
+        A workflow that waits for something from outside needs none.
+        """
         sql = (
-            "SELECT id, epoch, updated_at FROM runs "
+            "SELECT id, epoch, CASE WHEN waits IS NULL THEN updated_at ELSE 9223372036854775807 END FROM runs "
             f"WHERE namespace = ? AND state = ? AND id > ? ORDER BY id LIMIT {int(limit)}"
         )
 
@@ -86,6 +89,12 @@ class Reconciling:
         sql = f"SELECT id, name, version FROM runs WHERE namespace = ? AND state = ? ORDER BY id LIMIT {int(limit) * 10}"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, State.STALLED.value)).fetchall())
         return [bytes(raw) for raw, name, version in rows if (name, version) in wanted][:limit]
+
+    def stirred(self, limit: int = 500) -> list[tuple[str, bytes]]:
+        """Runs (namespace, id) that something has come to and that have not been looked at since."""
+        sql = f"SELECT DISTINCT namespace, run_id FROM inbox WHERE taken = 0 LIMIT {int(limit)}"
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())
+        return [(namespace, bytes(raw)) for namespace, raw in rows]
 
     def namespaces(self) -> list[str]:
         """Namespaces that have runs or workers."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from aiki import ids
 from aiki.codec import Payload
-from aiki.messages import OPT_BIND_FIRST, OPT_KIND, OPT_REFERENCE, Dispatch
+from aiki.history import History
+from aiki.messages import OPT_BIND_FIRST, OPT_CANCEL, OPT_HISTORY, OPT_KIND, OPT_REFERENCE, Dispatch
 from aiki.model import Attempt, RunView
 from aiki.states import State
 
@@ -58,6 +59,14 @@ class RunRow:
     finished_at: int | None
     expires_at: int | None
     updated_at: int
+    parent_id: bytes | None
+    parent_ordinal: int | None
+    followers: int
+    history: int
+    history_from: int
+    waits: str | None
+    pause_requested: int
+    failed_at: str | None
     before: tuple[Any, ...] = field(default=(), repr=False)
 
     @property
@@ -70,6 +79,11 @@ class RunRow:
         """Whether the state is terminal."""
         return self.state in _TERMINAL
 
+    @property
+    def is_workflow(self) -> bool:
+        """Whether its function is replayed."""
+        return self.kind == "workflow"
+
     def option(self, key: str, default: Any = None) -> Any:
         """One of the run's options."""
         return json.loads(self.options).get(key, default) if self.options else default
@@ -79,7 +93,21 @@ _TERMINAL = frozenset({State.COMPLETED.value, State.FAILED.value, State.CANCELLE
 
 RUN_FIELDS: tuple[str, ...] = tuple(name for name in RunRow.__slots__ if name != "before")
 MUTABLE: tuple[str, ...] = tuple(
-    name for name in RUN_FIELDS if name not in ("id", "kind", "name", "version", "partition_no", "reference_id", "options")
+    name
+    for name in RUN_FIELDS
+    if name
+    not in (
+        "id",
+        "kind",
+        "name",
+        "version",
+        "partition_no",
+        "reference_id",
+        "options",
+        "parent_id",
+        "parent_ordinal",
+        "followers",
+    )
 )
 _mutable = attrgetter(*MUTABLE)
 _mutable_before = itemgetter(*(RUN_FIELDS.index(name) for name in MUTABLE))
@@ -109,8 +137,8 @@ def is_suspect(row: RunRow) -> bool:
     return row.crashes > 0 or row.idle_dispatches >= SUSPECT_AFTER
 
 
-def dispatch_of(row: RunRow, payload: Payload) -> Dispatch:
-    """The dispatch of a run at its present epoch."""
+def dispatch_of(row: RunRow, payload: Payload, history: History | None = None) -> Dispatch:
+    """The dispatch of a run at its present epoch; a workflow's carries its history."""
     options = json.loads(row.options) if row.options else {}
     options.pop("mc", None)
     if row.reference_id is not None:
@@ -119,6 +147,10 @@ def dispatch_of(row: RunRow, payload: Payload) -> Dispatch:
         options[OPT_KIND] = row.kind
     if is_suspect(row):
         options[OPT_BIND_FIRST] = 1
+    if history is not None:
+        options[OPT_HISTORY] = history.to_wire()
+    if row.is_workflow and row.cancel_requested:
+        options[OPT_CANCEL] = 1
     return Dispatch(
         row.id.hex(), row.epoch, row.name, row.version, row.attempt, row.partition_no, payload.encoding, payload.text, options
     )

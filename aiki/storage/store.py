@@ -1,7 +1,7 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`.
+`steering` (people and workflows), `reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from aiki.codec import Payload
 from aiki.errors import DecodeError, RunNotFound
 from aiki.model import Created, NewRun, RunView
 from aiki.settings import Settings
-from aiki.storage.creating import Creating, Durations
+from aiki.storage.creating import Durations
 from aiki.storage.database import Database
-from aiki.storage.operating import Operating
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
+from aiki.storage.steering import Steering
 
 
-class Store(Creating, Operating, Roster, Reconciling):
+class Store(Steering, Roster, Reconciling):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
@@ -60,14 +60,22 @@ class Store(Creating, Operating, Roster, Reconciling):
         """Let go of all connections."""
         self.db.close()
 
-    def rerun(self, run_id: str, *, claim: float | None = None) -> Created:
-        """A new run of the same name, version, queue, options and input. Raises `RunNotFound`."""
+    def rerun(self, run_id: str, *, claim: float | None = None, from_step: int | None = None) -> Created:
+        """A new run of the same name, version, queue, options and input.
+
+        :param from_step: an ordinal of a workflow's step: those before it, and what came for them, are copied.
+        :raises RunNotFound: there is no such run.
+        :raises RunConflict: it has no such step, or one before it has no result yet.
+        """
         detail = self.detail(run_id)
         if detail is None:
             raise RunNotFound(run_id)
         if detail.input is None:
             raise DecodeError(f"run {run_id} has no recorded input")
-        return self.create_runs([self._copy(detail.run, detail.input)], claim=claim)
+        copy = self._copy(detail.run, detail.input)
+        if from_step is None:
+            return self.create_runs([copy], claim=claim)
+        return self.create_from(run_id, copy, from_step)
 
     def _copy(self, run: RunView, payload: Payload) -> NewRun:
         options = self._options(run.id)

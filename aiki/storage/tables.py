@@ -75,6 +75,16 @@ runs = sa.Table(
     sa.Column("finished_at", sa.BigInteger),
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
+    # Workflows: who started this run and as which of its steps; the next step's ordinal, the first one of this call of the
+    # function; what a suspended run waits for; what an operator wants; what a failed one failed at.
+    sa.Column("parent_id", _binary(16)),
+    sa.Column("parent_ordinal", sa.Integer),
+    sa.Column("followers", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("history", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("history_from", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("waits", _LONGTEXT),
+    sa.Column("pause_requested", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("failed_at", _LONGTEXT),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_runs_state", "namespace", "state", "id"),
     sa.Index("ix_runs_name", "namespace", "name", "id"),
@@ -129,6 +139,72 @@ attempts = sa.Table(
     **_OPTIONS,
 )
 """Executions that did not end in a result."""
+
+steps = sa.Table(
+    "steps",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("kind", _ascii(16), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("digest", _ascii(32), nullable=False),
+    sa.Column("state", _ascii(16), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("input", sa.Text),
+    sa.Column("encoding", _ascii(16)),
+    sa.Column("data", _LONGBLOB),
+    sa.Column("error_type", sa.String(255)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("traceback", _LONGTEXT),
+    sa.Column("error_args", _LONGTEXT),
+    sa.Column("child_id", _binary(16)),
+    sa.Column("abandon", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("bound", _binary(16)),
+    sa.Column("due_at", sa.BigInteger),
+    sa.Column("millis", sa.Integer),
+    sa.Column("worker", _binary(16)),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("finished_at", sa.BigInteger),
+    sa.PrimaryKeyConstraint("namespace", "run_id", "ordinal"),
+    **_OPTIONS,
+)
+"""What workflows' functions have issued (`aiki.history.Step`), with the results of what ran in their own process."""
+
+inbox = sa.Table(
+    "inbox",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("kind", _ascii(16), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("ordinal", sa.Integer),
+    sa.Column("outcome", _ascii(16), nullable=False),
+    sa.Column("encoding", _ascii(16)),
+    sa.Column("data", _LONGBLOB),
+    sa.Column("error_type", sa.String(255)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("taken", sa.SmallInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id", "id"),
+    sa.Index("ix_inbox_taken", "taken", "namespace", "run_id"),
+    **_OPTIONS,
+)
+"""What came to a run from outside (`aiki.history.Arrival`), unique by its source: written with its cause, kept as history.
+`taken`: its run has been looked at since."""
+
+links = sa.Table(
+    "links",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("parent_id", _binary(16), nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id", "parent_id", "ordinal"),
+    **_OPTIONS,
+)
+"""Workflows that wait for a run that they did not start: a reference id led them to it. `runs.followers` tells."""
 
 reference_ids = sa.Table(
     "reference_ids",

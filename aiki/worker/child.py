@@ -23,8 +23,11 @@ from typing import Final
 
 from aiki import ids, messages
 from aiki.broker.base import Broker, work
+from aiki.errors import MessageError
+from aiki.history import Step
 from aiki.messages import Dispatch, Report
 from aiki.worker.connection import Connection
+from aiki.worker.durable import Execution, Port
 from aiki.worker.executor import Attempt, Executor, timeout_delay
 from aiki.worker.gate import Gate
 from aiki.worker.inbox import Inbox, Job
@@ -52,6 +55,7 @@ SHORT_MS: Final = 5
 FAIR_MS: Final = 100
 """A child prefetches about this much work, and with tasks that are not short, no more than it needs."""
 SHORT_STREAK: Final = 5
+STEPS_A_REPORT: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class Child:
         self._gate = Gate(self._slot)
         self._executor = Executor(registry.settings, self._gate)
         self._lock = threading.Lock()
+        parts = (self._lock, self._connection, self._ledger, self._inbox, self._gate, self._slot, shared)
+        self._port = Port(*parts, identity.wake, self._leaving, registry.settings)
         self._keeper = Keeper(self._lock, self.upkeep, self._busy)
         self._current: Job | None = None
         self._began = 0
@@ -267,11 +273,34 @@ class Child:
             self._finish(index, job, Report(messages.RETURNED, dispatch.run_id, dispatch.epoch, {"ms": 0}))
             self._connection.lose("more revocations than the shared ring holds; taking a fresh snapshot")
             return
-        report = self._execute(index, job, Attempt(dispatch, definition, began), soft)
+        attempt = Attempt(dispatch, definition, began)
+        if definition.kind == "workflow" and not self._prepare(index, job, attempt):
+            return
+        report = self._execute(index, job, attempt, soft)
+        if attempt.durable is not None:
+            self._report_steps(job, attempt.durable.close())
+            index = self._slot.tail - 1
         if self._executor.last_progress is not None:
             self._report_progress(job)
         self._finish(index, job, report)
         self._after(dispatch, report)
+
+    def _prepare(self, index: int, job: Job, attempt: Attempt) -> bool:
+        """Read a workflow's history; False where it cannot be read, which fails the run."""
+        dispatch = job.dispatch
+        try:
+            attempt.durable = Execution(self._port, dispatch, job.definition, index, self._executor.note_progress)
+        except MessageError as error:
+            body = {"ms": 0, "type": "aiki.errors.MessageError", "message": str(error), "tb": "", "outcome": "failed"}
+            self._finish(index, job, Report(messages.FAILED, dispatch.run_id, dispatch.epoch, body))
+            return False
+        return True
+
+    def _report_steps(self, job: Job, steps: list[Step]) -> None:
+        dispatch = job.dispatch
+        for start in range(0, len(steps), STEPS_A_REPORT):
+            body = {"s": steps[start : start + STEPS_A_REPORT]}
+            self._ledger.add(dispatch.partition, Report(messages.STEPS, dispatch.run_id, dispatch.epoch, body), None)
 
     def _limits(self, job: Job) -> tuple[float, float]:
         options, definition = job.dispatch.options, job.definition

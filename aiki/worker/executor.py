@@ -16,14 +16,24 @@ from typing import Any, Final
 
 from aiki import messages
 from aiki.codec import Payload, decode, encode
-from aiki.context import CurrentRun, set_current_run
-from aiki.errors import ConfigurationError, DecodeError, PayloadError, RetryLater, SoftTimeLimitExceeded, TimeLimitExceeded
+from aiki.context import CurrentRun, inside_workflow, set_current_run
+from aiki.errors import (
+    ConfigurationError,
+    DecodeError,
+    PayloadError,
+    RetryLater,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+    WorkflowCancelled,
+)
 from aiki.messages import Dispatch, Report
 from aiki.retry import MAX_DELAY, RetryPolicy
 from aiki.settings import Settings
 from aiki.worker.describe import describe
+from aiki.worker.durable import Execution
 from aiki.worker.gate import CANCEL, SOFT, Gate
 from aiki.worker.registry import Definition
+from aiki.workflow_run import WorkflowRun
 
 _NO_ARGUMENTS: Final = "[[],{}]"
 _LEFTOVER_SECONDS: Final = 2.0
@@ -43,6 +53,8 @@ class Attempt:
     error: BaseException | None = None
     final: bool = False
     """The error is not one that another attempt could mend: no retry policy is asked."""
+    durable: Execution | None = None
+    """Of a workflow."""
 
     def policy(self) -> RetryPolicy:
         """The retry policy: the dispatch's own, or the definition's. Raises `ConfigurationError`."""
@@ -108,7 +120,7 @@ class Executor:
     def _run(self, attempt: Attempt) -> None:
         dispatch, gate = attempt.dispatch, self._gate
         run = CurrentRun(
-            dispatch.run_id, dispatch.attempt, dispatch.name, dispatch.options.get(messages.OPT_REFERENCE), self._progress
+            dispatch.run_id, dispatch.attempt, dispatch.name, dispatch.options.get(messages.OPT_REFERENCE), self.note_progress
         )
         context = contextvars.copy_context()
         # Three levels: the task's own exception, a soft limit and a cancel may arrive one upon the other (see gate.py).
@@ -133,9 +145,18 @@ class Executor:
 
     def _call(self, attempt: Attempt, run: CurrentRun) -> Any:
         set_current_run(run)
+        if attempt.durable is not None:
+            return self._call_workflow(attempt.durable.run, attempt)
         self._gate.enter()
         result = attempt.definition.fn(*attempt.args, **attempt.kwargs)
         self._gate.leave()
+        return result
+
+    def _call_workflow(self, run: WorkflowRun, attempt: Attempt) -> Any:
+        with inside_workflow(run):
+            self._gate.enter()
+            result = attempt.definition.fn(run, *attempt.args, **attempt.kwargs)
+            self._gate.leave()
         return result
 
     def _run_async(self, attempt: Attempt, run: CurrentRun, context: contextvars.Context) -> Any:
@@ -156,13 +177,18 @@ class Executor:
         finally:
             self._gate.leave()
 
-    def _progress(self, fraction: float | None, message: str) -> None:
+    def note_progress(self, fraction: float | None, message: str) -> None:
+        """Keep what the run says of its progress, for the keeper to send."""
         self.last_progress = (fraction, message)
 
     # ------------------------------------------------------------ classify and report
     def _classify(self, attempt: Attempt) -> Report:
         dispatch = attempt.dispatch
         body: dict[str, Any] = {"ms": 0}
+        kind = None if attempt.durable is None else attempt.durable.stopped(body)
+        if kind is not None:
+            body["ms"] = (time.monotonic_ns() - attempt.began) // 1_000_000
+            return Report(kind, dispatch.run_id, dispatch.epoch, body)
         kind = messages.COMPLETED
         if attempt.error is None and attempt.result is not None:
             try:
@@ -181,12 +207,14 @@ class Executor:
 
     def _classify_error(self, attempt: Attempt, error: BaseException, body: dict[str, Any]) -> str:
         raised = self._gate.raised
-        if raised & CANCEL and not attempt.final:
+        if (raised & CANCEL or isinstance(error, WorkflowCancelled)) and not attempt.final:
             return messages.CANCELLED
         if raised & SOFT and isinstance(error, asyncio.CancelledError):
             error = self._gate.soft_error().with_traceback(error.__traceback__)
         body["type"], body["message"], body["tb"] = describe(error)
         body["outcome"] = "timed_out" if isinstance(error, SoftTimeLimitExceeded) else "failed"
+        if attempt.durable is not None:
+            attempt.durable.failed_at(error, body)
         if attempt.final:
             return messages.FAILED
         if isinstance(error, RetryLater):

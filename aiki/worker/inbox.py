@@ -72,9 +72,8 @@ class Inbox:
     def _queue(self, runs: list[Dispatch], keys: list[bytes], message: Message) -> None:
         definitions = self._registry.definitions
         for dispatch, key in zip(runs, keys, strict=True):
-            definition = definitions.get(dispatch.name)
-            kind = dispatch.options.get(messages.OPT_KIND, "task")
-            if definition is None or (definition.version, definition.kind) != (dispatch.version, kind):
+            definition = definitions.get((dispatch.name, dispatch.version))
+            if definition is None or definition.kind != dispatch.options.get(messages.OPT_KIND, "task"):
                 _log.warning("run %s: this worker does not have %s@%s", dispatch.run_id, dispatch.name, dispatch.version)
                 body = {"name": dispatch.name, "version": dispatch.version}
                 self._ledger.add(dispatch.partition, Report(messages.UNKNOWN, dispatch.run_id, dispatch.epoch, body), message)

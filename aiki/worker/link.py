@@ -24,6 +24,7 @@ import aiki
 from aiki import messages
 from aiki.broker.base import CONTROL, HEARTBEAT, Broker, Delivery, reports
 from aiki.errors import MessageError
+from aiki.history import FAILED, OPEN, RETRY, STEP, Step, Wait, Waits
 from aiki.messages import Control, Heartbeat, Held, Report, ReportList, RunKey, definitions_digest
 from aiki.worker import notices
 from aiki.worker.connection import Connection
@@ -185,6 +186,8 @@ class Link:
         if nonce not in self._hellos:
             return
         asked = self._hellos[nonce]
+        if isinstance(control.fields.get("now"), int):
+            self._shared.clock_offset = control.fields["now"] - time.monotonic_ns() // 1000
         self._hellos = {number: when for number, when in self._hellos.items() if when > asked}
         if self._shared.go == 0:
             _log.info("the orchestrator knows this worker")
@@ -213,6 +216,8 @@ class Link:
         elif control.kind in (messages.CANCEL, messages.ABORT):
             self._revoke(control.runs)
             self._interrupt(control.runs, CANCEL if control.kind == messages.CANCEL else ABORT)
+        elif control.kind in (messages.CANCEL_SOON, messages.PAUSE_SOON):
+            self._request(control.runs, control.kind)
         elif control.kind == messages.RESEND_HELLO:
             self._say_hello(self._clock())
         elif control.kind == messages.DRAIN and control.fields.get("worker") == self._worker:
@@ -246,6 +251,20 @@ class Link:
             latest = slot.latest()
             if latest is not None and (latest.entry.run.hex(), latest.entry.epoch) in wanted:
                 self._supervisor.send("interrupt", slot=slot.number, incarnation=incarnation, index=latest.at, reason=reason)
+
+    def _request(self, runs: list[RunKey], kind: str) -> None:
+        """Tell workflows that run here what they are to do at their next durable point."""
+        wanted = set(runs)
+        for slot in self._shared.slots:
+            latest = slot.latest()
+            if latest is None or (latest.entry.run.hex(), latest.entry.epoch) not in wanted:
+                continue
+            # While a step with limits of its own runs, the workflow's entry is the one before it.
+            index = latest.at if latest.entry.ordinal < 0 else latest.at - 1
+            if kind == messages.CANCEL_SOON:
+                slot.cancel_soon = index
+            else:
+                slot.pause_soon = index
 
     # ------------------------------------------------------------ heartbeats
     def held(self) -> list[Held]:
@@ -340,10 +359,30 @@ class Link:
         self._notices[notice.number] = notice
         by_partition: dict[int, list[Report]] = {}
         for run in notice.runs:
-            by_partition.setdefault(run.partition, []).append(death_report(notice, run))
+            by_partition.setdefault(run.partition, []).extend(death_reports(notice, run))
         self._open_reports[notice.number] = len(by_partition)
         for partition, found in by_partition.items():
             self._post(notice.executor, partition, found, notice.number)
+
+
+def death_reports(notice: Notice, run: LeftRun) -> list[Report]:
+    """What a child's death means for a run that it held."""
+    if run.ordinal < 0 or not run.executing or notice.reason != notices.TIME_LIMIT:
+        return [death_report(notice, run)]
+    # A workflow's step ran into its own limit: that step has failed, or is retried, and the workflow goes on.
+    told = death_report(notice, run).body
+    more = {"ms": run.ms, "t": told["type"], "m": told["message"], "tb": ""}
+    again = run.retry_delay >= 0
+    if again:
+        more["s"] = run.retry_delay
+    step = Step(run.ordinal, STEP, "", "", OPEN if again else FAILED, run.attempt, more)
+    wait = Wait(RETRY, run.ordinal, run.ordinal, "a step that ran into its time limit", None, run.retry_delay)
+    waits = Waits(False, [wait] if again and run.retry_delay > 0 else [])
+    body = {"ms": run.ms, **waits.to_wire()}
+    return [
+        Report(messages.STEPS, run.run_id, run.epoch, {"s": [step]}),
+        Report(messages.SUSPENDED, run.run_id, run.epoch, body),
+    ]
 
 
 def death_report(notice: Notice, run: LeftRun) -> Report:

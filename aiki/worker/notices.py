@@ -29,6 +29,9 @@ class LeftRun:
     ms: int
     hard: float
     retry_delay: float
+    attempt: int = 1
+    ordinal: int = -1
+    """Of the workflow's step that was executing, -1 for none."""
 
 
 @dataclass(slots=True)

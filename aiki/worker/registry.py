@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol, cast
 
+from aiki.arguments import Arguments
 from aiki.errors import ConfigurationError
 from aiki.retry import RetryPolicy
 from aiki.settings import Settings
@@ -29,11 +30,15 @@ class Definition(Protocol):
 
     @property
     def kind(self) -> str:
-        """`task`."""
+        """`task` or `workflow`."""
 
     @property
     def fn(self) -> Callable[..., Any]:
         """The plain function."""
+
+    @property
+    def arguments(self) -> Arguments:
+        """Its signature; asked for of workflows only."""
 
     @property
     def is_async(self) -> bool:
@@ -56,8 +61,8 @@ class App(Protocol):
     """What `-A` names."""
 
     @property
-    def definitions(self) -> Mapping[str, Definition]:
-        """Name to definition."""
+    def versions(self) -> Mapping[tuple[str, str], Definition]:
+        """Name and version to definition."""
 
     @property
     def settings(self) -> Settings:
@@ -65,19 +70,19 @@ class App(Protocol):
 
 
 class Registry:
-    """All definitions of all apps. `index` numbers them, the same in every process of the worker."""
+    """All definitions of all apps, by name and version. `index` numbers the names, the same in every process of the worker."""
 
-    def __init__(self, definitions: Mapping[str, Definition], settings: Settings) -> None:
+    def __init__(self, definitions: Mapping[tuple[str, str], Definition], settings: Settings) -> None:
         self.settings = settings
         self.definitions = dict(definitions)
-        self.names = sorted(self.definitions)
+        self.names = sorted({name for name, _ in self.definitions})
         self.index = {name: number for number, name in enumerate(self.names)}
         if len(self.names) > 65_000:
             raise ConfigurationError(f"{len(self.names):,} definitions; a worker carries at most 65,000")
 
     def triples(self) -> list[list[str]]:
         """`[name, version, kind]` of each, as heartbeats tell them."""
-        return [[d.name, d.version, d.kind] for d in (self.definitions[name] for name in self.names)]
+        return [[d.name, d.version, d.kind] for _, d in sorted(self.definitions.items())]
 
 
 def load(specs: Sequence[str], broker_url: str | None = None) -> Registry:
@@ -91,8 +96,8 @@ def load(specs: Sequence[str], broker_url: str | None = None) -> Registry:
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     apps = [(spec, find_app(spec)) for spec in specs]
-    definitions: dict[str, Definition] = {}
-    owners: dict[str, str] = {}
+    definitions: dict[tuple[str, str], Definition] = {}
+    owners: dict[tuple[str, str], str] = {}
     first, settings = apps[0][0], apps[0][1].settings
     for spec, app in apps:
         for field in ("namespace", "prefix", "broker_url") if broker_url is None else ("namespace", "prefix"):
@@ -100,10 +105,10 @@ def load(specs: Sequence[str], broker_url: str | None = None) -> Registry:
                 raise ConfigurationError(
                     f"-A {first} and -A {spec} differ in {field}; one worker serves one broker and namespace"
                 )
-        for name, definition in app.definitions.items():
-            if definitions.setdefault(name, definition) is not definition:
-                raise ConfigurationError(f"{name!r} is defined by both -A {owners[name]} and -A {spec}")
-            owners.setdefault(name, spec)
+        for key, definition in app.versions.items():
+            if definitions.setdefault(key, definition) is not definition:
+                raise ConfigurationError(f"{key[0]!r} is defined by both -A {owners[key]} and -A {spec}")
+            owners.setdefault(key, spec)
     if broker_url is not None:
         from dataclasses import replace
 
@@ -141,9 +146,9 @@ def find_app(spec: str) -> App:
 def _is_app(value: object) -> bool:
     # Looked up statically first: a module may hold lazy proxies, which act when they are touched.
     missing = object()
-    if isinstance(value, type | ModuleType) or inspect.getattr_static(value, "definitions", missing) is missing:
+    if isinstance(value, type | ModuleType) or inspect.getattr_static(value, "versions", missing) is missing:
         return False
-    return isinstance(getattr(value, "definitions", None), Mapping) and isinstance(getattr(value, "settings", None), Settings)
+    return isinstance(getattr(value, "versions", None), Mapping) and isinstance(getattr(value, "settings", None), Settings)
 
 
 def _import(name: str) -> ModuleType:

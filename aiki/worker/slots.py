@@ -3,7 +3,7 @@
 One anonymous shared mapping, little-endian, made before the first fork. All words are 64 bits and aligned, so one
 store of a word is seen whole by the others::
 
-    header     16 words: GO, DRAIN, REVOKED (count of revocations ever written)
+    header     16 words: GO, DRAIN, REVOKED (count of revocations ever written), CLOCK (server's time less monotonic time)
     slots      each: 16 words (`_PID` … below), then 1024 entries of 64 bytes
     revoked    262,144 x 24 bytes: run 16s, epoch u32, unused u32; entry i stands at i modulo 262,144
 
@@ -11,7 +11,8 @@ A slot's entries are the runs its child has *begun*: entry i stands at i modulo 
 whose report is confirmed; those between are *held*. `EXECUTING` is 1 + the index of the entry whose user code runs, or 0.
 
 Who writes what: a child its own slot's TAIL, HEAD, EXECUTING, STATE, WANT, READY and entries; the link LEASED, GO and the
-revocations; the supervisor PID, INCARNATION, the interrupt words, and DRAIN. A new child's slot is reset by the supervisor.
+revocations, CLOCK, and what is to happen soon; the supervisor PID, INCARNATION, the interrupt words, and DRAIN. A new
+child's slot is reset by the supervisor.
 
 The order of writes is what the promise of `ASK` rests on. A child writes its entry and TAIL, *then* reads REVOKED, then
 executes. The link writes the revocation and REVOKED, waits a millisecond, *then* reads the slots. The wait stands for the
@@ -31,7 +32,7 @@ MAX_HELD: Final = 1000
 _WORD = 8
 _HEADER_WORDS = 16
 _SLOT_WORDS = 16
-_ENTRY = struct.Struct("<16sIHHQfffI")
+_ENTRY = struct.Struct("<16sIHHQfffIi")
 _ENTRY_BYTES = 64
 _SLOT_BYTES = _SLOT_WORDS * _WORD + ENTRIES * _ENTRY_BYTES
 _REVOKED = struct.Struct("<16sI")
@@ -39,10 +40,10 @@ _REVOKED_BYTES = 24
 REVOKED_ENTRIES: Final = 1 << 18
 
 # words of the header
-_GO, _DRAIN, _REVOKED_COUNT = 0, 1, 2
+_GO, _DRAIN, _REVOKED_COUNT, _CLOCK = 0, 1, 2, 3
 # words of a slot
 _PID, _INCARNATION, _STATE, _READY, _TAIL, _HEAD, _EXECUTING, _LEASED = range(8)
-_CANCEL, _CANCEL_REASON, _SOFT, _WANT = range(8, 12)
+_CANCEL, _CANCEL_REASON, _SOFT, _WANT, _CANCEL_SOON, _PAUSE_SOON = range(8, 14)
 
 # states of a child
 STARTING: Final = 0
@@ -60,6 +61,7 @@ class Entry(NamedTuple):
 
     `run` is 16 bytes; `definition` its index in the registry; `began` monotonic nanoseconds; `soft` and `hard` limits in
     seconds, 0 for none; `retry_delay` seconds until the next attempt if it is killed at the hard limit, below 0 for none.
+    `ordinal` is that of the workflow's step that is executed, -1 for none.
     """
 
     run: bytes
@@ -71,6 +73,7 @@ class Entry(NamedTuple):
     hard: float
     retry_delay: float
     attempt: int
+    ordinal: int
 
 
 class Held(NamedTuple):
@@ -125,6 +128,7 @@ class Slot:
         hard: float,
         retry_delay: float,
         attempt: int,
+        ordinal: int = -1,
     ) -> int:
         """Write the next entry; returns its index. The caller checks the revocations after it, before it executes."""
         words = self._words
@@ -141,6 +145,7 @@ class Slot:
             hard,
             retry_delay,
             attempt,
+            ordinal,
         )
         words[_TAIL] = index + 1
         return index
@@ -220,6 +225,24 @@ class Slot:
         return int(self._words[_SOFT]) - 1
 
     @property
+    def cancel_soon(self) -> int:
+        """The index of the entry whose workflow is to meet its cancel at the next durable point, -1 for none."""
+        return int(self._words[_CANCEL_SOON]) - 1
+
+    @cancel_soon.setter
+    def cancel_soon(self, index: int) -> None:
+        self._words[_CANCEL_SOON] = index + 1
+
+    @property
+    def pause_soon(self) -> int:
+        """The index of the entry whose workflow is to be given back at the next durable point, -1 for none."""
+        return int(self._words[_PAUSE_SOON]) - 1
+
+    @pause_soon.setter
+    def pause_soon(self, index: int) -> None:
+        self._words[_PAUSE_SOON] = index + 1
+
+    @property
     def want(self) -> int:
         """Monotonic nanoseconds: the child needs a snapshot asked for after this time."""
         return int(self._words[_WANT])
@@ -276,6 +299,15 @@ class Shared:
     @go.setter
     def go(self, value: int) -> None:
         self._words[_GO] = value
+
+    @property
+    def clock_offset(self) -> int:
+        """The server's time less this machine's monotonic time, microseconds; 0 while nobody has told it."""
+        return int(self._words[_CLOCK])
+
+    @clock_offset.setter
+    def clock_offset(self, value: int) -> None:
+        self._words[_CLOCK] = max(0, value)
 
     @property
     def draining(self) -> bool:

@@ -322,9 +322,8 @@ class Supervisor:
                 # Killed for another entry, or for none: this one did nothing.
                 reason = place.kill[0] if place.kill[1] == item.at else notices.COLD
             ms = max(0, now - entry.began) // 1_000_000
-            runs.append(
-                LeftRun(entry.run.hex(), entry.epoch, entry.partition, item.executing, ms, entry.hard, entry.retry_delay)
-            )
+            where = (entry.run.hex(), entry.epoch, entry.partition)
+            runs.append(LeftRun(*where, item.executing, ms, entry.hard, entry.retry_delay, entry.attempt, entry.ordinal))
         self._notice_number += 1
         executor = f"{self.worker}/{place.slot.number}.{incarnation}"
         notice = Notice(self._notice_number, executor, pid, reason, death.signal, death.exit, death.oom, runs)

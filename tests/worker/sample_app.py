@@ -42,11 +42,12 @@ class Definition:
 class App:
     def __init__(self) -> None:
         self.settings = Settings.load()
-        self.definitions: dict[str, Definition] = {}
+        self.versions: dict[tuple[str, str], Definition] = {}
 
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def register(fn: Callable[..., Any]) -> Callable[..., Any]:
-            self.definitions[fn.__name__] = Definition(fn.__name__, fn, **options)
+            made = Definition(fn.__name__, fn, **options)
+            self.versions[made.name, made.version] = made
             return fn
 
         return register

@@ -29,7 +29,7 @@ from aiki.settings import Settings
 class App:
     def __init__(self, **settings):
         self.settings = Settings.load({}, **settings)
-        self.definitions = {}
+        self.versions = {}
 """
 
 

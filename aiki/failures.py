@@ -1,0 +1,62 @@
+"""Errors of steps: what is recorded of them, so that a replayed function meets the same exception.
+
+An exception is raised again as itself if its class is loaded, at the top of its module, and can be made anew from its
+arguments; anything else becomes a `StepFailed`, the first time as in each replay. Nothing is pickled, nothing is imported.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+
+from aiki import codec
+from aiki.codec import Payload
+from aiki.errors import StepFailed
+from aiki.retry import qualified_name
+
+MAX_ARGUMENTS = 64 * 1024
+
+
+def arguments_of(error: BaseException) -> str | None:
+    """The error's arguments as JSON text, if it can be made anew from them; else None."""
+    try:
+        if find_class(qualified_name(type(error))) is not type(error):
+            return None
+        text = codec.encode(list(error.args), limit=MAX_ARGUMENTS, what="error's arguments").text
+        again = make(qualified_name(type(error)), text)
+        return text if again is not None and str(again) == str(error) and type(again) is type(error) else None
+    except Exception:  # noqa: BLE001  the user's __init__, __str__ and metaclasses may do anything
+        return None
+
+
+def make(type_name: str, arguments: str | None) -> Exception | None:
+    """The exception of that type with these arguments, or None if it cannot be made here."""
+    kind = find_class(type_name)
+    if kind is None or arguments is None:
+        return None
+    try:
+        return kind(*codec.decode(Payload(codec.JSON, arguments), what="error's arguments"))
+    except Exception:  # noqa: BLE001  as above
+        return None
+
+
+def find_class(name: str) -> type[Exception] | None:
+    """The loaded exception class of that qualified name, or None."""
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, -1, -1):
+        found: object = sys.modules.get(".".join(parts[:cut])) if cut else builtins
+        for part in parts[cut:]:
+            found = getattr(found, part, None)
+        if isinstance(found, type) and issubclass(found, Exception):
+            return found
+    return None
+
+
+def step_error(step: str, type_name: str, message: str, traceback: str, arguments: str | None, state: str) -> Exception:
+    """What a function meets at a step that failed."""
+    told = StepFailed(step, type_name, message, traceback, state)
+    again = make(type_name, arguments)
+    if again is None:
+        return told
+    again.__cause__ = told
+    return again

@@ -1,0 +1,306 @@
+"""Futures of a workflow: what was started and is waited for later. `gather` waits for all, `first` and `as_completed` for one.
+
+Which one came first is recorded (a `choice`), so that a replay goes the same way.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+from aiki import codec, history
+from aiki.clock import SECOND
+from aiki.errors import ConfigurationError, EventTimeout, StepFailed
+from aiki.history import CANCELLED, COMPLETED, FAILED, OPEN, TIMED_OUT, Step, Wait, ranges
+from aiki.replay import digest_of
+from aiki.workflow_run import WorkflowRun
+
+R = TypeVar("R")
+
+
+class Future(ABC, Generic[R]):
+    """Something that a workflow has started: a task, a child, a sleep, an event."""
+
+    def __init__(self, run: WorkflowRun, step: Step) -> None:
+        self.run = run
+        self.step = step
+
+    def result(self) -> R:
+        """What came of it; waits for it, holding nothing.
+
+        :raises StepFailed: it failed (or the original error, where that can be made anew).
+        :raises EventTimeout: the event did not come in time.
+        """
+        with self.run._operation():
+            return self.wait()
+
+    def wait(self) -> R:
+        """As `result`, inside of an operation."""
+        if not self.ready():
+            self.run._cancel_point(self.step)
+            self.run._give_way()
+            self.run._suspend(self.waits())
+        return self.value()
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether it has come to an end, by all that is known now."""
+
+    @abstractmethod
+    def value(self) -> R:
+        """Its result, or its error raised. Only when it is ready."""
+
+    @abstractmethod
+    def waits(self) -> list[Wait]:
+        """What to wait for while it is not ready."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether `value` would raise. Only when it is ready."""
+        return self.step.state in (FAILED, TIMED_OUT, CANCELLED)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} #{self.step.ordinal} {self.step.name}>"
+
+
+class RunFuture(Future[R]):
+    """A submitted task or a child workflow: a run of its own.
+
+    :ivar run_id: its id, canonical UUID text.
+    """
+
+    @property
+    def run_id(self) -> str:
+        """The child's run id."""
+        from aiki import ids
+
+        return ids.to_text(bytes.fromhex(self.step.more["c"]))
+
+    def ready(self) -> bool:
+        """See `Future.ready`."""
+        return self.step.done or self.run._replay.end_of(self.step) is not None
+
+    def value(self) -> R:
+        """See `Future.value`."""
+        if self.step.done:
+            return cast(R, self.run._outcome(self.step))
+        end = self.run._replay.end_of(self.step)
+        assert end is not None
+        if end.outcome == COMPLETED:
+            return cast(R, None if end.payload is None else codec.decode(end.payload, what=f"result of {self.step.name}"))
+        error = StepFailed(self.step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome)
+        raise self.run._noted(error, [self.step.ordinal])
+
+    @property
+    def failed(self) -> bool:
+        """See `Future.failed`."""
+        end = self.run._replay.end_of(self.step)
+        return self.step.done if end is None else end.outcome != COMPLETED
+
+    def waits(self) -> list[Wait]:
+        """See `Future.waits`."""
+        return [Wait(history.CHILD_ENDED, self.step.ordinal, self.step.ordinal, self.step.name)]
+
+
+class SleepFuture(Future[bool]):
+    """A sleep; its result tells whether it was woken early."""
+
+    def __init__(self, run: WorkflowRun, step: Step, seconds: float) -> None:
+        super().__init__(run, step)
+        self._seconds = seconds
+
+    def ready(self) -> bool:
+        """See `Future.ready`."""
+        if self.step.state != OPEN:
+            return True
+        replay, due = self.run._replay, self._due()
+        waking = replay.waking(self.step.name)
+        if waking is not None:
+            self.step = replay.put(self.step._replace(state=COMPLETED, more={"b": waking.id, "e": "json", "r": "true"}))
+        elif self._seconds == 0 or (due is not None and self.run._host.now() >= due):
+            self.step = replay.put(self.step._replace(state=COMPLETED, more={"e": "json", "r": "false"}))
+        return self.step.done
+
+    def value(self) -> bool:
+        """See `Future.value`."""
+        return bool(self.run._outcome(self.step))
+
+    def waits(self) -> list[Wait]:
+        """See `Future.waits`."""
+        due = self._due()
+        return [Wait(history.SLEEP, self.step.ordinal, self.step.ordinal, self.step.name, due, None if due else self._seconds)]
+
+    def _due(self) -> int | None:
+        at = self.step.more.get("at")
+        return None if at is None else int(at + self._seconds * SECOND)
+
+
+class EventFuture(Future[Any]):
+    """A wait for an event."""
+
+    def __init__(self, run: WorkflowRun, step: Step, timeout: float | None, schema: Any) -> None:
+        super().__init__(run, step)
+        self._timeout = timeout
+        self._schema = schema
+        self._at = step.more.get("at")
+
+    def ready(self) -> bool:
+        """See `Future.ready`. Events that do not fit the schema are recorded as refused on the way."""
+        while True:
+            if self.step.state == FAILED:
+                self.step = self.run._open(history.EVENT, self.step.name)
+                continue
+            if self.step.state != OPEN:
+                return True
+            replay = self.run._replay
+            arrival = replay.event(self.step.name)
+            if arrival is not None:
+                payload = arrival.payload
+                more = {"b": arrival.id} if payload is None else {"b": arrival.id, "e": payload.encoding, "r": payload.text}
+                wrong = self._refusal(None if payload is None else codec.decode(payload, what=f"event {self.step.name}"))
+                if wrong is None:
+                    self.step = replay.put(self.step._replace(state=COMPLETED, more=more))
+                else:
+                    self.step = replay.put(self.step._replace(state=FAILED, more={**more, "t": "EventRefused", "m": wrong}))
+                continue
+            due = self._due()
+            if due is None or self.run._host.now() < due:
+                return False
+            self.step = replay.put(self.step._replace(state=TIMED_OUT))
+
+    def _refusal(self, data: Any) -> str | None:
+        try:
+            self._checked(data)
+        except Exception as error:  # noqa: BLE001  the user's schema
+            return self.run._host.describe(error)[1][:1000]
+        return None
+
+    def _checked(self, data: Any) -> Any:
+        schema = self._schema
+        if schema is None:
+            return data
+        if isinstance(schema, type) and hasattr(schema, "load"):
+            schema = schema()
+        return schema.load(data) if hasattr(schema, "load") else schema(data)
+
+    def value(self) -> Any:
+        """See `Future.value`."""
+        if self.step.state == TIMED_OUT:
+            span = "" if self._timeout is None else f" within {self._timeout:g} s"
+            error = EventTimeout(f"event {self.step.name!r} was not sent{span}")
+            raise self.run._noted(error, [self.step.ordinal])
+        return self._checked(self.run._outcome(self.step))
+
+    def waits(self) -> list[Wait]:
+        """See `Future.waits`."""
+        due = self._due()
+        ordinal = self.step.ordinal
+        return [Wait(history.EVENT_SENT, ordinal, ordinal, self.step.name, due, self._timeout if due is None else None)]
+
+    def _due(self) -> int | None:
+        if self._at is None or self._timeout is None:
+            return None
+        return int(self._at + self._timeout * SECOND)
+
+
+# ---------------------------------------------------------------- several at once
+def gather(*futures: Future[R], return_exceptions: bool = False) -> list[R]:
+    """The results of all, in their order. Waits for all, holding nothing; the first error that is seen is raised at once.
+
+    :param return_exceptions: errors stand among the results instead, and all are waited for.
+    """
+    if not futures:
+        return []
+    run = _run_of(futures)
+    with run._operation():
+        if not return_exceptions:
+            _raise_failed(run, futures)
+        open_ = [future for future in futures if not future.ready()]
+        if open_:
+            run._cancel_point(open_[0].step)
+            run._give_way()
+            run._suspend(_together(open_), every=True)
+        return [_value(future) for future in futures] if return_exceptions else [future.value() for future in futures]
+
+
+def _raise_failed(run: WorkflowRun, futures: Sequence[Future[Any]]) -> None:
+    """Raise the error of a future that has failed: the one that was chosen, or the first by now. A retry does all of them."""
+    replay = run._replay
+    digest = _digest("gather", futures)
+    choice = replay.take(history.CHOICE, "gather", digest)
+    if choice is None:
+        failed = [position for position, future in enumerate(futures) if future.ready() and future.failed]
+        if not failed:
+            return
+        choice = _choose(run, "gather", digest, failed[0])
+    try:
+        futures[int(choice.more["r"])].value()
+    except Exception as error:
+        others = [future.step.ordinal for future in futures if future.ready() and future.failed]
+        run._noted(error, [*others, choice.ordinal])
+        raise
+
+
+def first(*futures: Future[R]) -> Future[R]:
+    """The future that is ready first; waits for any, holding nothing. Which one is recorded."""
+    run = _run_of(futures)
+    with run._operation():
+        return _first(run, futures)
+
+
+def as_completed(*futures: Future[R]) -> Iterator[Future[R]]:
+    """The futures in the order in which they become ready."""
+    left = list(futures)
+    while left:
+        ready = first(*left)
+        left.remove(ready)
+        yield ready
+
+
+def _first(run: WorkflowRun, futures: Sequence[Future[R]]) -> Future[R]:
+    digest = _digest("first", futures)
+    known = run._replay.take(history.CHOICE, "first", digest)
+    if known is not None:
+        return futures[int(known.more["r"])]
+    for position, future in enumerate(futures):
+        if future.ready():
+            _choose(run, "first", digest, position)
+            return future
+    run._cancel_point(futures[0].step)
+    run._give_way()
+    raise run._left(_together(futures))
+
+
+def _choose(run: WorkflowRun, name: str, digest: str, position: int) -> Step:
+    step = run._replay.issue(history.CHOICE, name, digest)
+    return run._replay.put(step._replace(state=COMPLETED, more={"e": "json", "r": str(position)}))
+
+
+def _together(futures: Sequence[Future[Any]]) -> list[Wait]:
+    """The waits of several; children as ranges, for there may be very many."""
+    children = [future.step.ordinal for future in futures if isinstance(future, RunFuture)]
+    found = [Wait(history.CHILD_ENDED, low, high, "") for low, high in ranges(children)]
+    for future in futures:
+        if not isinstance(future, RunFuture):
+            found += future.waits()
+    return found
+
+
+def _digest(name: str, futures: Sequence[Future[Any]]) -> str:
+    return digest_of(f"{name} {','.join(str(future.step.ordinal) for future in futures)}")
+
+
+def _run_of(futures: Sequence[Future[Any]]) -> WorkflowRun:
+    if not futures or not all(isinstance(future, Future) for future in futures):
+        raise ConfigurationError(
+            "gather, first and as_completed take futures: what task.submit(...), run.timer(...) and run.event(...) return"
+        )
+    return futures[0].run
+
+
+def _value(future: Future[R]) -> R:
+    try:
+        return future.value()
+    except Exception as error:  # noqa: BLE001  asked for: errors stand among the results
+        return cast(R, error)

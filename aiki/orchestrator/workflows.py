@@ -1,0 +1,146 @@
+"""What a workflow's reports, and what comes to it from outside, do to its run. Plain code, no I/O, like `core`.
+
+A step is keyed by (run, ordinal): one that is reported again changes nothing. What a suspended run waits for is looked at under
+its lock, when it suspends and whenever something has come.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from aiki.clock import SECOND
+from aiki.codec import Payload
+from aiki.errors import RunConflict
+from aiki.history import CANCELLED, OPEN, STEP, UNDO, Step, Waits
+from aiki.messages import Report, RunKey
+from aiki.model import NewRun
+from aiki.states import State
+from aiki.storage.applying import Effects
+from aiki.storage.history import continue_step
+from aiki.storage.operating import cancel, retry
+from aiki.storage.rows import RunRow
+from aiki.storage.waking import bring_on, give_up_dispatch, look, suspend
+
+CHANGED_ERROR: Final = "WorkflowChanged"
+CANCEL_ORDER: Final = "cancel"
+RETRY_ORDER: Final = "retry"
+"""Kinds of arrivals that a parent sends to its children."""
+CANCEL_MET: Final = 2
+"""`cancel_requested` once the function has met its cancel."""
+
+
+def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
+    """The function has issued or done something. Raises ValueError or TypeError for what is no step."""
+    row.state = State.RUNNING.value
+    row.waiting_on = None
+    row.started_at = row.started_at or now
+    row.idle_dispatches = row.crashes = 0  # it made progress
+    for item in report.body.get("s", ()):
+        step = _checked(item)
+        if step.state == CANCELLED and row.cancel_requested:
+            row.cancel_requested = CANCEL_MET
+        new = step.ordinal >= row.history
+        if new:
+            row.history = step.ordinal + 1
+        if "run" in step.more and new:
+            effects.children.append(NewRun.from_wire(step.more["run"], row.id, step.ordinal))
+        if step.kind in (STEP, UNDO) and step.state == OPEN and "s" in step.more:
+            step.more["due"] = now + int(float(step.more["s"]) * SECOND)
+        if "b" in step.more:
+            _bind(row, step, effects)
+        known = effects.steps.get((row.id, step.ordinal))
+        if known is not None:
+            new = new or known[1]
+            step = step._replace(more={**known[0].more, **step.more})
+        effects.steps[row.id, step.ordinal] = (step, new)
+    if row.cancel_requested == 1:
+        effects.soon.append(RunKey(row.run_id, row.epoch))
+
+
+def _checked(item: Any) -> Step:
+    step = Step._make(item)
+    if type(step.ordinal) is not int or step.ordinal < 0 or type(step.attempt) is not int or type(step.more) is not dict:
+        raise ValueError(f"not a step: {str(item)[:200]}")
+    if not all(type(text) is str for text in (step.kind, step.name, step.digest, step.state)):
+        raise ValueError(f"not a step: {str(item)[:200]}")
+    return step
+
+
+def _bind(row: RunRow, step: Step, effects: Effects) -> None:
+    """The step took an arrival."""
+    taken = step.more["b"]
+    effects.bind.append((row.id, step.ordinal, bytes.fromhex(taken)))
+    there = effects.arrived.get(row.id)
+    if there is not None:
+        effects.arrived[row.id] = [a._replace(ordinal=step.ordinal) if a.id == taken else a for a in there]
+
+
+def suspended(row: RunRow, report: Report, now: int, effects: Effects) -> None:
+    """The function was left. Raises ValueError, TypeError or KeyError for waits that cannot be read."""
+    suspend(row, Waits.from_wire(report.body), effects.arrived.get(row.id, ()), effects, now)
+
+
+def continued(row: RunRow, report: Report, now: int, effects: Effects) -> None:
+    """The function goes on as new: what was before is kept, but no more part of its history."""
+    payload = Payload(report.body["e"], report.body["r"])
+    effects.steps[row.id, row.history] = (continue_step(row.history, payload), True)
+    row.history += 1
+    row.history_from = row.history
+    row.failed_at = None
+    bring_on(row, effects, now)
+    if row.pause_requested:
+        effects.dispatch.pop(row.id, None)
+        suspend(row, Waits(False, []), (), effects, now)
+
+
+def changed(row: RunRow, report: Report, effects: Effects) -> None:
+    """Its code does not fit its history: it waits for a worker with mended code, or for a retry."""
+    message = str(report.body.get("message", "")).encode("utf-8", "backslashreplace").decode("utf-8")[:4000]
+    row.state = State.STALLED.value
+    row.error_type, row.error_message = CHANGED_ERROR, message
+    row.waiting_on = message[:255]
+    give_up_dispatch(row, effects)
+
+
+def remember_failure(row: RunRow, report: Report) -> None:
+    """What a retry goes on from."""
+    at = [int(ordinal) for ordinal in report.body.get("at", ())]
+    undone = {"undone": 1} if report.body.get("undone") else {}
+    row.failed_at = json.dumps({"at": at, **undone}) if at or undone else None
+
+
+def reset_failed(row: RunRow, report: Report, effects: Effects) -> None:
+    """The workflow's own retry goes on from the steps that it failed at."""
+    at = [int(ordinal) for ordinal in report.body.get("at", ())]
+    if at:
+        effects.reset[row.id] = at
+
+
+# ---------------------------------------------------------------- what comes from outside
+def heed(row: RunRow, effects: Effects, now: int) -> None:
+    """What a parent has ordered, once each."""
+    fresh = effects.fresh.get(row.id)
+    if not fresh:
+        return
+    for arrival in effects.arrived.get(row.id, ()):
+        if arrival.id not in fresh:
+            continue
+        if arrival.kind == CANCEL_ORDER and not row.ended and not row.cancel_requested:
+            cancel(row, effects, now, "its parent was cancelled")
+        elif arrival.kind == RETRY_ORDER and row.ended:
+            try:
+                if row.state != State.COMPLETED:
+                    retry(row, effects, now)
+                    continue
+            except RunConflict:
+                pass
+            effects.told_again.append(row.id)  # it stays as it is
+    effects.fresh.pop(row.id)
+
+
+def stir(row: RunRow, effects: Effects, now: int) -> None:
+    """Something has come to a run."""
+    heed(row, effects, now)
+    if row.is_workflow:
+        look(row, effects.arrived.get(row.id, ()), effects, now)

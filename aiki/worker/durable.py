@@ -1,0 +1,294 @@
+"""Executing a workflow: its function is called with a `WorkflowRun` over its history, and what it issues is reported.
+
+What is reported is confirmed by the broker before anything that depends on it begins. The function runs on the child's main
+thread; while it is in a durable operation nothing interrupts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiki import messages
+from aiki.context import inside_step
+from aiki.errors import TaskCancelled
+from aiki.history import UNDO, History, Step
+from aiki.messages import Dispatch, Report
+from aiki.replay import Changed, LimitReached, Limits, Replay, Stop, Suspended
+from aiki.worker.connection import Connection
+from aiki.worker.describe import describe
+from aiki.worker.gate import Gate
+from aiki.worker.inbox import Inbox
+from aiki.worker.ledger import Ledger
+from aiki.worker.registry import Definition
+from aiki.worker.slots import Entry, Shared, Slot
+from aiki.workflow_run import About, Continued, StepCall, WorkflowRun
+
+_WAIT_SECONDS: Final = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Port:
+    """What a child lends to the workflow that it executes. `lock` is held by the main thread outside of user code."""
+
+    lock: threading.Lock
+    connection: Connection
+    ledger: Ledger
+    inbox: Inbox
+    gate: Gate
+    slot: Slot
+    shared: Shared
+    wake: int
+    leaving: Callable[[], bool]
+    settings: Any
+
+
+class Host:
+    """One call of a workflow's function, on this child. See `aiki.workflow_run.Host`."""
+
+    def __init__(self, port: Port, dispatch: Dispatch, history: History, index: int, progress: Callable[..., None]) -> None:
+        self._port = port
+        self._dispatch = dispatch
+        self._index = index
+        self._latest = history.now
+        self._depth = 0
+        self._runner: asyncio.Runner | None = None
+        self._progress = progress
+        self._cancel = messages.OPT_CANCEL in dispatch.options
+        self._aborted = False
+        self.undone = any(step.kind == UNDO for step in history.steps)
+
+    # ------------------------------------------------------------ what is asked of the run
+    @property
+    def cancel_requested(self) -> bool:
+        """See `aiki.workflow_run.Host`."""
+        return self._cancel or self._port.slot.cancel_soon == self._index
+
+    @property
+    def pausing(self) -> bool:
+        """See `aiki.workflow_run.Host`."""
+        return self._port.slot.pause_soon == self._index
+
+    @property
+    def leaving(self) -> bool:
+        """See `aiki.workflow_run.Host`."""
+        return self._port.leaving()
+
+    @property
+    def aborted(self) -> bool:
+        """See `aiki.workflow_run.Host`."""
+        self._aborted = self._aborted or self._port.slot.cancelled[0] == self._port.gate.index
+        return self._aborted
+
+    @property
+    def max_payload(self) -> int:
+        """See `aiki.workflow_run.Host`."""
+        return int(self._port.settings.max_payload)
+
+    # ------------------------------------------------------------ operations
+    def operation(self) -> AbstractContextManager[None]:
+        """See `aiki.workflow_run.Host`."""
+        return self._operation()
+
+    @contextmanager
+    def _operation(self) -> Iterator[None]:
+        gate = self._port.gate
+        gate.leave()
+        self._check()
+        try:
+            yield
+        finally:
+            gate.enter()
+
+    def _check(self) -> None:
+        if self.aborted:
+            raise TaskCancelled("the run was ended, or is executed elsewhere: nothing that is done here counts")
+
+    def now(self) -> int:
+        """See `aiki.workflow_run.Host`."""
+        offset = self._port.shared.clock_offset
+        here = offset + time.monotonic_ns() // 1000 if offset else time.time_ns() // 1000
+        self._latest = max(self._latest, here)
+        return self._latest
+
+    def report(self, steps: list[Step]) -> None:
+        """See `aiki.workflow_run.Host`."""
+        dispatch = self._dispatch
+        self.undone = self.undone or any(step.kind == UNDO for step in steps)
+        with self._port.lock:
+            body = {"s": steps}
+            self._port.ledger.add(dispatch.partition, Report(messages.STEPS, dispatch.run_id, dispatch.epoch, body), None)
+
+    def confirm(self) -> bool:
+        """See `aiki.workflow_run.Host`."""
+        port = self._port
+        connection, ledger = port.connection, port.ledger
+        with port.lock:
+            ledger.flush()
+            while connection.unconfirmed or ledger.pending:
+                self._check()
+                if connection.session is None and not connection.connect():
+                    if self.leaving:
+                        return False
+                    _pause(port.wake, min(connection.retry_in(), _WAIT_SECONDS))
+                    continue
+                for delivery in connection.receive(_WAIT_SECONDS, port.wake):
+                    port.inbox.accept(delivery)
+                ledger.settle()
+                ledger.flush()
+        return True
+
+    # ------------------------------------------------------------ steps
+    def execute(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], call: StepCall) -> Any:
+        """See `aiki.workflow_run.Host`."""
+        limited = bool(call.soft or call.hard)
+        if limited:
+            self._begin_entry(call)
+        gate = self._port.gate
+        try:
+            with inside_step():
+                if inspect.iscoroutinefunction(fn):
+                    return self._run_async(fn, args, kwargs)
+                gate.enter()
+                try:
+                    return fn(*args, **kwargs)
+                finally:
+                    gate.leave()
+        finally:
+            if limited:
+                self._begin_entry(None)
+
+    def _run_async(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+
+        async def drive() -> Any:
+            self._port.gate.enter_async()
+            try:
+                return await fn(*args, **kwargs)
+            finally:
+                self._port.gate.leave()
+
+        return self._runner.run(drive())
+
+    def _begin_entry(self, call: StepCall | None) -> None:
+        """Have the supervisor enforce a step's own limits (or the workflow's again): it knows entries of the slot."""
+        port, slot, gate = self._port, self._port.slot, self._port.gate
+        mine: Entry = slot.entry(self._index)
+        if call is None:
+            limits = (mine.soft, mine.hard, mine.retry_delay, mine.attempt)
+            ordinal = -1
+        else:
+            limits = (call.soft, call.hard, call.retry_delay, call.attempt)
+            ordinal = call.step.ordinal
+        began = mine.began if call is None else time.monotonic_ns()
+        index = slot.begin(mine.run, mine.epoch, mine.partition, mine.definition, began, *limits, ordinal)
+        with port.lock:
+            if call is None and not self.aborted:
+                self._move_requests(index)
+            if call is None:
+                self._index = index
+                port.ledger.begun_and_reported = index
+            gate.arm(index, limits[0])
+            slot.execute(index)
+
+    def _move_requests(self, index: int) -> None:
+        self._cancel = self.cancel_requested
+        if self.pausing:
+            self._port.slot.pause_soon = index
+
+    def describe(self, error: BaseException) -> tuple[str, str, str]:
+        """See `aiki.workflow_run.Host`."""
+        return describe(error)
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """See `aiki.workflow_run.Host`."""
+        self._progress(fraction, message)
+
+    def close(self) -> None:
+        """Release the event loop."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+
+class Execution:
+    """A workflow's function, ready to be called: `run` is its first argument."""
+
+    def __init__(
+        self, port: Port, dispatch: Dispatch, definition: Definition, index: int, progress: Callable[..., None]
+    ) -> None:
+        history = History.from_wire(dispatch.options.get(messages.OPT_HISTORY))
+        limits = Limits(port.settings.history_steps, port.settings.history_bytes)
+        self._replay = Replay(dispatch.name, history, limits)
+        self._host = Host(port, dispatch, history, index, progress)
+        about = About(
+            dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt, dispatch.options.get(messages.OPT_REFERENCE)
+        )
+        self.run = WorkflowRun(self._host, self._replay, about, definition.arguments)
+
+    def close(self) -> list[Step]:
+        """The function is left; what it issued last is still to be reported."""
+        self._host.close()
+        return self._replay.take_fresh()
+
+    @property
+    def aborted(self) -> bool:
+        """Whether what it did counts no more."""
+        return self._host.aborted
+
+    def stopped(self, body: dict[str, Any]) -> str | None:
+        """The kind of report if the function was left by us, with its body filled; None if it came to an end of its own."""
+        stop: Stop | None = self._replay.stop
+        if stop is None:
+            return None
+        if isinstance(stop, Suspended):
+            body |= stop.waits.to_wire()
+            return messages.SUSPENDED
+        if isinstance(stop, Continued):
+            body["e"], body["r"] = stop.payload
+            return messages.CONTINUED
+        if isinstance(stop, Changed):
+            body["message"] = str(stop)
+            return messages.CHANGED
+        if isinstance(stop, LimitReached):
+            body["type"], body["message"], body["tb"] = describe(stop.error)
+            return messages.FAILED
+        return messages.RETURNED
+
+    def failed_at(self, error: BaseException, body: dict[str, Any]) -> None:
+        """Add to a failure's body what a retry goes on from: the steps whose error it is."""
+        if self._host.undone:
+            body["undone"] = 1
+        if self.run.raised is None:
+            return
+        raised, ordinals = self.run.raised
+        seen: set[int] = set()
+        left = [error]
+        while left:
+            one = left.pop()
+            if one is raised:
+                body["at"] = ordinals
+                return
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            left += [other for other in (one.__cause__, one.__context__) if other is not None]
+
+
+def _pause(wake: int, seconds: float) -> None:
+    poller = select.poll()
+    poller.register(wake, select.POLLIN)
+    if poller.poll(max(seconds, 0.01) * 1000):
+        try:
+            os.eventfd_read(wake)
+        except BlockingIOError:
+            pass

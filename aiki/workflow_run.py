@@ -1,0 +1,537 @@
+"""What a workflow's function gets first: `run`, the way to everything durable.
+
+Each operation looks into the history first (`aiki.replay`). What is recorded there is returned; what is not is done and
+reported, or waited for: then the function is left (`Suspended`), and called again when there is more.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import random
+import uuid
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Protocol, TypeVar, overload
+
+from aiki import codec, history, ids
+from aiki.arguments import Arguments
+from aiki.codec import Payload
+from aiki.errors import ConfigurationError, PayloadError, RetryLater, TimeLimitExceeded, WorkflowCancelled
+from aiki.failures import arguments_of, step_error
+from aiki.history import CANCELLED, COMPLETED, FAILED, Step, Wait, Waits
+from aiki.model import NewRun
+from aiki.options import Seconds, check_step_name, seconds
+from aiki.replay import Left, Replay, Stop, Suspended, digest_of
+from aiki.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from aiki.futures import Future
+    from aiki.saga import Saga
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REPORT_AT: Final = 200
+"""Steps that are handed to the host in one report while the function issues many."""
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """A step that is to be executed now.
+
+    Limits are seconds, 0 for none; `retry_delay` is that after a hard limit, -1 for none.
+    """
+
+    step: Step
+    attempt: int
+    soft: float = 0.0
+    hard: float = 0.0
+    retry_delay: float = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a dispatch says of the run."""
+
+    run_id: str
+    name: str
+    version: str
+    attempt: int
+    reference_id: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Host(Protocol):
+    """The process that calls the function: its clock, its reports, its way to execute a step."""
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the run is to be cancelled."""
+
+    @property
+    def pausing(self) -> bool:
+        """Whether the run is to be given back and kept."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this process is to end."""
+
+    @property
+    def aborted(self) -> bool:
+        """Whether what this process does is of no more use: the run was ended, or is executed elsewhere."""
+
+    @property
+    def max_payload(self) -> int:
+        """The largest result, in bytes."""
+
+    def operation(self) -> AbstractContextManager[None]:
+        """Around each durable operation, so that nothing interrupts it. Raises what is to be raised in the function."""
+
+    def now(self) -> int:
+        """The server's time, microseconds since the Unix epoch; never goes back within a call of the function."""
+
+    def report(self, steps: list[Step]) -> None:
+        """Take over steps for the next report."""
+
+    def confirm(self) -> bool:
+        """Wait until all that was taken over is confirmed. False: that cannot be waited for, the process is to end."""
+
+    def execute(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], call: StepCall) -> Any:
+        """Call a step's function; raises what it raises."""
+
+    def describe(self, error: BaseException) -> tuple[str, str, str]:
+        """An error's type, message and traceback as text."""
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        """Show how far the run is."""
+
+
+class WorkflowRun:
+    """A workflow's run, seen from its function.
+
+    Everything durable is done through it, through tasks called inside the function, or through their `submit`. Beside these
+    the function must be deterministic: it is called again from the start, with the recorded results, whenever it goes on.
+    """
+
+    def __init__(self, host: Host, replay: Replay, about: About, arguments: Arguments) -> None:
+        self._host = host
+        self._replay = replay
+        self._about = about
+        self._arguments = arguments
+        self._logger: logging.LoggerAdapter[logging.Logger] | None = None
+        self.raised: tuple[BaseException, list[int]] | None = None
+        """The last error that a step gave the function, and which steps: what `retry` goes on from."""
+
+    # ------------------------------------------------------------ what it is
+    @property
+    def id(self) -> str:
+        """The run's id, canonical UUID text."""
+        return ids.to_text(bytes.fromhex(self._about.run_id))
+
+    @property
+    def name(self) -> str:
+        """The workflow's name."""
+        return self._about.name
+
+    @property
+    def version(self) -> str:
+        """The version of the workflow that the run is pinned to."""
+        return self._about.version
+
+    @property
+    def attempt(self) -> int:
+        """1 at first; rises with each retry of the run, and each death of its process."""
+        return self._about.attempt
+
+    @property
+    def reference_id(self) -> str | None:
+        """What it was enqueued with, if anything."""
+        return self._about.reference_id
+
+    @property
+    def replaying(self) -> bool:
+        """Whether what is done now was done before: recorded steps are still ahead."""
+        return self._replay.replaying
+
+    @property
+    def history_size(self) -> tuple[int, int]:
+        """Steps and bytes of history so far."""
+        return self._replay.used
+
+    @property
+    def history_nearly_full(self) -> bool:
+        """Whether four fifths of the history's limit are used: time to `continue_as_new`."""
+        return self._replay.nearly_full
+
+    @property
+    def aborted(self) -> bool:
+        """Whether nothing that is done now counts any more: the run was ended, or is executed elsewhere."""
+        return self._host.aborted
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger named after the workflow that is silent while recorded steps are replayed, so that each line comes once."""
+        if self._logger is None:
+            self._logger = _Quiet(logging.getLogger(self.name), self)
+        return self._logger
+
+    def progress(self, fraction: float | None, message: str = "") -> None:
+        """Show how far the run is: from 0 to 1, or None."""
+        if not self.replaying:
+            self._host.progress(None if fraction is None else float(fraction), str(message))
+
+    def __repr__(self) -> str:
+        return f"<WorkflowRun {self.name}@{self.version} {self.id}>"
+
+    # ------------------------------------------------------------ steps
+    @overload
+    def step(self, name: str, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def step(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def step(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a plain function as a durable step: once its result is recorded, it is never called again."""
+        check_step_name(name)
+        with self._operation():
+            text = Arguments(name, fn).canonical(args, kwargs)
+            return self._step(history.STEP, name, fn, args, kwargs, text, RetryPolicy.never())
+
+    def call_task(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What calling a task inside the workflow does."""
+        with self._operation():
+            if task.kind == "workflow":
+                return self._submit(task.plain, args, kwargs).wait()
+            text = task.arguments.canonical(args, kwargs)
+            limits = (task.soft_time_limit or 0.0, task.time_limit or 0.0)
+            return self._step(history.STEP, task.name, task.fn, args, kwargs, text, task.retry, limits)
+
+    def undo(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a compensation of a saga."""
+        with self._operation():
+            arguments = task.arguments if hasattr(task, "arguments") else Arguments(_name_of(task), task)
+            fn, policy = (task.fn, task.retry) if hasattr(task, "fn") else (task, RetryPolicy.never())
+            name = task.name if hasattr(task, "arguments") else _name_of(task)
+            return self._step(history.UNDO, name, fn, args, kwargs, arguments.canonical(args, kwargs), policy)
+
+    def _step(
+        self,
+        kind: str,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        text: str,
+        policy: RetryPolicy,
+        limits: tuple[float, float] = (0.0, 0.0),
+    ) -> Any:
+        """Look up, run, persist."""
+        digest = digest_of(text)
+        step = self._replay.take(kind, name, digest)
+        if step is None:
+            self._give_way()
+            step = self._replay.issue(kind, name, digest, i=text)
+        if step.done:
+            return self._outcome(step)
+        self._cancel_point(step)
+        self._await_retry(step)
+        while True:
+            step = self._execute(step, fn, args, kwargs, policy, limits)
+            if step.done:
+                return self._outcome(step)
+            self._give_way()
+            if step.more["s"] > 0:
+                self._suspend([Wait(history.RETRY, step.ordinal, step.ordinal, step.name, None, step.more["s"])])
+
+    def _await_retry(self, step: Step) -> None:
+        due = step.more.get("due")
+        if due is not None and self._host.now() < due:
+            self._suspend([Wait(history.RETRY, step.ordinal, step.ordinal, step.name, due)])
+
+    def _execute(
+        self,
+        step: Step,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        policy: RetryPolicy,
+        limits: tuple[float, float],
+    ) -> Step:
+        attempt = step.attempt + 1
+        killed = policy.next_delay(TimeLimitExceeded(), attempt) if limits[1] else None
+        if limits[1]:
+            self._replay.put(step)  # should it be killed at the limit, its process can report no more than the ordinal
+        self._persist()  # nothing may depend on what is not recorded
+        began = self._host.now()
+        error: Exception | None = None
+        call = StepCall(step, attempt, *limits, -1.0 if killed is None else killed)
+        try:
+            value = self._host.execute(fn, args, kwargs, call)
+            payload = (
+                None if value is None else codec.encode(value, limit=self._host.max_payload, what=f"result of {step.name}")
+            )
+        except Exception as raised:  # noqa: BLE001  the boundary of user code
+            error = raised
+        took = {"ms": max(0, self._host.now() - began) // 1000}
+        if error is None:
+            result = {} if payload is None else {"e": payload.encoding, "r": payload.text}
+            done = step._replace(state=COMPLETED, attempt=attempt, more={**_issued(step), **took, **result})
+        else:
+            done = self._failed(step, error, attempt, policy, took)
+        self._replay.put(done)
+        self._persist()
+        if error is not None and done.done:
+            raise self._noted(error if "a" in done.more else self._told(done), [done.ordinal])
+        return done
+
+    def _failed(self, step: Step, error: Exception, attempt: int, policy: RetryPolicy, took: dict[str, Any]) -> Step:
+        kind, message, trace = self._host.describe(error)
+        if isinstance(error, PayloadError):
+            delay = None
+        elif isinstance(error, RetryLater):
+            delay = float(error.seconds)
+        else:
+            delay = policy.next_delay(error, attempt)
+        more = {**_issued(step), **took, "t": kind, "m": message, "tb": trace}
+        if delay is not None:
+            return step._replace(attempt=attempt, more={**more, "s": delay})
+        arguments = arguments_of(error)
+        if arguments is not None:
+            more["a"] = arguments
+        return step._replace(state=FAILED, attempt=attempt, more=more)
+
+    def _outcome(self, step: Step) -> Any:
+        """The recorded result of a step, or its error raised."""
+        if step.state == COMPLETED:
+            payload = step.payload
+            return None if payload is None else codec.decode(payload, what=f"result of {step.name}")
+        if step.state == CANCELLED:
+            raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
+        raise self._noted(self._told(step), [step.ordinal])
+
+    def _told(self, step: Step) -> Exception:
+        more = step.more
+        return step_error(step.name, more.get("t", ""), more.get("m", ""), more.get("tb", ""), more.get("a"), step.state)
+
+    def _noted(self, error: Exception, ordinals: list[int]) -> Exception:
+        """The error that is about to be raised in the function."""
+        self.raised = (error, ordinals)
+        return error
+
+    # ------------------------------------------------------------ runs of their own
+    def submit_task(self, bound: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        """What `submit` of a task or a workflow does."""
+        with self._operation():
+            return self._submit(bound, args, kwargs)
+
+    def _submit(self, bound: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        from aiki.futures import RunFuture  # it knows this module
+
+        task = bound.task
+        kind = history.CHILD if task.kind == "workflow" else history.TASK
+        text = task.arguments.canonical(args, kwargs)
+        digest = digest_of(text)
+        step = self._replay.take(kind, task.name, digest)
+        if step is None:
+            self._give_way()
+            child: NewRun = bound.new_child(args, kwargs, self._host.now())
+            more: dict[str, Any] = {"i": text, "c": ids.to_bytes(child.id).hex(), "run": child.to_wire()}
+            if bound.abandon:
+                more["ab"] = 1
+            step = self._replay.issue(kind, task.name, digest, **more)
+            self._cancel_point(step)
+            self._replay.put(step)
+            if self._replay.fresh >= REPORT_AT:
+                self._host.report(self._replay.take_fresh())
+        return RunFuture(self, step)
+
+    # ------------------------------------------------------------ waiting
+    def sleep(self, name: str, duration: Seconds) -> bool:
+        """Sleep for seconds or a timedelta, years too, holding nothing. Whether it was woken early (`handle.wake()`).
+
+        When the code says another duration while it sleeps, the new one counts, from when it began to sleep.
+        """
+        with self._operation():
+            return bool(self._timer(name, duration).wait())
+
+    def timer(self, name: str, duration: Seconds) -> Future[bool]:
+        """A sleep as a future, for `first` and `gather`."""
+        with self._operation():
+            return self._timer(name, duration)
+
+    def _timer(self, name: str, duration: Seconds) -> Future[bool]:
+        from aiki.futures import SleepFuture
+
+        check_step_name(name)
+        span = seconds("run.sleep", "duration", duration)
+        if span is None:
+            raise ConfigurationError(f"run.sleep({name!r}, None): say for how many seconds")
+        return SleepFuture(self, self._open(history.SLEEP, name, s=span), span)
+
+    def wait_event(self, name: str, *, timeout: Seconds | None = None, schema: Any = None) -> Any:
+        """Wait for an event that somebody sends (`handle.send_event(name, data)`), and return its data.
+
+        An event sent before is waiting already; each name has its own queue.
+
+        :param timeout: seconds or a timedelta after which `EventTimeout` is raised.
+        :param schema: a marshmallow schema, or a callable that returns the data as they are to be used and raises `ValueError`
+            for what is wrong. An event that does not fit is recorded as refused, and the wait goes on.
+        :raises EventTimeout: it was not sent in time.
+        """
+        with self._operation():
+            return self._event(name, timeout, schema).wait()
+
+    def event(self, name: str, *, timeout: Seconds | None = None, schema: Any = None) -> Future[Any]:
+        """A wait for an event as a future, for `first` and `gather`."""
+        with self._operation():
+            return self._event(name, timeout, schema)
+
+    def _event(self, name: str, timeout: Seconds | None, schema: Any) -> Future[Any]:
+        from aiki.futures import EventFuture
+
+        check_step_name(name)
+        span = seconds("run.wait_event", "timeout", timeout)
+        return EventFuture(self, self._open(history.EVENT, name), span, schema)
+
+    def _open(self, kind: str, name: str, **more: Any) -> Step:
+        """The recorded step, or a new one that is reported as issued."""
+        step = self._replay.take(kind, name)
+        if step is None:
+            self._give_way()
+            step = self._replay.issue(kind, name, **more)
+            self._cancel_point(step)
+            self._replay.put(step)
+        return step
+
+    # ------------------------------------------------------------ recorded values
+    def now(self) -> dt.datetime:
+        """The time by the server's clock (UTC), the same in each replay."""
+        return self._value("now", lambda: _EPOCH + dt.timedelta(microseconds=self._host.now()))
+
+    def uuid4(self) -> uuid.UUID:
+        """A random UUID, the same in each replay."""
+        return self._value("uuid4", uuid.uuid4)
+
+    def random(self) -> float:
+        """A random number from 0 to below 1, the same in each replay. Not for secrets."""
+        return self._value("random", random.random)
+
+    def _value(self, name: str, make: Callable[[], R]) -> R:
+        with self._operation():
+            step = self._replay.take(history.VALUE, name)
+            if step is None:
+                payload = codec.encode(make(), what=name)
+                issued = self._replay.issue(history.VALUE, name)
+                more = {"e": payload.encoding, "r": payload.text}
+                step = self._replay.put(issued._replace(state=COMPLETED, more=more))
+            return self._outcome(step)  # type: ignore[no-any-return]
+
+    def patched(self, name: str) -> bool:
+        """Whether to take the new way of a deliberate change: `if run.patched("notify-first"): …`.
+
+        True in new runs and where a run has no history yet; False where it went on the old way before the change.
+        """
+        check_step_name(name)
+        with self._operation():
+            return self._replay.patched(name)
+
+    # ------------------------------------------------------------ the end of a function call
+    def continue_as_new(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Go on under the same run with new arguments and an empty history: for loops without an end."""
+        with self._operation():
+            payload = self._arguments.encode(args, kwargs, limit=self._host.max_payload, compress_above=0)
+            self._replay.leave(Continued(payload))
+
+    def saga(self) -> Saga:
+        """A block whose compensations are run, in reverse and durably, if it is left by an error or a cancel."""
+        from aiki.saga import Saga
+
+        return Saga(self)
+
+    # ------------------------------------------------------------ inside
+    def _operation(self) -> AbstractContextManager[None]:
+        return _Operation(self._host, self._replay)
+
+    def _give_way(self) -> None:
+        """Before anything new: leave the function if the process or the run is to stop."""
+        if self._host.leaving:
+            self._replay.leave(Left())
+        if self._host.pausing:
+            self._replay.leave(Suspended(Waits(False, [])))
+
+    def _cancel_point(self, step: Step) -> None:
+        """Raise a cancel that is due, once, at this open step."""
+        if self._host.cancel_requested and not self._replay.cancel_delivered:
+            self._replay.cancel_delivered = True
+            self._replay.put(step._replace(state=CANCELLED, more=_issued(step)))
+            raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
+
+    def _persist(self) -> None:
+        fresh = self._replay.take_fresh()
+        if fresh:
+            self._host.report(fresh)
+        if not self._host.confirm():
+            self._replay.leave(Left())
+
+    def _suspend(self, waits: list[Wait], *, every: bool = False) -> NoReturn:
+        raise self._left(waits, every=every)
+
+    def _left(self, waits: list[Wait], *, every: bool = False) -> Suspended:
+        """The function is left now; to be raised."""
+        self._replay.stop = stop = Suspended(Waits(every, waits))
+        return stop
+
+
+class Continued(Stop):
+    """The function goes on as new."""
+
+    def __init__(self, payload: Payload) -> None:
+        super().__init__("continued as new")
+        self.payload = payload
+
+
+class _Operation:
+    """A durable operation: nothing interrupts it, and none begins once the function is being left."""
+
+    __slots__ = ("_inner", "_replay")
+
+    def __init__(self, host: Host, replay: Replay) -> None:
+        self._inner = host.operation()
+        self._replay = replay
+
+    def __enter__(self) -> None:
+        self._inner.__enter__()
+        if self._replay.stop is not None:
+            self._inner.__exit__(None, None, None)
+            raise self._replay.stop
+
+    def __exit__(self, *error: Any) -> None:
+        self._inner.__exit__(*error)
+
+
+class _Quiet(logging.LoggerAdapter[logging.Logger]):
+    """Says nothing while recorded steps are replayed."""
+
+    def __init__(self, logger: logging.Logger, run: WorkflowRun) -> None:
+        super().__init__(logger, {"run_id": run.id, "attempt": run.attempt})
+        self._run = run
+
+    def isEnabledFor(self, level: int) -> bool:
+        """Never while replaying."""
+        return not self._run.replaying and super().isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Begins each line with the run's id."""
+        extra = self.extra or {}
+        kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
+        return f"run {extra.get('run_id')}: {msg}", kwargs
+
+
+def _issued(step: Step) -> dict[str, Any]:
+    """Of what a step carries, that which was known when it was issued."""
+    return {key: step.more[key] for key in ("i",) if key in step.more}
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    return check_step_name(str(getattr(fn, "__qualname__", "")).replace("<locals>.", "") or repr(fn))
