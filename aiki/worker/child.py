@@ -52,6 +52,10 @@ SHORT_MS: Final = 5
 FAIR_MS: Final = 100
 """A child prefetches about this much work, and with tasks that are not short, no more than it needs."""
 SHORT_STREAK: Final = 5
+SLOW_STREAK: Final = 2
+"""A run that took a little longer amid short ones perhaps only waited for a processor: that says nothing of the next."""
+MAX_TOGETHER: Final = 50
+"""Runs in a message that is given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ class Child:
         self._prefetch = min(START_PREFETCH, options.prefetch)
         self._wanted_prefetch = self._prefetch
         self._streak = 0
+        """How many short runs were the last ones, or below zero how many that were not short."""
         self._executed = 0
         self._stopping = False
         self._next_beat = 0.0
@@ -230,8 +235,12 @@ class Child:
             self._wait_for_confirmations()
         elif jobs and done and (now - began) * len(jobs) > SLOW_SECONDS * 1e9 * done and self._another_is_idle():
             # At this rate the rest takes long, and an idle child says that the queues are empty: share with it.
-            self._inbox.give_back(keep=(len(jobs) + 1) // 2)
+            self._share((now - began) // done // 1_000_000, keep=(len(jobs) + 1) // 2)
         self._check_memory()
+
+    def _share(self, millis: int, keep: int = 0) -> None:
+        """Give jobs back for others, in lists of about as much work as a child prefetches if each takes `millis`."""
+        self._inbox.give_back(keep, max(1, min(MAX_TOGETHER, FAIR_MS // max(1, millis))))
 
     def _wait_for_confirmations(self) -> None:
         self._ledger.flush()
@@ -325,14 +334,15 @@ class Child:
             _log.warning("run %s of %s, attempt %d: %s: %s", run_id, dispatch.name, dispatch.attempt, report.kind, error)
         took = report.body["ms"]
         if took < SHORT_MS:
-            self._streak += 1
+            self._streak = max(self._streak, 0) + 1
             if self._streak == SHORT_STREAK:
                 self._wanted_prefetch = self._options.prefetch
         else:
-            self._streak = 0
-            self._wanted_prefetch = min(self._wanted_prefetch, max(1, FAIR_MS // took))
-            if self._inbox.jobs and self._another_is_idle():
-                self._inbox.give_back()
+            self._streak = min(self._streak, 0) - 1
+            if took >= FAIR_MS or self._streak <= -SLOW_STREAK:
+                self._wanted_prefetch = min(self._wanted_prefetch, max(1, FAIR_MS // took))
+                if self._inbox.jobs and self._another_is_idle():
+                    self._share(took)
         self._executed += 1
         if self._executed == self._options.max_tasks:
             _log.info("leaving after %d tasks", self._executed)

@@ -81,12 +81,25 @@ class Inbox:
             else:
                 self.jobs.append(Job(dispatch, key, definition, message))
 
-    def give_back(self, keep: int = 0) -> None:
-        """Return the jobs that are not begun, but for the `keep` oldest."""
-        jobs = [self.jobs.pop() for _ in range(len(self.jobs) - keep)]
+    def give_back(self, keep: int = 0, together: int = 1) -> None:
+        """Return the jobs that are not begun, but for the `keep` oldest, in lists of at most `together`."""
         # Taken out first: publishing may lose the session, which drops the jobs too.
+        jobs = [self.jobs.pop() for _ in range(len(self.jobs) - keep)]
+        lists: dict[str, list[Job]] = {}
         for job in reversed(jobs):
-            self._ledger.give_back(job.dispatch, job.message)
+            queue = job.message.queue
+            if messages.OPT_BIND_FIRST in job.dispatch.options:
+                self._send([job])  # it may kill its process, so it travels alone
+                continue
+            waiting = lists.setdefault(queue, [])
+            waiting.append(job)
+            if len(waiting) >= together:
+                self._send(lists.pop(queue))
+        for waiting in lists.values():
+            self._send(waiting)
+
+    def _send(self, jobs: list[Job]) -> None:
+        self._ledger.give_back(jobs[0].message.queue, [job.dispatch for job in jobs], [job.message for job in jobs])
 
 
 def _check(dispatch: Dispatch) -> bytes:
