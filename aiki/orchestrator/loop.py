@@ -30,13 +30,14 @@ from aiki.orchestrator.outbound import Outbound
 from aiki.orchestrator.reconciler import Reconciler, inquire
 from aiki.settings import Settings
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Effects
+from aiki.storage.applying import Applied, Decide, Effects
 from aiki.storage.roster import ALIVE, LOST, STOPPED
 from aiki.storage.rows import RunRow
 
 logger = logging.getLogger("aiki.orchestrator")
 
 REPORT_PREFETCH = 250
+RUNS_A_TRANSACTION = 500
 SWEEP_EVERY = 0.1
 RECONCILE_EVERY = 5.0
 MAX_IN_FLIGHT = 2000
@@ -345,21 +346,37 @@ class Orchestrator:
     def _release(self, verdict: Verdict) -> None:
         """Nobody holds these: dispatch them anew."""
         keys = {bytes.fromhex(key.run_id): (key, again) for key, again in verdict.free.items()}
+        by_epoch: dict[int, list[bytes]] = {}
+        for run_id, (key, again) in keys.items():
+            if not again:
+                by_epoch.setdefault(key.epoch, []).append(run_id)
+        for epoch, run_ids in by_epoch.items():
+            for part in _parts(sorted(run_ids)):
+                applied, left = self._store.redispatch(verdict.namespace, epoch, part)
+                for run_id in set(part).difference(left):
+                    del keys[run_id]
+                self._follow(verdict.namespace, applied, Outcome())
+        for part in _parts(sorted(keys)):
+            self._follow(
+                verdict.namespace,
+                self._store.apply(verdict.namespace, part, self._settling(verdict.namespace, keys)),
+                Outcome(),
+            )
+        self._settle_carriers(verdict.carriers)
+
+    def _settling(self, namespace: str, keys: dict[bytes, tuple[RunKey, bool]]) -> Decide:
+        """The decision about runs that nobody holds."""
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-            rules = self._rules(verdict.namespace)
+            rules = self._rules(namespace)
             gone = {row.worker.hex() for row in rows.values() if row.worker is not None} - set(self._live.workers)
-            states = self._store.worker_states(verdict.namespace, gone) if gone else {}
+            states = self._store.worker_states(namespace, gone) if gone else {}
             for row in rows.values():
                 key, again = keys[row.id]
                 lost = self._loss(states, row)
                 core.settle_inquiry(row, key.epoch, rules, effects, lost=lost, copy_may_be_out=again)
 
-        ordered = sorted(keys)
-        for start in range(0, len(ordered), 500):
-            part = ordered[start : start + 500]
-            self._follow(verdict.namespace, self._store.apply(verdict.namespace, part, decide), Outcome())
-        self._settle_carriers(verdict.carriers)
+        return decide
 
     def _loss(self, states: dict[str, tuple[str, str]], row: RunRow) -> str | None:
         """What became of the worker that had bound a run, in words, if it was lost with the run in its hands."""
@@ -436,6 +453,10 @@ class Orchestrator:
         for applied in self._reconciler.run_once(self._taken, now):
             self._outbound.publish(applied.outgoing)
         self._store.purge_revocations(self._store.clock() - 30 * 86400 * SECOND)
+
+
+def _parts(run_ids: list[bytes]) -> list[list[bytes]]:
+    return [run_ids[start : start + RUNS_A_TRANSACTION] for start in range(0, len(run_ids), RUNS_A_TRANSACTION)]
 
 
 def main(settings: Settings, stop: threading.Event) -> int:

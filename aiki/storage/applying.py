@@ -20,7 +20,7 @@ from aiki.codec import Payload
 from aiki.messages import RunKey
 from aiki.model import Outgoing
 from aiki.states import State, may_follow
-from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, _groups
+from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, next_group
 from aiki.storage.database import Database, Writes
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
@@ -225,7 +225,7 @@ class Applying:
         for row, again in due:
             # Runs of one name and partition may share a message; suspects travel alone, so that they harm nobody.
             key = (row.name, row.queue, row.partition_no, again, row.id if is_suspect(row) else b"")
-            group = groups.get(key) or groups.setdefault(key, next(_groups))
+            group = groups.get(key) or groups.setdefault(key, next_group())
             out.append(
                 Outgoing(delivery_id(row.id, row.epoch), namespace, row.queue, group, dispatch_of(row, inputs[row.id]), again)
             )
