@@ -54,6 +54,8 @@ FAIR_MS: Final = 100
 SHORT_STREAK: Final = 5
 SLOW_STREAK: Final = 2
 """A run that took a little longer amid short ones perhaps only waited for a processor: that says nothing of the next."""
+SETTLE_PREFETCH: Final = 8
+"""Messages that a busy child takes ahead to have them settled, see `Child._settle_backlog`."""
 MAX_TOGETHER: Final = 50
 """Runs in a message that is given back."""
 
@@ -97,6 +99,8 @@ class Child:
         self._current: Job | None = None
         self._began = 0
         self._subscribed = False
+        self._settling = False
+        """After a lost session, until a message comes that is not redelivered."""
         self._prefetch = min(START_PREFETCH, options.prefetch)
         self._wanted_prefetch = self._prefetch
         self._streak = 0
@@ -159,6 +163,7 @@ class Child:
     def _on_lost(self) -> None:
         self._inbox.jobs.clear()
         self._subscribed = False
+        self._settling = True
         self._need_snapshot()
 
     def _need_snapshot(self) -> None:
@@ -184,6 +189,7 @@ class Child:
             self._inbox.accept(delivery)
         self._ledger.settle()
         if jobs:
+            self._settling = False
             self._keeper.note()
             self._work()
         elif deliveries:
@@ -379,7 +385,10 @@ class Child:
             self._report_progress(job)
         ledger.flush()
         if ran >= SLOW_SECONDS:
-            self._make_way(ran)
+            if self._settling and not self._leaving():
+                self._settle_backlog()
+            else:
+                self._make_way(ran)
         if ran >= LEASE_SECONDS and not job.leased and self._slot.leased == self._gate.index:
             self._lease(job)
         if connection.unconfirmed or now >= self._next_beat:
@@ -388,6 +397,21 @@ class Child:
                 self._inbox.accept(delivery)
             ledger.settle()
             connection.beat()
+
+    def _settle_backlog(self) -> None:
+        """Have redelivered messages settled although this child is busy: nobody is to execute them as they are.
+
+        After a crash of the broker a whole backlog is flagged. What is dispatched anew by the time a child is free can begin at
+        once. The first message that is not redelivered ends it; what may be begun is given back, as always behind a slow task.
+        """
+        if not self._subscribed:
+            self._wanted_prefetch = min(SETTLE_PREFETCH, self._options.prefetch)
+            self._subscribe()
+        for delivery in self._connection.receive(0):
+            self._inbox.accept(delivery)
+        self._ledger.flush()
+        if self._inbox.jobs:
+            self._settling = False
 
     def _make_way(self, ran: float) -> None:
         """Let nothing wait behind the slow task that somebody else could run."""
