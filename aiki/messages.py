@@ -122,8 +122,9 @@ PROGRESS: Final = "progress"
 MARKER: Final = "marker"
 """A marker came out of a work queue. The run id is empty, the epoch is the marker. Body: `q`: the queue."""
 SYNC: Final = "sync"
-"""From an orchestrator to itself: an inquiry that all workers have answered, behind all that was reported until then.
-Body: `n`: the number of the question; `again`: 1 where another copy of the dispatch may be out."""
+"""From an orchestrator to itself: inquiries that all workers have answered, behind all that was reported until then.
+The run id is empty. Body: `n`: the number of the question; `runs`: `[[run_id, epoch], …]`; `again`: those of them of which
+another copy of the dispatch may be out."""
 
 ENDS_DISPATCH: Final = frozenset({COMPLETED, FAILED, RETRY, CRASHED, CANCELLED, RETURNED, INQUIRE, UNKNOWN, DROPPED})
 """After one of these the executor is done with the dispatch."""
