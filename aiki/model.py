@@ -6,7 +6,7 @@ Times are integers, microseconds since the Unix epoch (UTC), as the database kee
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from aiki.codec import Payload
 from aiki.messages import Dispatch, RunKey
@@ -54,8 +54,7 @@ class NewRun:
     on_conflict: OnConflict = "error"
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The answer to a `NewRun`: the run's id (another's, where a reference id led to a run that exists) and its state."""
 
     id: str
@@ -159,8 +158,7 @@ class Page:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A recorded delivery that is to be published now.
 
     :ivar delivery_id: 20 bytes, the run's id and its epoch; what `Store.delivered` wants once the publish is confirmed.

@@ -227,7 +227,7 @@ class Database:
         """One multi-row statement. To escape each value of each row is most of what it costs: what is the same in all rows
         is escaped once, by the driver, and what is NULL in all is left out."""
         values = list(zip(*rows, strict=True))
-        same = [all(value == column[0] for value in column) for column in values]
+        same = [len(rows) > 1 and column.count(column[0]) == len(column) for column in values]
         used = [at for at, column in enumerate(values) if not (same[at] and column[0] is None)]
         escape = connection.connection.dbapi_connection.escape  # type: ignore[union-attr]
         row = ", ".join(escape(values[at][0]).replace("%", "%%") if same[at] else "%s" for at in used)

@@ -402,16 +402,20 @@ class Child:
         """Have redelivered messages settled although this child is busy: nobody is to execute them as they are.
 
         After a crash of the broker a whole backlog is flagged. What is dispatched anew by the time a child is free can begin at
-        once. The first message that is not redelivered ends it; what may be begun is given back, as always behind a slow task.
+        once. The first message that is not redelivered ends it; what may be begun is passed on.
         """
         if not self._subscribed:
             self._wanted_prefetch = min(SETTLE_PREFETCH, self._options.prefetch)
             self._subscribe()
         for delivery in self._connection.receive(0):
             self._inbox.accept(delivery)
-        self._ledger.flush()
         if self._inbox.jobs:
             self._settling = False
+            self._unsubscribe()
+            for delivery in self._connection.receive(0):
+                self._inbox.accept(delivery)
+            self._inbox.pass_on()
+        self._ledger.flush()
 
     def _make_way(self, ran: float) -> None:
         """Let nothing wait behind the slow task that somebody else could run."""

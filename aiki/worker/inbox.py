@@ -98,6 +98,15 @@ class Inbox:
         for waiting in lists.values():
             self._send(waiting)
 
+    def pass_on(self) -> None:
+        """Return all jobs, in the lists in which they came."""
+        lists: dict[int, list[Job]] = {}
+        for job in self.jobs:
+            lists.setdefault(id(job.message), []).append(job)
+        self.jobs.clear()
+        for jobs in lists.values():
+            self._send(jobs)
+
     def _send(self, jobs: list[Job]) -> None:
         self._ledger.give_back(jobs[0].message.queue, [job.dispatch for job in jobs], [job.message for job in jobs])
 
