@@ -16,6 +16,16 @@ _last = 0
 
 def new_id() -> uuid.UUID:
     """A new UUIDv7: 48 bits of Unix milliseconds, then a value that rises within the millisecond."""
+    return uuid.UUID(int=_next())
+
+
+def new_text() -> str:
+    """The canonical text of a new id, without the detour over an object."""
+    h = f"{_next():032x}"
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def _next() -> int:
     global _last
     millis = time.time_ns() // 1_000_000
     # 74 bits under the timestamp: the version and variant are put in below. Stepping by a random amount
@@ -27,7 +37,7 @@ def new_id() -> uuid.UUID:
         _last = fresh
     high, low = fresh >> 62, fresh & ((1 << 62) - 1)
     stamp, rand_a = high >> 12, high & 0xFFF
-    return uuid.UUID(int=(stamp << 80) | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | low)
+    return (stamp << 80) | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | low
 
 
 def parse_id(text: str) -> uuid.UUID | None:

@@ -127,8 +127,9 @@ PROGRESS: Final = "progress"
 MARKER: Final = "marker"
 """A marker came out of a work queue. The run id is empty, the epoch is the marker. Body: `q`: the queue."""
 SYNC: Final = "sync"
-"""From an orchestrator to itself: an inquiry that all workers have answered, behind all that was reported until then.
-Body: `n`: the number of the question; `again`: 1 where another copy of the dispatch may be out."""
+"""From an orchestrator to itself: inquiries that all workers have answered, behind all that was reported until then.
+The run id is empty. Body: `n`: the number of the question; `runs`: `[[run_id, epoch], …]`; `again`: those of them of which
+another copy of the dispatch may be out."""
 
 STEPS: Final = "steps"
 """A workflow's function has issued or done something. Body: `s`: a list of `aiki.history.Step`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from aiki.codec import Payload
 from aiki.messages import Dispatch, RunKey
@@ -76,8 +76,7 @@ class NewRun:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The answer to a `NewRun`: the run's id (another's, where a reference id led to a run that exists) and its state."""
 
     id: str
@@ -207,8 +206,7 @@ class Page:
     next: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A recorded delivery that is to be published now.
 
     :ivar delivery_id: 20 bytes, the run's id and its epoch; what `Store.delivered` wants once the publish is confirmed.

@@ -299,8 +299,11 @@ class BoundTask(Generic[P, R]):
             )
         runs = []
         for position, item in enumerate(calls):
-            call = as_call(item, position)
             try:
+                if type(item) is tuple:
+                    runs.append(self._new_run(item, _NONE))
+                    continue
+                call = as_call(item, position)
                 runs.append(self._new_run(call.args, call.kwargs, call.reference_id))
             except (TypeError, AikiError) as error:
                 error.add_note(f"enqueue_many: this is item {position}; nothing was enqueued")
@@ -323,7 +326,7 @@ class BoundTask(Generic[P, R]):
         settings = task.app.settings
         payload = task.arguments.encode(args, kwargs, limit=settings.max_payload, compress_above=settings.compress_above)
         return NewRun(
-            options.run_id or str(ids.new_id()),
+            options.run_id or ids.new_text(),
             task.name,
             payload,
             options.queue or task.defaults.queue,
@@ -354,6 +357,9 @@ class BoundTask(Generic[P, R]):
             expires = max(now, due or 0) + int(self.task.defaults.expires * SECOND)
         for run in runs:
             run.due_at, run.expires_at = due, expires
+
+
+_NONE: Final[Mapping[str, Any]] = {}
 
 
 def _chunks(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:

@@ -18,6 +18,7 @@ from aiki.storage.rows import RunRow
 
 logger = logging.getLogger("aiki.orchestrator")
 
+_APPLIED = core.RUN_REPORTS - {m.INQUIRE}
 BATCH = 500
 """Reports a transaction."""
 
@@ -32,9 +33,9 @@ class Item:
 
 
 def items_of(reports: ReportList) -> list[Item]:
-    """The reports of a message that concern runs and are of a kind we know."""
+    """The reports of a message that change runs and are of a kind we know: all but inquiries."""
     source = Source(reports.worker, reports.executor)
-    return [Item(r, source, bytes.fromhex(r.run_id)) for r in reports.reports if r.kind in core.RUN_REPORTS]
+    return [Item(r, source, bytes.fromhex(r.run_id)) for r in reports.reports if r.kind in _APPLIED]
 
 
 class Inbound:

@@ -80,28 +80,28 @@ class Judge:
 
     def __init__(self, seed: int) -> None:
         self._nonce = seed
+        self._open: dict[tuple[str, RunKey], Inquiry] = {}
+        """All that are pending or in a round."""
         self._pending: dict[str, dict[RunKey, Inquiry]] = {}
         self._rounds: dict[int, Round] = {}
         self._asked = float("-inf")
         self._promised: deque[int] = deque(maxlen=PROMISES)
 
     def __len__(self) -> int:
-        return sum(len(r.open) for r in self._rounds.values()) + sum(len(p) for p in self._pending.values())
+        return len(self._open)
 
     def clear(self) -> None:
         """Forget everything: the session is gone, and the broker hands the inquiries out again."""
+        self._open.clear()
         self._pending.clear()
         self._rounds.clear()
         self._promised.clear()
 
     def add(self, namespace: str, key: RunKey, *, again: bool, carrier: Carrier) -> None:
         """An inquiry was received."""
-        for round_ in self._rounds.values():
-            known = round_.open.get(key) if round_.namespace == namespace else None
-            if known is not None:
-                break
-        else:
-            known = self._pending.setdefault(namespace, {}).setdefault(key, Inquiry(again))
+        known = self._open.get((namespace, key))
+        if known is None:
+            known = self._open[namespace, key] = self._pending.setdefault(namespace, {})[key] = Inquiry(again)
         known.again = known.again or again
         known.carriers.append(carrier)
         carrier.open += 1
@@ -144,6 +144,7 @@ class Judge:
             key = RunKey(item.run_id, item.epoch)
             inquiry = round_.open.pop(key, None)
             if inquiry is not None:
+                del self._open[round_.namespace, key]
                 verdict.held.append((key, worker, item))
                 verdict.carriers.extend(inquiry.carriers)
         return verdict
@@ -158,6 +159,8 @@ class Judge:
         done = [r for r in self._rounds.values() if not r.waiting]
         for round_ in done:
             del self._rounds[round_.nonce]
+            for key in round_.open:
+                del self._open[round_.namespace, key]
             self._promised.append(round_.nonce)
         return done
 

@@ -30,13 +30,14 @@ from aiki.orchestrator.outbound import Outbound
 from aiki.orchestrator.reconciler import Reconciler, inquire
 from aiki.settings import Settings
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Effects
+from aiki.storage.applying import Applied, Decide, Effects
 from aiki.storage.roster import ALIVE, LOST, STOPPED
 from aiki.storage.rows import RunRow
 
 logger = logging.getLogger("aiki.orchestrator")
 
 REPORT_PREFETCH = 250
+RUNS_A_TRANSACTION = 500
 SWEEP_EVERY = 0.1
 STIRRED_EVERY = 0.25
 STIR_AT_ONCE = 100
@@ -177,7 +178,7 @@ class Orchestrator:
     def _take(self, deliveries: list[Delivery], now: float) -> None:
         batches: dict[str, list[Item]] = {}
         carriers: dict[tuple[str, RunKey], list[Carrier]] = {}
-        done: list[Delivery] = []
+        done: list[Carrier] = []
         for delivery in deliveries:
             try:
                 if delivery.source.kind is Kind.REPORTS:
@@ -186,7 +187,7 @@ class Orchestrator:
                     self._take_heartbeat(Heartbeat.decode(delivery.body), now)
                 elif delivery.source.kind is Kind.DEAD:
                     self._bury(delivery)
-                    done.append(delivery)
+                    done.append(Carrier(delivery))
             except MessageError as error:
                 logger.error("%s: %s", delivery.source.kind, error)
                 if delivery.source.kind is Kind.REPORTS:
@@ -195,41 +196,38 @@ class Orchestrator:
             for applied, outcome in self._inbound.apply(namespace, items):
                 self._follow(namespace, applied, outcome, carriers)
         # After the commits, and only then. A message with open inquiries is acked once they are settled.
-        open_ = {id(c.delivery) for group in carriers.values() for c in group if c.open}
-        self._taken.ack([delivery for delivery in done if id(delivery) not in open_])
+        self._taken.ack([carrier.delivery for carrier in done if not carrier.open])
 
     def _take_reports(
         self,
         delivery: Delivery,
         batches: dict[str, list[Item]],
         carriers: dict[tuple[str, RunKey], list[Carrier]],
-        done: list[Delivery],
+        done: list[Carrier],
     ) -> None:
         message = ReportList.decode(delivery.body)
         if message.reports and message.reports[0].kind == m.SYNC:
             self._take_sync(message, delivery)
             return
-        items = items_of(message)
         carrier = Carrier(delivery)
-        for item in items:
-            if item.report.kind in (m.INQUIRE, m.DROPPED):
-                key = RunKey(item.report.run_id, item.report.epoch)
-                carriers.setdefault((message.namespace, key), []).append(carrier)
-                if item.report.kind == m.INQUIRE:
-                    # Without a look at its run: what has ended or moved on is passed over at the end.
-                    self._judge.add(message.namespace, key, again=item.report.body.get("why") == "again", carrier=carrier)
-        items = [item for item in items if item.report.kind != m.INQUIRE]
         for report in message.reports:
-            if report.kind == m.MARKER:
+            if report.kind == m.INQUIRE:
+                # Without a look at its run: what has ended or moved on is passed over at the end.
+                key = RunKey(report.run_id, report.epoch)
+                self._judge.add(message.namespace, key, again=report.body.get("why") == "again", carrier=carrier)
+            elif report.kind == m.DROPPED:
+                carriers.setdefault((message.namespace, RunKey(report.run_id, report.epoch)), []).append(carrier)
+            elif report.kind == m.MARKER:
                 self._store.save_marker(message.namespace, str(report.body.get("q", "")), taken_at=report.epoch)
             elif report.kind not in core.RUN_REPORTS:
                 body = json.dumps(report).encode()
                 self._store.save_dead_letter(
                     message.namespace, "reports", f"unknown report {report.kind!r}", {}, body, sha256(body).digest()[:16]
                 )
+        items = items_of(message)
         if items:
             batches.setdefault(message.namespace, []).extend(items)
-        done.append(delivery)
+        done.append(carrier)
 
     def _follow(
         self,
@@ -332,19 +330,23 @@ class Orchestrator:
     def _sync(self, round_: Round) -> None:
         """Send what nobody holds behind all that was reported before everybody said so."""
         for partition, inquiries in round_.by_partition().items():
-            found = [
-                Report(m.SYNC, key.run_id, key.epoch, {"n": round_.nonce, "again": int(inquiry.again)})
-                for key, inquiry in inquiries.items()
-            ]
+            again = [key for key, inquiry in inquiries.items() if inquiry.again]
+            sync = Report(m.SYNC, "", 0, {"n": round_.nonce, "runs": list(inquiries), "again": again})
             carriers = [carrier for inquiry in inquiries.values() for carrier in inquiry.carriers]
-            body = ReportList(round_.namespace, "", "", found).encode()
+            body = ReportList(round_.namespace, "", "", [sync]).encode()
             self._outbound.report(partition, body, lambda carriers=carriers: self._settle_carriers(carriers))  # type: ignore[misc]
 
     def _take_sync(self, message: ReportList, delivery: Delivery) -> None:
         """What was reported before it is applied before `_conclude`, which releases what is still open."""
         carrier = Carrier(delivery)
-        free = {RunKey(r.run_id, r.epoch): bool(r.body.get("again")) for r in message.reports if r.kind == m.SYNC}
-        if self._judge.promised(message.reports[0].body.get("n", 0)):
+        body = message.reports[0].body
+        try:
+            free = dict.fromkeys(map(RunKey._make, body["runs"]), False)
+            free.update(dict.fromkeys(map(RunKey._make, body["again"]), True))
+            nonce = body["n"]
+        except (KeyError, TypeError) as error:
+            raise MessageError(f"a sync that cannot be read: {type(error).__name__}: {error}") from None
+        if self._judge.promised(nonce):
             carrier.open = 1
             verdict = self._ready.setdefault(message.namespace, Verdict(message.namespace))
             verdict.free.update(free)
@@ -373,21 +375,37 @@ class Orchestrator:
     def _release(self, verdict: Verdict) -> None:
         """Nobody holds these: dispatch them anew."""
         keys = {bytes.fromhex(key.run_id): (key, again) for key, again in verdict.free.items()}
+        by_epoch: dict[int, list[bytes]] = {}
+        for run_id, (key, again) in keys.items():
+            if not again:
+                by_epoch.setdefault(key.epoch, []).append(run_id)
+        for epoch, run_ids in by_epoch.items():
+            for part in _parts(sorted(run_ids)):
+                applied, left = self._store.redispatch(verdict.namespace, epoch, part)
+                for run_id in set(part).difference(left):
+                    del keys[run_id]
+                self._follow(verdict.namespace, applied, Outcome())
+        for part in _parts(sorted(keys)):
+            self._follow(
+                verdict.namespace,
+                self._store.apply(verdict.namespace, part, self._settling(verdict.namespace, keys)),
+                Outcome(),
+            )
+        self._settle_carriers(verdict.carriers)
+
+    def _settling(self, namespace: str, keys: dict[bytes, tuple[RunKey, bool]]) -> Decide:
+        """The decision about runs that nobody holds."""
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-            rules = self._rules(verdict.namespace)
+            rules = self._rules(namespace)
             gone = {row.worker.hex() for row in rows.values() if row.worker is not None} - set(self._live.workers)
-            states = self._store.worker_states(verdict.namespace, gone) if gone else {}
+            states = self._store.worker_states(namespace, gone) if gone else {}
             for row in rows.values():
                 key, again = keys[row.id]
                 lost = self._loss(states, row)
                 core.settle_inquiry(row, key.epoch, rules, effects, lost=lost, copy_may_be_out=again)
 
-        ordered = sorted(keys)
-        for start in range(0, len(ordered), 500):
-            part = ordered[start : start + 500]
-            self._follow(verdict.namespace, self._store.apply(verdict.namespace, part, decide), Outcome())
-        self._settle_carriers(verdict.carriers)
+        return decide
 
     def _loss(self, states: dict[str, tuple[str, str]], row: RunRow) -> str | None:
         """What became of the worker that had bound a run, in words, if it was lost with the run in its hands."""
@@ -470,6 +488,10 @@ class Orchestrator:
         for applied in self._reconciler.run_once(self._taken, now):
             self._outbound.publish(applied.outgoing)
         self._store.purge_revocations(self._store.clock() - 30 * 86400 * SECOND)
+
+
+def _parts(run_ids: list[bytes]) -> list[list[bytes]]:
+    return [run_ids[start : start + RUNS_A_TRANSACTION] for start in range(0, len(run_ids), RUNS_A_TRANSACTION)]
 
 
 def main(settings: Settings, stop: threading.Event) -> int:

@@ -23,7 +23,7 @@ from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
 from aiki.storage import history as histories
-from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, Creating, _groups
+from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, Creating, next_group
 from aiki.storage.database import Database, Writes
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
@@ -396,9 +396,11 @@ class Applying(Creating):
         groups: dict[tuple[Any, ...], int] = {}
         out = []
         for row, again in due:
-            # Runs of one name and partition may share a message; suspects travel alone, so that they harm nobody.
-            key = (row.name, row.queue, row.partition_no, again, row.id if is_suspect(row) else b"")
-            group = groups.get(key) or groups.setdefault(key, next(_groups))
+            # Runs of one name and partition may share a message; suspects travel alone, so that they harm nobody; so do
+            # histories, which may be long.
+            alone = is_suspect(row) or row.history
+            key = (row.name, row.queue, row.partition_no, again, row.id if alone else b"")
+            group = groups.get(key) or groups.setdefault(key, next_group())
             dispatch = dispatch_of(row, inputs[row.id], stories.get(row.id))
             out.append(Outgoing(delivery_id(row.id, row.epoch), namespace, row.queue, group, dispatch, again))
         return out

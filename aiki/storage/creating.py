@@ -53,6 +53,11 @@ _DURATIONS_TTL = 5.0
 _groups = itertools.count(1)
 
 
+def next_group() -> int:
+    """A number for runs that may share a message."""
+    return next(_groups)
+
+
 def list_size(mean_ms: float | None) -> int:
     """How many runs one message may carry: what is known to be short travels in long lists, what is slow alone.
 
@@ -157,7 +162,7 @@ class Creating:
         """The short way of a single run: everything in one round trip. None: its id is taken, go the long way."""
         now = self.clock()
         raw = ids.to_bytes(run.id)
-        rows = _Rows(raw, self._first_state(run, now), zlib.crc32(raw) % self.partitions, next(_groups))
+        rows = _Rows(raw, self._first_state(run, now), zlib.crc32(raw) % self.partitions, next_group())
         payloads, deliveries = self._rest_values(self.namespace, [(run, rows)], now, claim)
         try:
             self.db.write_at_once(
@@ -251,7 +256,7 @@ class Creating:
                 if run.name not in sizes:
                     known = batch or (list_size(self._durations.mean_ms(connection, run.name)) if len(runs) > 1 else 1)
                     sizes[run.name] = min(known, MAX_LIST)
-                group, left, partition = next(_groups), sizes[run.name], zlib.crc32(raw) % self.partitions
+                group, left, partition = next_group(), sizes[run.name], zlib.crc32(raw) % self.partitions
             left -= 1
             out.append(_Rows(raw, self._first_state(run, now), partition, group))
         return out

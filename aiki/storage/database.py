@@ -10,17 +10,19 @@ only if VALUES holds nothing but placeholders.
 
 from __future__ import annotations
 
+import itertools
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from pymysql.constants import CLIENT
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from aiki.errors import ConfigurationError, StorageUnavailable
@@ -207,20 +209,31 @@ class Database:
         """Insert rows (tuples in the order of `columns`), many a statement."""
         if not rows:
             return
-        # Escaping parameters is most of what a bulk insert costs here: leave out the columns that are NULL throughout.
-        used = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
-        if len(used) < len(columns):
-            columns = [columns[at] for at in used]
-            rows = [[row[at] for at in used] for row in rows]
-        sql = self._statement(
-            ("insert", table, tuple(columns)),
-            lambda p: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([p] * len(columns))})",
-        )
+        if self.is_sqlite:
+            sql = self._statement(
+                ("insert", table, tuple(columns)),
+                lambda p: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([p] * len(columns))})",
+            )
+            connection.exec_driver_sql(sql, [tuple(row) for row in rows])
+            return
         for chunk in chunks(rows):
             if len(chunk) == 1 or len(rows) == 1:  # a large row stands alone in its chunk
                 self._check_size(connection, chunk)
-            # Always the executemany form: PyMySQL turns it into one multi-row statement, sqlite3 into a prepared loop.
-            connection.exec_driver_sql(sql, [tuple(row) for row in chunk])
+            self._send_insert(connection, table, columns, chunk)
+
+    def _send_insert(
+        self, connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+    ) -> None:
+        """One multi-row statement. To escape each value of each row is most of what it costs: what is the same in all rows
+        is escaped once, by the driver, and what is NULL in all is left out."""
+        values = list(zip(*rows, strict=True))
+        same = [len(rows) > 1 and column.count(column[0]) == len(column) for column in values]
+        used = [at for at, column in enumerate(values) if not (same[at] and column[0] is None)]
+        escape = connection.connection.dbapi_connection.escape  # type: ignore[union-attr]
+        row = ", ".join(escape(values[at][0]).replace("%", "%%") if same[at] else "%s" for at in used)
+        sql = f"INSERT INTO {table} ({', '.join(columns[at] for at in used)}) VALUES {', '.join([f'({row})'] * len(rows))}"
+        varying = [values[at] for at in used if not same[at]]
+        connection.exec_driver_sql(sql, tuple(itertools.chain.from_iterable(zip(*varying, strict=True))))
 
     def update(
         self,
@@ -246,18 +259,27 @@ class Database:
     def _update_statement(
         self, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]], key: Sequence[str]
     ) -> Statement:
-        """A join with a derived table: many rows in one round trip, on MySQL and MariaDB alike."""
-        width = len(key)
-        if len(rows) == 1:
-            sets, where = ", ".join(f"{column} = %s" for column in columns), " AND ".join(f"{name} = %s" for name in key)
-            sql = f"UPDATE {table} SET {sets} WHERE namespace = %s AND {where}"
-            return sql, [*rows[0][width:], namespace, *rows[0][:width]]
-        first = "SELECT " + ", ".join(f"%s AS {column}" for column in (*key, *columns))
-        more = " UNION ALL SELECT " + ", ".join(["%s"] * (len(columns) + width))
-        sets = ", ".join(f"t.{column} = v.{column}" for column in columns)
+        """Many rows in one round trip, on MySQL and MariaDB alike: a join with a derived table of what differs among them.
+
+        What is the same in all rows, and that is often everything, is sent once.
+        """
+        first, width = rows[0], len(key)
+        differ = [at for at in range(width, len(first)) if any(row[at] != first[at] for row in rows)]
+        same = [at for at in range(width, len(first)) if at not in differ]
+        sets = ", ".join(
+            [f"t.{columns[at - width]} = %s" for at in same] + [f"t.{columns[at - width]} = v.c{at}" for at in differ]
+        )
+        constants = [first[at] for at in same]
+        if not differ and width == 1:
+            marks = ", ".join(["%s"] * len(rows))
+            sql = f"UPDATE {table} t SET {sets} WHERE t.namespace = %s AND t.{key[0]} IN ({marks})"
+            return sql, [*constants, namespace, *(row[0] for row in rows)]
+        head = "SELECT " + ", ".join([f"%s AS {name}" for name in key] + [f"%s AS c{at}" for at in differ])
+        more = " UNION ALL SELECT " + ", ".join(["%s"] * (len(differ) + width))
         match = " AND ".join(f"t.{name} = v.{name}" for name in key)
-        sql = f"UPDATE {table} t JOIN ({first}{more * (len(rows) - 1)}) v ON t.namespace = %s AND {match} SET {sets}"
-        return sql, [*(value for row in rows for value in row), namespace]
+        sql = f"UPDATE {table} t JOIN ({head}{more * (len(rows) - 1)}) v ON t.namespace = %s AND {match} SET {sets}"
+        varying = itemgetter(*range(width), *differ)
+        return sql, [*(value for row in rows for value in varying(row)), namespace, *constants]
 
     def insert_new(self, connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Insert those rows whose key is not there yet. For values that surely fit their columns."""
@@ -385,11 +407,12 @@ class Writes:
 
     def _fits(self, rows: Sequence[Sequence[Any]]) -> bool:
         """Whether these may be kept; if not, what was kept before them is sent, so that the order stays."""
-        size = sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))
         count = max(len(rows), len(rows[0]) // 32)
-        if count <= self._room[0] and size <= self._room[1]:
-            self._room = (self._room[0] - count, self._room[1] - size)
-            return True
+        if count <= self._room[0]:
+            size = sum(len(value) for row in rows for value in row if isinstance(value, (str, bytes)))
+            if size <= self._room[1]:
+                self._room = (self._room[0] - count, self._room[1] - size)
+                return True
         self.send()
         return False
 
@@ -456,7 +479,6 @@ def _mysql_engine(
         pool_size=pool_size,
         max_overflow=24,
         pool_timeout=timeout,
-        pool_recycle=max(2, idle_limit - 5),
         # Transactions here always commit or roll back themselves; a further ROLLBACK would be one more round trip each.
         pool_reset_on_return=None,
         hide_parameters=True,  # payloads never reach a log through an error
@@ -474,6 +496,17 @@ def _mysql_engine(
     def _prepare(raw: Any, _record: Any) -> None:
         with raw.cursor() as cursor:
             cursor.execute(f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {max(1, round(timeout) - 1)}")
+
+    # The server ends sessions that were idle for long. One in use is kept, however old: to connect takes some 40 ms of CPU.
+    @event.listens_for(engine, "checkin")
+    def _put_back(_raw: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _take_out(_raw: Any, record: Any, _proxy: Any) -> None:
+        now = time.monotonic()
+        if now - record.info.get("idle_since", now) > max(2, idle_limit - 5):
+            raise DisconnectionError("it was idle for so long that the server may have ended it")
 
     return engine
 

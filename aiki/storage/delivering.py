@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
 from aiki.clock import SECOND, Clock
-from aiki.messages import RunKey
+from aiki.messages import Dispatch, RunKey
 from aiki.model import Outgoing
 from aiki.states import State
 from aiki.storage.applying import CLAIM_SECONDS, Applied, Applying, Effects
+from aiki.storage.creating import DELIVERY_COLUMNS, next_group
 from aiki.storage.database import Database
-from aiki.storage.rows import EXPIRY_EPOCH, RunRow, delivery_id, split_delivery_id
+from aiki.storage.rows import (
+    EXPIRY_EPOCH,
+    SUSPECT_AFTER,
+    RunRow,
+    delivery_id,
+    dispatch_options,
+    payload_of,
+    split_delivery_id,
+)
 
 _DISPATCHABLE = frozenset({State.SCHEDULED.value, State.QUEUED.value, State.WAITING.value})
 
@@ -96,6 +106,57 @@ class Delivering(Applying):
 
         self.apply(namespace, [raw[:16] for raw in again_by_id], decide)
         return self.db.read(lambda connection: self.outgoing(connection, namespace, due_rows))
+
+    def redispatch(self, namespace: str, epoch: int, run_ids: Sequence[bytes]) -> tuple[Applied, list[bytes]]:
+        """Have runs that nobody holds go on under the next epoch, if nothing else has happened to them.
+
+        After a crash of the broker a whole backlog comes this way, so it is done with set statements. It is what
+        `core.settle_inquiry` does to a task that is queued and unbound, neither cancelled nor suspect; the others are left as
+        they are and returned. A delivery that is left of the old epoch finds nothing to do when it is due.
+        """
+        wanted = sorted(set(run_ids))
+
+        def work(connection: sa.Connection) -> tuple[Applied, list[bytes]]:
+            now = self.clock()
+            # The conditions stand where no index serves them: the rows are to be found, and locked, by their primary key.
+            found = self.db.where_in(
+                connection,
+                "SELECT r.id, r.state = 'queued' AND r.epoch = ? AND r.executor IS NULL AND r.cancel_requested = 0 "
+                "AND r.crashes = 0 AND r.idle_dispatches + 1 < ? AND r.kind = 'task' AND r.pause_requested = 0, r.name, r.version, r.queue, r.attempt, r.partition_no, "
+                "r.options, r.reference_id, r.kind, p.encoding, p.data "
+                "FROM runs r JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' "
+                "WHERE r.namespace = ? AND r.id",
+                (epoch, SUSPECT_AFTER, namespace),
+                wanted,
+                f"ORDER BY r.id {self.db.for_update}",
+            )
+            plain = {bytes(row[0]): row[2:] for row in found if row[1]}
+            self.db.where_in(
+                connection,
+                "UPDATE runs SET epoch = epoch + 1, idle_dispatches = idle_dispatches + 1, worker = NULL, started_at = NULL, "
+                "waiting_on = NULL, dispatched_at = ?, updated_at = ? WHERE namespace = ? AND id",
+                (now, now, namespace),
+                list(plain),
+            )
+            claimed = now + int(CLAIM_SECONDS * SECOND)
+            deliveries = [(namespace, delivery_id(run_id, epoch + 1), claimed, 1) for run_id in plain]
+            self.db.insert(connection, "deliveries", DELIVERY_COLUMNS, deliveries)
+            outgoing = self._plain_outgoing(namespace, epoch + 1, plain)
+            return Applied(outgoing), [run_id for run_id in wanted if run_id not in plain]
+
+        return self.db.transaction(work)
+
+    def _plain_outgoing(self, namespace: str, epoch: int, plain: dict[bytes, Any]) -> list[Outgoing]:
+        groups: dict[tuple[Any, ...], int] = {}
+        out = []
+        for run_id, (name, version, queue, attempt, partition, recorded, reference_id, kind, encoding, data) in plain.items():
+            key = (name, queue, partition)
+            group = groups.get(key) or groups.setdefault(key, next_group())
+            payload = payload_of(encoding, data)
+            options = dispatch_options(recorded, reference_id, kind)
+            dispatch = Dispatch(run_id.hex(), epoch, name, version, attempt, partition, payload.encoding, payload.text, options)
+            out.append(Outgoing(delivery_id(run_id, epoch), namespace, queue, group, dispatch))
+        return out
 
     def delivered(self, delivery_ids: Sequence[bytes], namespace: str | None = None) -> None:
         """The broker answers for these: forget them. By their own ids, so that a later epoch's delivery is not touched."""

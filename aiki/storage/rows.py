@@ -139,12 +139,7 @@ def is_suspect(row: RunRow) -> bool:
 
 def dispatch_of(row: RunRow, payload: Payload, history: History | None = None) -> Dispatch:
     """The dispatch of a run at its present epoch; a workflow's carries its history."""
-    options = json.loads(row.options) if row.options else {}
-    options.pop("mc", None)
-    if row.reference_id is not None:
-        options[OPT_REFERENCE] = row.reference_id
-    if row.kind != "task":
-        options[OPT_KIND] = row.kind
+    options = dispatch_options(row.options, row.reference_id, row.kind)
     if is_suspect(row):
         options[OPT_BIND_FIRST] = 1
     if history is not None:
@@ -154,6 +149,17 @@ def dispatch_of(row: RunRow, payload: Payload, history: History | None = None) -
     return Dispatch(
         row.id.hex(), row.epoch, row.name, row.version, row.attempt, row.partition_no, payload.encoding, payload.text, options
     )
+
+
+def dispatch_options(recorded: str | None, reference_id: str | None, kind: str) -> dict[str, Any]:
+    """What a dispatch carries of a run's recorded options, and of what else is sparse."""
+    options = json.loads(recorded) if recorded else {}
+    options.pop("mc", None)
+    if reference_id is not None:
+        options[OPT_REFERENCE] = reference_id
+    if kind != "task":
+        options[OPT_KIND] = kind
+    return options
 
 
 VIEW_COLUMNS = (

@@ -56,6 +56,12 @@ FAIR_MS: Final = 100
 """A child prefetches about this much work, and with tasks that are not short, no more than it needs."""
 SHORT_STREAK: Final = 5
 STEPS_A_REPORT: Final = 200
+SLOW_STREAK: Final = 2
+"""A run that took a little longer amid short ones perhaps only waited for a processor: that says nothing of the next."""
+SETTLE_PREFETCH: Final = 8
+"""Messages that a busy child takes ahead to have them settled, see `Child._settle_backlog`."""
+MAX_TOGETHER: Final = 50
+"""Runs in a message that is given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +105,12 @@ class Child:
         self._current: Job | None = None
         self._began = 0
         self._subscribed = False
+        self._settling = False
+        """After a lost session, until a message comes that is not redelivered."""
         self._prefetch = min(START_PREFETCH, options.prefetch)
         self._wanted_prefetch = self._prefetch
         self._streak = 0
+        """How many short runs were the last ones, or below zero how many that were not short."""
         self._executed = 0
         self._stopping = False
         self._next_beat = 0.0
@@ -160,6 +169,7 @@ class Child:
     def _on_lost(self) -> None:
         self._inbox.jobs.clear()
         self._subscribed = False
+        self._settling = True
         self._need_snapshot()
 
     def _need_snapshot(self) -> None:
@@ -185,6 +195,7 @@ class Child:
             self._inbox.accept(delivery)
         self._ledger.settle()
         if jobs:
+            self._settling = False
             self._keeper.note()
             self._work()
         elif deliveries:
@@ -236,8 +247,12 @@ class Child:
             self._wait_for_confirmations()
         elif jobs and done and (now - began) * len(jobs) > SLOW_SECONDS * 1e9 * done and self._another_is_idle():
             # At this rate the rest takes long, and an idle child says that the queues are empty: share with it.
-            self._inbox.give_back(keep=(len(jobs) + 1) // 2)
+            self._share((now - began) // done // 1_000_000, keep=(len(jobs) + 1) // 2)
         self._check_memory()
+
+    def _share(self, millis: int, keep: int = 0) -> None:
+        """Give jobs back for others, in lists of about as much work as a child prefetches if each takes `millis`."""
+        self._inbox.give_back(keep, max(1, min(MAX_TOGETHER, FAIR_MS // max(1, millis))))
 
     def _wait_for_confirmations(self) -> None:
         self._ledger.flush()
@@ -354,14 +369,15 @@ class Child:
             _log.warning("run %s of %s, attempt %d: %s: %s", run_id, dispatch.name, dispatch.attempt, report.kind, error)
         took = report.body["ms"]
         if took < SHORT_MS:
-            self._streak += 1
+            self._streak = max(self._streak, 0) + 1
             if self._streak == SHORT_STREAK:
                 self._wanted_prefetch = self._options.prefetch
         else:
-            self._streak = 0
-            self._wanted_prefetch = min(self._wanted_prefetch, max(1, FAIR_MS // took))
-            if self._inbox.jobs and self._another_is_idle():
-                self._inbox.give_back()
+            self._streak = min(self._streak, 0) - 1
+            if took >= FAIR_MS or self._streak <= -SLOW_STREAK:
+                self._wanted_prefetch = min(self._wanted_prefetch, max(1, FAIR_MS // took))
+                if self._inbox.jobs and self._another_is_idle():
+                    self._share(took)
         self._executed += 1
         if self._executed == self._options.max_tasks:
             _log.info("leaving after %d tasks", self._executed)
@@ -398,7 +414,10 @@ class Child:
             self._report_progress(job)
         ledger.flush()
         if ran >= SLOW_SECONDS:
-            self._make_way(ran)
+            if self._settling and not self._leaving():
+                self._settle_backlog()
+            else:
+                self._make_way(ran)
         if ran >= LEASE_SECONDS and not job.leased and self._slot.leased == self._gate.index:
             self._lease(job)
         if connection.unconfirmed or now >= self._next_beat:
@@ -407,6 +426,25 @@ class Child:
                 self._inbox.accept(delivery)
             ledger.settle()
             connection.beat()
+
+    def _settle_backlog(self) -> None:
+        """Have redelivered messages settled although this child is busy: nobody is to execute them as they are.
+
+        After a crash of the broker a whole backlog is flagged. What is dispatched anew by the time a child is free can begin at
+        once. The first message that is not redelivered ends it; what may be begun is passed on.
+        """
+        if not self._subscribed:
+            self._wanted_prefetch = min(SETTLE_PREFETCH, self._options.prefetch)
+            self._subscribe()
+        for delivery in self._connection.receive(0):
+            self._inbox.accept(delivery)
+        if self._inbox.jobs:
+            self._settling = False
+            self._unsubscribe()
+            for delivery in self._connection.receive(0):
+                self._inbox.accept(delivery)
+            self._inbox.pass_on()
+        self._ledger.flush()
 
     def _make_way(self, ran: float) -> None:
         """Let nothing wait behind the slow task that somebody else could run."""

@@ -80,12 +80,35 @@ class Inbox:
             else:
                 self.jobs.append(Job(dispatch, key, definition, message))
 
-    def give_back(self, keep: int = 0) -> None:
-        """Return the jobs that are not begun, but for the `keep` oldest."""
-        jobs = [self.jobs.pop() for _ in range(len(self.jobs) - keep)]
+    def give_back(self, keep: int = 0, together: int = 1) -> None:
+        """Return the jobs that are not begun, but for the `keep` oldest, in lists of at most `together`."""
         # Taken out first: publishing may lose the session, which drops the jobs too.
+        jobs = [self.jobs.pop() for _ in range(len(self.jobs) - keep)]
+        lists: dict[str, list[Job]] = {}
         for job in reversed(jobs):
-            self._ledger.give_back(job.dispatch, job.message)
+            queue = job.message.queue
+            options = job.dispatch.options
+            if messages.OPT_BIND_FIRST in options or messages.OPT_HISTORY in options:
+                self._send([job])  # it may kill its process, or is long: it travels alone
+                continue
+            waiting = lists.setdefault(queue, [])
+            waiting.append(job)
+            if len(waiting) >= together:
+                self._send(lists.pop(queue))
+        for waiting in lists.values():
+            self._send(waiting)
+
+    def pass_on(self) -> None:
+        """Return all jobs, in the lists in which they came."""
+        lists: dict[int, list[Job]] = {}
+        for job in self.jobs:
+            lists.setdefault(id(job.message), []).append(job)
+        self.jobs.clear()
+        for jobs in lists.values():
+            self._send(jobs)
+
+    def _send(self, jobs: list[Job]) -> None:
+        self._ledger.give_back(jobs[0].message.queue, [job.dispatch for job in jobs], [job.message for job in jobs])
 
 
 def _check(dispatch: Dispatch) -> bytes:

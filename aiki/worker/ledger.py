@@ -100,13 +100,15 @@ class Ledger:
             out.append(self._connection.post(address, body, _Token(group, members)))
         return out
 
-    def give_back(self, dispatch: Dispatch, message: Message) -> None:
-        """Publish a run that was not begun afresh, for anybody; it counts as settled once that is confirmed.
+    def give_back(self, queue: str, dispatches: list[Dispatch], messages: list[Message]) -> None:
+        """Publish runs that were not begun afresh, for anybody; they count as settled once that is confirmed.
 
-        It is not sent again after a gap: its delivery then comes back by itself, and a second copy would be executed.
+        It is not sent again after a gap: their deliveries then come back by themselves, and a second copy would be executed.
+
+        :param messages: for each of the runs, the one that brought it.
         """
-        fresh = DispatchList(self._namespace, message.queue, [dispatch])
-        self._connection.post(work(self._namespace, message.queue), fresh.encode(), _Token(None, [message]), again=False)
+        fresh = DispatchList(self._namespace, queue, dispatches)
+        self._connection.post(work(self._namespace, queue), fresh.encode(), _Token(None, messages), again=False)
 
     def settle(self) -> None:
         """Look what the broker has confirmed; ack what is settled by it."""

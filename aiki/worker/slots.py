@@ -329,10 +329,17 @@ class Shared:
         _REVOKED.pack_into(self._map, self._revoked + (count % REVOKED_ENTRIES) * _REVOKED_BYTES, run, epoch)
         self._words[_REVOKED_COUNT] = count + 1
 
-    def revocation(self, index: int) -> bytes:
-        """The run and epoch of a revocation, as the 20 bytes of `revocation_key`."""
-        offset = self._revoked + (index % REVOKED_ENTRIES) * _REVOKED_BYTES
-        return bytes(self._map[offset : offset + 20])
+    def revocations(self, first: int, end: int) -> list[bytes]:
+        """The run and epoch of each revocation from `first` to before `end`, as the 20 bytes of `revocation_key`."""
+        keys: list[bytes] = []
+        while first < end:
+            at = first % REVOKED_ENTRIES
+            count = min(end - first, REVOKED_ENTRIES - at)
+            offset = self._revoked + at * _REVOKED_BYTES
+            data = self._map[offset : offset + count * _REVOKED_BYTES]
+            keys += [data[start : start + 20] for start in range(0, len(data), _REVOKED_BYTES)]
+            first += count
+        return keys
 
 
 def revocation_key(run: bytes, epoch: int) -> bytes:
@@ -365,8 +372,7 @@ class Revocations:
             self.overrun = True
             self._seen = count - REVOKED_ENTRIES
         first = self._seen
-        for index in range(first, count):
-            self._set[self._shared.revocation(index)] = None
+        self._set.update(dict.fromkeys(self._shared.revocations(first, count)))
         self._seen = count
         if self._shared.revoked_count - first > REVOKED_ENTRIES:
             self.overrun = True  # overwritten while it was read

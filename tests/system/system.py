@@ -108,6 +108,36 @@ class Worker(Process):
         return found
 
 
+class Mark(NamedTuple):
+    """A line of the ledger."""
+
+    kind: str
+    what: str
+    pid: int
+    at: float
+
+
+class Marks:
+    """Reads a ledger as it grows. To be polled while others work: it reads only what is new."""
+
+    def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
+        self._read: dict[Path, int] = {}
+
+    def new(self) -> Iterator[Mark]:
+        """What was written since the last call, file by file."""
+        for path in self._ledger.iterdir():
+            at = self._read.get(path, 0)
+            with path.open("rb") as file:
+                file.seek(at)
+                text = file.read()
+            whole = text.rfind(b"\n") + 1
+            self._read[path] = at + whole
+            for line in text[:whole].decode().splitlines():
+                kind, what, pid, when = line.split(" ")
+                yield Mark(kind, what, int(pid), float(when))
+
+
 class RecordedAttempt(NamedTuple):
     """A row of the attempts, as far as tests look at it."""
 
@@ -218,12 +248,9 @@ class System:
         except AssertionError as error:
             raise AssertionError(f"{error}; there are {dict(self.states())}\n{self.tails()}") from None
 
-    def marks(self) -> Iterator[tuple[str, str, int, float]]:
-        """The ledger: kind, what, pid, time."""
-        for file in self.ledger.iterdir():
-            for line in file.read_text().splitlines():
-                kind, what, pid, at = line.split(" ")
-                yield kind, what, int(pid), float(at)
+    def marks(self) -> Iterator[Mark]:
+        """The whole ledger."""
+        return Marks(self.ledger).new()
 
     def starts(self) -> Counter[str]:
         """How often each task was begun, by the ledger."""

@@ -138,6 +138,35 @@ def test_a_broker_that_is_killed_and_returns(own_rabbit: RabbitServer, tmp_path:
         orchestrator.close()
 
 
+def test_a_busy_child_has_a_backlog_settled_after_the_broker_was_killed(own_rabbit: RabbitServer, tmp_path: Path) -> None:
+    own_rabbit.start()
+    prefix = "worker" + os.urandom(4).hex()
+    orchestrator = Orchestrator(broker_of(own_rabbit.url, prefix))
+    worker = Worker(own_rabbit.url, prefix, tmp_path / "log", "-c", "1")
+    try:
+        release = tmp_path / "release"
+        running = orchestrator.run("touch_and_wait", str(tmp_path / "pid"), str(release))
+        wait_until(lambda: (tmp_path / "pid").exists(), 15, "the run to begin")
+        backlog = [orchestrator.run("noop") for _ in range(50)]
+        orchestrator.close()
+        own_rabbit.restart()
+        orchestrator = Orchestrator(broker_of(own_rabbit.url, prefix))
+        ended = orchestrator.ended(backlog)
+        assert {item.kind for item in ended.values()} == {messages.INQUIRE}
+        # What may be begun does not wait behind the run.
+        fresh = orchestrator.run("noop")
+        time.sleep(2)
+        assert not orchestrator.of(running, messages.COMPLETED)
+        assert orchestrator.depth() == 1
+        release.touch()
+        assert orchestrator.report(running, messages.COMPLETED).kind == messages.COMPLETED
+        assert orchestrator.report(fresh).kind == messages.COMPLETED
+    finally:
+        worker.stop()
+        print(worker.log)
+        orchestrator.close()
+
+
 def test_a_report_whose_queue_is_gone_is_sent_again(
     rabbit_place: Place, orchestrator: Orchestrator, start: StartWorker
 ) -> None:

@@ -89,7 +89,7 @@ def test_revocations_are_seen_by_run_and_epoch() -> None:
     shared.revoke(run(1), 2)
     assert mine.covers(run(1), 2)
     assert not mine.covers(run(1), 1)
-    assert revocation_key(run(1), 2) == shared.revocation(0)
+    assert [revocation_key(run(1), 2)] == shared.revocations(0, 1)
     assert Revocations(shared).covers(run(1), 2), "a new child takes over what is in the ring"
 
 
