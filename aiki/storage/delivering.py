@@ -122,7 +122,8 @@ class Delivering(Applying):
             found = self.db.where_in(
                 connection,
                 "SELECT r.id, r.state = 'queued' AND r.epoch = ? AND r.executor IS NULL AND r.cancel_requested = 0 "
-                "AND r.crashes = 0 AND r.idle_dispatches + 1 < ? AND r.kind = 'task' AND r.pause_requested = 0, r.name, r.version, r.queue, r.attempt, r.partition_no, "
+                "AND r.crashes = 0 AND r.idle_dispatches + 1 < ? AND r.kind = 'task' AND r.pause_requested = 0, "
+                "r.name, r.version, r.queue, r.attempt, r.partition_no, "
                 "r.options, r.reference_id, r.kind, p.encoding, p.data "
                 "FROM runs r JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' "
                 "WHERE r.namespace = ? AND r.id",

@@ -74,8 +74,8 @@ def test_what_is_no_app_is_told(folder: Path, spec: str, text: str, said: str) -
 
 
 def test_apps_that_do_not_fit_together(folder: Path) -> None:
-    module(folder, "b1", "app = App()\napp.definitions['x'] = object()\n")
-    module(folder, "b2", "app = App()\napp.definitions['x'] = object()\n")
+    module(folder, "b1", "app = App()\napp.versions['x', '1'] = object()\n")
+    module(folder, "b2", "app = App()\napp.versions['x', '1'] = object()\n")
     module(folder, "b3", "app = App(namespace='other')\n")
     with pytest.raises(ConfigurationError, match="'x' is defined by both -A b1 and -A b2"):
         load(["b1", "b2"])
