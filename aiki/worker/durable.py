@@ -7,6 +7,7 @@ thread; while it is in a durable operation nothing interrupts it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import os
 import select
@@ -154,7 +155,7 @@ class Host:
             self._begin_entry(call)
         gate = self._port.gate
         try:
-            with inside_step():
+            with inside_step(call.step.ordinal, call.attempt):
                 if inspect.iscoroutinefunction(fn):
                     return self._run_async(fn, args, kwargs)
                 gate.enter()
@@ -177,7 +178,7 @@ class Host:
             finally:
                 self._port.gate.leave()
 
-        return self._runner.run(drive())
+        return self._runner.run(drive(), context=contextvars.copy_context())
 
     def _begin_entry(self, call: StepCall | None) -> None:
         """Have the supervisor enforce a step's own limits (or the workflow's again): it knows entries of the slot."""
