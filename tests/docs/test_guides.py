@@ -22,8 +22,8 @@ from tests.waiting import wait_until
 GUIDES = ROOT / "docs" / "guides"
 PAGES = [*sorted(GUIDES.glob("*.md")), ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN_HERE = [page for page in PAGES if any(block.app for block in blocks_of(page))]
-NOT_RUN_HERE = {"getting-started.md", "README.md"}
-"""Their examples are run by `tests/test_readme.py`."""
+NOT_RUN_HERE = {"README.md"}
+"""Its examples are run by `tests/test_readme.py`."""
 ENTRIES = {"aiki", "aiki-worker", "aiki-server"}
 
 
