@@ -26,6 +26,8 @@ CHANGED_ERROR: Final = "WorkflowChanged"
 CANCEL_ORDER: Final = "cancel"
 RETRY_ORDER: Final = "retry"
 """Kinds of arrivals that a parent sends to its children."""
+_ISSUED_WITH: Final = frozenset({"i", "c", "run", "ab"})
+"""Of `Step.more`: what a later report of the step does not tell again."""
 CANCEL_MET: Final = 2
 """`cancel_requested` once the function has met its cancel."""
 
@@ -54,7 +56,8 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
         known = effects.steps.get((row.id, step.ordinal))
         if known is not None:
             new = new or known[1]
-            step = step._replace(more={**known[0].more, **step.more})
+            issued = {key: value for key, value in known[0].more.items() if key in _ISSUED_WITH}
+            step = known[0]._replace(state=step.state, attempt=step.attempt, more={**issued, **step.more})
         effects.steps[row.id, step.ordinal] = (step, new)
     if row.cancel_requested == 1:
         effects.soon.append(RunKey(row.run_id, row.epoch))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiki import ids
 from aiki import messages as m
 from aiki.codec import Payload
-from aiki.history import COMPLETED, EVENT, OPEN, STEP, Step, Wait, Waits
+from aiki.history import COMPLETED, EVENT, FAILED, OPEN, STEP, Step, Wait, Waits
 from aiki.messages import Report
 from aiki.model import NewRun, RunView
 from aiki.orchestrator import core
@@ -61,3 +61,21 @@ def test_a_run_that_was_seen_running_can_stall_on_changed_code(store: Store) -> 
     view = view_of(store, run_id)
     assert view.state is State.STALLED
     assert "no longer fits" in (view.error_message or "")
+
+
+def test_a_step_keeps_its_identity_when_its_issue_and_its_time_limit_are_applied_together(store: Store) -> None:
+    run_id = begun(store)
+    issued = Step(0, STEP, "charge", "d", OPEN, 0, {"i": "{}"})
+    killed = Step(0, STEP, "", "", FAILED, 1, {"t": "TimeLimitExceeded", "m": "1 s", "ms": 1000})  # all that a supervisor knows
+    report(store, run_id, (m.STEPS, {"s": [issued]}), (m.STEPS, {"s": [killed]}))
+    (step,) = store.history(run_id)
+    assert (step.name, step.state, step.input, step.error_message) == ("charge", "failed", "{}", "1 s")
+
+
+def test_a_step_that_succeeds_after_a_failure_tells_no_error_though_both_are_applied_together(store: Store) -> None:
+    run_id = begun(store)
+    failed = Step(0, STEP, "charge", "d", OPEN, 1, {"i": "{}", "t": "ConnectionError", "m": "no answer", "s": 0.0})
+    done = Step(0, STEP, "charge", "d", COMPLETED, 2, {"i": "{}"})
+    report(store, run_id, (m.STEPS, {"s": [failed]}), (m.STEPS, {"s": [done]}))
+    (step,) = store.history(run_id)
+    assert (step.state, step.attempt, step.error_type, step.error_message, step.due_at) == ("completed", 2, None, None, None)
