@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
-import shop  # noqa: I001
+import shop
+
 from aiki import Aiki, RetryPolicy, WorkflowRun, first, gather
 
 app = Aiki("flows")
@@ -91,6 +94,13 @@ def sleeper(run: WorkflowRun, i: int, seconds: float) -> bool:
 
 
 @app.workflow
+def until(run: WorkflowRun, i: int, at: float) -> None:
+    """Sleeps until a time (Unix seconds)."""
+    run.sleep("until", max(0.0, at - run.now().timestamp()))
+    shop.mark("awake", i)
+
+
+@app.workflow
 def compensated(run: WorkflowRun, i: int) -> str:
     """Reserves, then waits for long; a cancel has the reservation released."""
     with run.saga() as saga:
@@ -149,3 +159,36 @@ def flaky_once(key: str) -> int:
     if seen == 1:
         raise ValueError("the first time it fails")
     return seen
+
+
+@app.task(time_limit=1.0, retry=RetryPolicy.fixed(max_attempts=2, delay=0.1))
+def overlong(key: str, seconds: float) -> str:
+    shop.mark("start", key)
+    if _first_time(key):
+        time.sleep(seconds)
+    return "in time"
+
+
+def _first_time(key: str) -> bool:
+    """Whether no process has done this yet."""
+    try:
+        (Path(os.environ["LEDGER"]).parent / f"once-{key}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+@app.workflow
+def limited(run: WorkflowRun, i: int) -> str:
+    """A step that runs into its own limit, once."""
+    add(f"{i}.before", 1, 1)
+    told = overlong(f"{i}.overlong", 30)
+    add(f"{i}.after", 1, 1)
+    return told
+
+
+@app.workflow
+def hopeless(run: WorkflowRun, i: int) -> str:
+    """A step that kills its process each time."""
+    add(f"{i}.before", 1, 1)
+    return run.step("die", shop.suicide.fn, i)

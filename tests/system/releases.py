@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shop  # noqa: I001
+import shop
+
 from aiki import Aiki, WorkflowRun
 
 one, two, both, changed = Aiki("one"), Aiki("two"), Aiki("both"), Aiki("changed")

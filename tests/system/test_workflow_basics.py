@@ -61,6 +61,27 @@ def test_a_failing_step_waits_for_its_retry_and_holds_nothing(system: System) ->
     assert (starts["1.first"], starts["1.flaky"]) == (1, 2)
 
 
+def test_a_step_that_runs_into_its_own_limit_is_retried_alone(system: System) -> None:
+    up(system, 1)
+    handle = flow(system, "limited").enqueue(1)
+    assert handle.result(timeout=40) == "in time"
+    starts = system.starts()
+    assert (starts["1.before"], starts["1.overlong"], starts["1.after"]) == (1, 2, 1)
+    step = handle.history()[1]
+    assert (step.name, step.state, step.attempt) == ("flows.overlong", "completed", 2)
+    assert handle.view().crashes == 0
+
+
+def test_a_step_that_kills_its_process_is_charged_to_its_run(system: System) -> None:
+    up(system, 1)
+    handle = flow(system, "hopeless").enqueue(1)
+    with pytest.raises(RunFailed) as caught:
+        handle.result(timeout=60)
+    assert caught.value.state == "dead"
+    assert "SIGKILL" in caught.value.error_message
+    assert (system.starts()["1.before"], system.starts()["1"]) == (1, 3)
+
+
 def test_a_cancel_with_all_workers_down_compensates_when_they_are_back(system: System) -> None:
     system.orchestrator()
     worker = system.worker(app="flows")
