@@ -23,7 +23,7 @@ from aiki.errors import BrokerUnavailable, MessageError, StorageUnavailable
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
-from aiki.orchestrator.inbound import Inbound, Item, items_of
+from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.orchestrator.live import Live, Worker
 from aiki.orchestrator.outbound import Outbound
@@ -81,6 +81,7 @@ class Orchestrator:
         self._failures = 0
         self._next_breath = 0.0
         self._stirring = Stirring(store, monotonic)
+        self._kept = Kept()
 
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
@@ -103,7 +104,8 @@ class Orchestrator:
         :raises StorageUnavailable, BrokerUnavailable: the session is of no more use; call `disconnect`.
         """
         session = self._session or self._connect()
-        deliveries = session.receive(timeout if not self._has_work() else 0.0)
+        wait = 0.0 if self._has_work() else self._kept.wait(self._monotonic(), timeout)
+        deliveries = session.receive(wait)
         now = self._monotonic()
         self._live.tick(now)
         self._take(deliveries, now)
@@ -119,6 +121,7 @@ class Orchestrator:
         self._live.deaf()
         self._judge.clear()
         self._ready.clear()
+        self._kept.clear()
         session, self._session, self._out = self._session, None, None
         if session is not None:
             session.close()
@@ -181,30 +184,38 @@ class Orchestrator:
         for delivery in deliveries:
             try:
                 if delivery.source.kind is Kind.REPORTS:
-                    self._take_reports(delivery, batches, carriers, done)
+                    self._kept.add(delivery, ReportList.decode(delivery.body), now)
                 elif delivery.source.kind is Kind.HEARTBEAT:
                     self._take_heartbeat(Heartbeat.decode(delivery.body), now)
                 elif delivery.source.kind is Kind.DEAD:
                     self._bury(delivery)
                     done.append(Carrier(delivery))
             except MessageError as error:
-                logger.error("%s: %s", delivery.source.kind, error)
-                if delivery.source.kind is Kind.REPORTS:
-                    self._taken.reject(delivery)
+                self._refuse(delivery, error)
+        for delivery, message in self._kept.due(now):
+            try:
+                self._take_reports(delivery, message, batches, carriers, done)
+            except MessageError as error:
+                self._refuse(delivery, error)
         for namespace, items in batches.items():
             for applied, outcome in self._inbound.apply(namespace, items):
                 self._follow(namespace, applied, outcome, carriers)
         # After the commits, and only then. A message with open inquiries is acked once they are settled.
         self._taken.ack([carrier.delivery for carrier in done if not carrier.open])
 
+    def _refuse(self, delivery: Delivery, error: MessageError) -> None:
+        logger.error("%s: %s", delivery.source.kind, error)
+        if delivery.source.kind is Kind.REPORTS:
+            self._taken.reject(delivery)
+
     def _take_reports(
         self,
         delivery: Delivery,
+        message: ReportList,
         batches: dict[str, list[Item]],
         carriers: dict[tuple[str, RunKey], list[Carrier]],
         done: list[Carrier],
     ) -> None:
-        message = ReportList.decode(delivery.body)
         if message.reports and message.reports[0].kind == m.SYNC:
             self._take_sync(message, delivery)
             return
