@@ -192,7 +192,7 @@ class Applying(Creating):
         self._write_revocations(connection, writes, namespace, effects, now)
         audit = [(namespace, ids.new_id().bytes, now, *entry) for entry in effects.audit]
         writes.insert("audit", AUDIT_COLUMNS, audit)
-        self._write_steps(writes, namespace, rows, effects, now)
+        self._write_steps(writes, namespace, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()
         started = self._start_children(connection, namespace, effects)
@@ -246,11 +246,10 @@ class Applying(Creating):
             self.db.where_in(connection, sql, (namespace, run_id), sorted(map(bytes.fromhex, found)))
         effects.arrived = histories.select_signs(self.db, connection, namespace, run_ids)
 
-    def _write_steps(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
+    def _write_steps(self, writes: Writes, namespace: str, effects: Effects, now: int) -> None:
         fresh, known = [], []
         for (run_id, _), (step, new) in sorted(effects.steps.items()):
-            row = rows.get(run_id)
-            values = histories.step_values(self.db, namespace, run_id, step, row.worker if row else None, now)
+            values = histories.step_values(self.db, namespace, run_id, step, now)
             if new:
                 fresh.append(tuple(values[column] for column in histories.STEP_COLUMNS))
             else:

@@ -41,7 +41,7 @@ _SELECT_ARRIVAL = "run_id, id, kind, name, ordinal, outcome, encoding, data, err
 
 
 # ---------------------------------------------------------------- to rows
-def step_values(db: Database, namespace: str, run_id: bytes, step: Step, worker: bytes | None, now: int) -> dict[str, Any]:
+def step_values(db: Database, namespace: str, run_id: bytes, step: Step, now: int) -> dict[str, Any]:
     """The columns of a step. `now` is when it was issued, if it is new, and when it was done, if it is done."""
     more = step.more
     return {
@@ -65,7 +65,7 @@ def step_values(db: Database, namespace: str, run_id: bytes, step: Step, worker:
         "bound": bytes.fromhex(more["b"]) if "b" in more else None,
         "due_at": more.get("due"),
         "millis": more.get("ms"),
-        "worker": worker,
+        "worker": bytes.fromhex(more["w"]) if "w" in more else None,
         "created_at": now,
         "finished_at": None if step.state == OPEN else now,
     }

@@ -7,6 +7,7 @@ thread; while it is in a durable operation nothing interrupts it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import os
 import select
@@ -158,7 +159,7 @@ class Host:
         reference = dispatch.options.get(messages.OPT_REFERENCE)
         set_current_run(CurrentRun(dispatch.run_id, call.attempt, call.step.name, reference, self._progress))
         try:
-            with inside_step():
+            with inside_step(call.step.ordinal, call.attempt):
                 if inspect.iscoroutinefunction(fn):
                     return self._run_async(fn, args, kwargs)
                 gate.enter()
@@ -182,7 +183,7 @@ class Host:
             finally:
                 self._port.gate.leave()
 
-        return self._runner.run(drive())
+        return self._runner.run(drive(), context=contextvars.copy_context())
 
     def _begin_entry(self, call: StepCall | None) -> None:
         """Have the supervisor enforce a step's own limits (or the workflow's again): it knows entries of the slot."""
