@@ -83,7 +83,8 @@ class Effects:
     children: list[NewRun] = field(default_factory=list)
     """Runs that workflows start."""
     arrived: dict[bytes, list[Arrival]] = field(default_factory=dict)
-    """All that came to the runs that `apply` was asked about. Changed by decisions, so that later ones see it."""
+    """All that came to the runs that `apply` was asked about, without what it carries. Decisions that bind some of it change it
+    here, so that later ones see it."""
     fresh: dict[bytes, set[str]] = field(default_factory=dict)
     """Those of them that nobody has looked at before, by run."""
     arrivals: list[tuple[bytes, Arrival, bool]] = field(default_factory=list)
@@ -119,6 +120,7 @@ class Applied:
 
     :ivar revoke: never begin; `interrupt`: and stop it where it runs; `soon`: cancel at the next durable point.
     :ivar stirred: runs that something has come to: they are to be looked at (`Effects.arrivals` of others).
+    :ivar oversized: workflows whose history has become too large for a message.
     """
 
     outgoing: list[Outgoing] = field(default_factory=list)
@@ -126,6 +128,7 @@ class Applied:
     interrupt: list[RunKey] = field(default_factory=list)
     soon: list[RunKey] = field(default_factory=list)
     stirred: set[bytes] = field(default_factory=set)
+    oversized: list[bytes] = field(default_factory=list)
 
 
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
@@ -194,12 +197,14 @@ class Applying(Creating):
         writes.send()
         started = self._start_children(connection, namespace, effects)
         self._write_arrivals(connection, namespace, effects, now)
+        oversized: list[bytes] = []
         return Applied(
-            self.outgoing(connection, namespace, due_now) + started,
+            self.outgoing(connection, namespace, due_now, oversized) + started,
             [key for key, interrupt in effects.revoke if not interrupt],
             [key for key, interrupt in effects.revoke if interrupt],
             effects.soon,
             {run_id for run_id, _, taken in effects.arrivals if not taken},
+            oversized,
         )
 
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
@@ -239,7 +244,7 @@ class Applying(Creating):
         for run_id, found in effects.fresh.items():
             sql = "UPDATE inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND id"
             self.db.where_in(connection, sql, (namespace, run_id), sorted(map(bytes.fromhex, found)))
-        effects.arrived = histories.select_arrivals(self.db, connection, namespace, run_ids)
+        effects.arrived = histories.select_signs(self.db, connection, namespace, run_ids)
 
     def _write_steps(self, writes: Writes, namespace: str, effects: Effects, now: int) -> None:
         fresh, known = [], []
@@ -376,8 +381,17 @@ class Applying(Creating):
         writes.insert("deliveries", DELIVERY_COLUMNS, rows)
         return due_now
 
-    def outgoing(self, connection: sa.Connection, namespace: str, due: Sequence[tuple[RunRow, bool]]) -> list[Outgoing]:
-        """What is to be published of these runs now, with their input; runs that travel together share a group."""
+    def outgoing(
+        self,
+        connection: sa.Connection,
+        namespace: str,
+        due: Sequence[tuple[RunRow, bool]],
+        oversized: list[bytes],
+    ) -> list[Outgoing]:
+        """What is to be published of these runs now, with their input; runs that travel together share a group.
+
+        :param oversized: is given the runs whose history no message can carry; they are left out.
+        """
         if not due:
             return []
         inputs = {
@@ -395,6 +409,9 @@ class Applying(Creating):
         groups: dict[tuple[Any, ...], int] = {}
         out = []
         for row, again in due:
+            if row.is_workflow and histories.size_of(stories[row.id]) > histories.MAX_HISTORY:
+                oversized.append(row.id)
+                continue
             # Runs of one name and partition may share a message; suspects travel alone, so that they harm nobody; so do
             # histories, which may be long.
             alone = is_suspect(row) or row.history
