@@ -20,7 +20,7 @@ from aiki.storage.applying import Effects
 from aiki.storage.history import continue_step
 from aiki.storage.operating import cancel, retry
 from aiki.storage.rows import RunRow
-from aiki.storage.waking import bring_on, give_up_dispatch, look, suspend
+from aiki.storage.waking import CANCEL_ASKED, CANCEL_MET, bring_on, give_up_dispatch, look, suspend
 
 CHANGED_ERROR: Final = "WorkflowChanged"
 CANCEL_ORDER: Final = "cancel"
@@ -28,8 +28,6 @@ RETRY_ORDER: Final = "retry"
 """Kinds of arrivals that a parent sends to its children."""
 _ISSUED_WITH: Final = frozenset({"i", "c", "run", "ab"})
 """Of `Step.more`: what a later report of the step does not tell again."""
-CANCEL_MET: Final = 2
-"""`cancel_requested` once the function has met its cancel."""
 
 
 def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
@@ -59,7 +57,7 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             issued = {key: value for key, value in known[0].more.items() if key in _ISSUED_WITH}
             step = known[0]._replace(state=step.state, attempt=step.attempt, more={**issued, **step.more})
         effects.steps[row.id, step.ordinal] = (step, new)
-    if row.cancel_requested == 1:
+    if row.cancel_requested == CANCEL_ASKED:
         effects.soon.append(RunKey(row.run_id, row.epoch))
 
 

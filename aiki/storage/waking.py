@@ -14,6 +14,9 @@ from aiki.storage.applying import Effects
 from aiki.storage.rows import RunRow, delivery_id
 
 MAX_SHOWN: Final = 3
+CANCEL_ASKED: Final = 1
+CANCEL_MET: Final = 2
+"""`cancel_requested` of a workflow: it is to meet its cancel; it has met it, and cleans up as it likes."""
 
 
 def waits_of(row: RunRow) -> Waits | None:
@@ -29,7 +32,7 @@ def suspend(row: RunRow, waits: Waits, arrivals: Sequence[Arrival], effects: Eff
         return
     items = [item._replace(due=_due(item, now), seconds=None) for item in waits.items]
     waits = Waits(waits.all, items)
-    if row.cancel_requested or not items or waits.satisfied(arrivals, now):
+    if row.cancel_requested == CANCEL_ASKED or not items or waits.satisfied(arrivals, now):
         bring_on(row, effects, now)
         return
     row.state = State.WAITING.value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiki import ids
 from aiki import messages as m
 from aiki.codec import Payload
-from aiki.history import COMPLETED, EVENT, FAILED, OPEN, STEP, Step, Wait, Waits
+from aiki.history import CANCELLED, COMPLETED, EVENT, FAILED, OPEN, SLEEP, STEP, Step, Wait, Waits
 from aiki.messages import Report
 from aiki.model import NewRun, RunView
 from aiki.orchestrator import core
@@ -79,3 +79,16 @@ def test_a_step_that_succeeds_after_a_failure_tells_no_error_though_both_are_app
     report(store, run_id, (m.STEPS, {"s": [failed]}), (m.STEPS, {"s": [done]}))
     (step,) = store.history(run_id)
     assert (step.state, step.attempt, step.error_type, step.error_message, step.due_at) == ("completed", 2, None, None, None)
+
+
+def test_a_cancelled_workflow_that_sleeps_while_it_cleans_up_waits_for_that(store: Store) -> None:
+    run_id = begun(store)
+    report(store, run_id, (m.STEPS, {"s": [Step(0, EVENT, "approved", "", OPEN, 0, {})]}))
+    store.cancel_run(run_id)
+    met = Step(0, EVENT, "approved", "", CANCELLED, 0, {})
+    sleep = Step(1, SLEEP, "cool down", "", OPEN, 0, {"s": 60.0})
+    waits = Waits(False, [Wait(SLEEP, 1, 1, "cool down", None, 60.0)])
+    report(store, run_id, (m.STEPS, {"s": [met, sleep]}), (m.SUSPENDED, waits.to_wire()))
+    view = view_of(store, run_id)
+    assert view.state is State.WAITING, "it would be dispatched over and over until the time has come"
+    assert "cool down" in (view.waiting_on or "")
