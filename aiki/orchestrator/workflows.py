@@ -19,8 +19,8 @@ from aiki.states import State
 from aiki.storage.applying import Effects
 from aiki.storage.history import continue_step
 from aiki.storage.operating import cancel, retry
-from aiki.storage.rows import RunRow
-from aiki.storage.waking import CANCEL_ASKED, CANCEL_MET, bring_on, give_up_dispatch, look, suspend
+from aiki.storage.rows import CANCEL_ASKED, CANCEL_MET, RunRow
+from aiki.storage.waking import bring_on, give_up_dispatch, look, suspend
 
 CHANGED_ERROR: Final = "WorkflowChanged"
 CANCEL_ORDER: Final = "cancel"

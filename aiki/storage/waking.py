@@ -11,12 +11,9 @@ from aiki.clock import SECOND
 from aiki.history import CHILD_ENDED, EVENT_SENT, RETRY, SLEEP, Arrival, Wait, Waits
 from aiki.states import State
 from aiki.storage.applying import Effects
-from aiki.storage.rows import RunRow, delivery_id
+from aiki.storage.rows import CANCEL_ASKED, RunRow, delivery_id
 
 MAX_SHOWN: Final = 3
-CANCEL_ASKED: Final = 1
-CANCEL_MET: Final = 2
-"""`cancel_requested` of a workflow: it is to meet its cancel; it has met it, and cleans up as it likes."""
 
 
 def waits_of(row: RunRow) -> Waits | None:

@@ -12,7 +12,7 @@ from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Effects
+from aiki.storage.applying import Applied, Effects
 from aiki.storage.rows import RunRow
 
 WORKER = "a" * 32
@@ -32,7 +32,7 @@ def view_of(store: Store, run_id: str) -> RunView:
     return view
 
 
-def report(store: Store, run_id: str, *reports: tuple[str, dict[str, object]]) -> None:
+def report(store: Store, run_id: str, *reports: tuple[str, dict[str, object]]) -> Applied:
     """Apply these in one transaction."""
 
     def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
@@ -42,7 +42,7 @@ def report(store: Store, run_id: str, *reports: tuple[str, dict[str, object]]) -
                 core.apply_report(row, Report(kind, row.run_id, 1, dict(body)), SOURCE, rules, effects, Outcome())
 
     raw = ids.to_bytes(run_id)
-    store.apply("default", [raw], decide, arrived=[raw])
+    return store.apply("default", [raw], decide, arrived=[raw])
 
 
 def test_a_step_names_its_worker_although_the_run_was_left_in_the_same_batch(store: Store) -> None:
@@ -92,3 +92,13 @@ def test_a_cancelled_workflow_that_sleeps_while_it_cleans_up_waits_for_that(stor
     view = view_of(store, run_id)
     assert view.state is State.WAITING, "it would be dispatched over and over until the time has come"
     assert "cool down" in (view.waiting_on or "")
+
+
+def test_a_cancel_that_was_met_is_not_raised_again_after_going_on_as_new(store: Store) -> None:
+    run_id = begun(store)
+    report(store, run_id, (m.STEPS, {"s": [Step(0, EVENT, "approved", "", OPEN, 0, {})]}))
+    store.cancel_run(run_id)
+    met = Step(0, EVENT, "approved", "", CANCELLED, 0, {})
+    applied = report(store, run_id, (m.STEPS, {"s": [met]}), (m.CONTINUED, {"e": "json", "r": "[[],{}]"}))
+    (outgoing,) = applied.outgoing
+    assert m.OPT_CANCEL not in outgoing.dispatch.options
