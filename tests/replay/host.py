@@ -259,7 +259,7 @@ class Host:
 
     def execute(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], call: StepCall) -> Any:
         self._world.executed.append((call.step.name, args, call.attempt))
-        with inside_step():
+        with inside_step(call.step.ordinal, call.attempt):
             value = fn(*args, **kwargs)
             return asyncio.run(value) if inspect.iscoroutine(value) else value
 
