@@ -29,6 +29,9 @@ RETRY_ORDER: Final = "retry"
 CANCEL_MET: Final = 2
 """`cancel_requested` once the function has met its cancel."""
 
+_OF_ISSUE: Final = ("i", "c", "ab")
+"""What is known of a step since it was issued (`Step.more`); the rest is of one report."""
+
 
 def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
     """The function has issued or done something. Raises ValueError or TypeError for what is no step."""
@@ -53,8 +56,11 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             step.more["w"] = row.worker.hex()  # now: what follows may take it off the run
         known = effects.steps.get((row.id, step.ordinal))
         if known is not None:
+            if known[0].done or step.attempt < known[0].attempt:
+                continue  # an older report of it, once more
             new = new or known[1]
-            step = step._replace(more={**known[0].more, **step.more})
+            issued = {key: value for key, value in known[0].more.items() if key in _OF_ISSUE}
+            step = step._replace(more={**issued, **step.more})
         effects.steps[row.id, step.ordinal] = (step, new)
     if row.cancel_requested == 1:
         effects.soon.append(RunKey(row.run_id, row.epoch))

@@ -255,7 +255,8 @@ class Applying(Creating):
             else:
                 known.append((run_id, step.ordinal, *(values[column] for column in histories.STEP_RESULT)))
         writes.insert("steps", histories.STEP_COLUMNS, fresh)
-        writes.update("steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"))
+        # An older report of a step that is done, come once more, does not open it again.
+        writes.update("steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"), "state = 'open'")
         taken = [(run_id, arrival, ordinal) for run_id, ordinal, arrival in effects.bind]
         writes.update("inbox", ("ordinal",), namespace, taken, ("run_id", "id"))
         for run_id, ordinals in effects.reset.items():

@@ -94,15 +94,6 @@ def test_a_done_step_is_not_opened_again_by_an_older_report_of_it(bench: Bench) 
     assert bench.everything()["steps"] == before["steps"]
 
 
-def test_an_older_attempt_does_not_replace_a_newer_one(bench: Bench) -> None:
-    run = bench.start()
-    for attempt in (1, 2, 3):
-        bench.steps(run, step(0, "step", "a", attempt=attempt, s=5.0, t="E", m=str(attempt), tb=""))
-    bench.steps(run, step(0, "step", "a", attempt=1, s=5.0, t="E", m="1", tb=""))
-    [view] = bench.store.history(bench.text(run))
-    assert (view.attempt, view.error_message) == (3, "3")
-
-
 @pytest.mark.parametrize("together", [True, False])
 def test_a_step_that_succeeds_at_last_keeps_nothing_of_its_errors(bench: Bench, together: bool) -> None:
     run = bench.start()
