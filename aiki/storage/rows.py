@@ -15,6 +15,8 @@ from aiki.model import Attempt, RunView
 from aiki.states import State
 
 EXPIRY_EPOCH = 0xFFFFFFFF
+CANCEL_DUE = 1
+"""`cancel_requested` of a workflow that has not met its cancel yet."""
 
 
 def delivery_id(run_id: bytes, epoch: int) -> bytes:
@@ -144,7 +146,7 @@ def dispatch_of(row: RunRow, payload: Payload, history: History | None = None) -
         options[OPT_BIND_FIRST] = 1
     if history is not None:
         options[OPT_HISTORY] = history.to_wire()
-    if row.is_workflow and row.cancel_requested:
+    if row.is_workflow and row.cancel_requested == CANCEL_DUE:
         options[OPT_CANCEL] = 1
     return Dispatch(
         row.id.hex(), row.epoch, row.name, row.version, row.attempt, row.partition_no, payload.encoding, payload.text, options
