@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 help: ## tell the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
-demo: $(VENV)/.runtime ## run an example shop on the embedded default: no server needed
+demo: $(VENV)/.runtime ## run an example shop, tasks and a workflow, on the embedded default: no server needed
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests against a real RabbitMQ and MariaDB (found, started or installed)

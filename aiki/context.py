@@ -33,12 +33,13 @@ class _RunLogger(logging.LoggerAdapter[logging.Logger]):
 class CurrentRun:
     """The run whose code is executing now.
 
-    :ivar attempt: 1 for the first execution.
+    :ivar attempt: 1 for the first execution; inside a step of a workflow, the step's.
     :ivar name: the task's or workflow's name.
     :ivar reference_id: what it was enqueued with, if anything.
+    :ivar step: inside a step of a workflow, its ordinal; else None.
     """
 
-    __slots__ = ("_hex", "_logger", "_sink", "attempt", "name", "reference_id")
+    __slots__ = ("_hex", "_logger", "_sink", "attempt", "name", "reference_id", "step")
 
     def __init__(self, run_id: str, attempt: int, name: str, reference_id: str | None, sink: ProgressSink) -> None:
         self._hex = run_id
@@ -47,12 +48,27 @@ class CurrentRun:
         self.attempt = attempt
         self.name = name
         self.reference_id = reference_id
+        self.step: int | None = None
+
+    def for_step(self, ordinal: int, attempt: int) -> CurrentRun:
+        """What code inside that step of this run sees; for the worker."""
+        inner = CurrentRun(self._hex, attempt, self.name, self.reference_id, self._sink)
+        inner.step = ordinal
+        return inner
 
     @property
     def id(self) -> str:
         """The run's id, canonical UUID text."""
         h = self._hex.replace("-", "")
         return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+    @property
+    def key(self) -> str:
+        """Names this piece of work, and is the same over all its attempts: an idempotency key for those that it calls.
+
+        The run's id; inside a step of a workflow, which is one of several, the id and the step's ordinal.
+        """
+        return self.id if self.step is None else f"{self.id}:{self.step}"
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -156,13 +172,17 @@ def inside_workflow(run: DurableRun) -> Iterator[None]:
 
 
 @contextmanager
-def inside_step() -> Iterator[None]:
-    """While a step of the workflow runs: calls of tasks are plain calls."""
+def inside_step(ordinal: int, attempt: int) -> Iterator[None]:
+    """While a step of the workflow runs: calls of tasks are plain calls, and `current_run()` is that of the step."""
     here = _here
     if here is not None:
         here.in_step = True
+    run = _current.get()
+    token = None if run is None else _current.set(run.for_step(ordinal, attempt))
     try:
         yield
     finally:
+        if token is not None:
+            _current.reset(token)
         if here is not None:
             here.in_step = False

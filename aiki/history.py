@@ -66,7 +66,8 @@ class Step(NamedTuple):
         arguments (JSON text); `i`: the beginning of the input; `c`: the child's run id (hex); `at`: when it was issued,
         `due`: when it is to go on (server's microseconds); `s`: seconds until it is to go on, from when this is applied;
         `b`: the arrival it took (hex); `ms`: how long it took; `run`: in a report, the child to be made
-        (`NewRun.to_wire`); `ab`: 1 if the child outlives a cancel of its parent.
+        (`NewRun.to_wire`); `ab`: 1 if the child outlives a cancel of its parent; `w`: the worker
+        that reported it (hex), on its way into the database.
     """
 
     ordinal: int

@@ -5,7 +5,7 @@
     scheduled ─► queued ─► running ─► completed | failed | cancelled | dead
         │          │  ▲       │  ▲
         │          │  └─ waiting (retry, sleep, event, child, task) ◄─┘
-        │          ├──► stalled (no worker has the definition) ─► queued
+        │          ├──► stalled (no worker has the definition, or changed code) ─► queued
         └──────────┴──► paused ─► queued
 
 A terminal state changes only by an operator's audited action (`OPERATOR_TRANSITIONS`).
@@ -35,7 +35,8 @@ class State(StrEnum):
     """An operator stopped it; it is not dispatched until it is resumed."""
 
     STALLED = "stalled"
-    """No worker here has its definition; it is dispatched as soon as one that has it says hello."""
+    """No worker here has its definition, or a workflow's code no longer fits what it has done; it is dispatched as soon as a
+    worker that has it, started since, says hello."""
 
     COMPLETED = "completed"
     """Ended with a result. Terminal."""
@@ -58,7 +59,7 @@ _ENDS = TERMINAL
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.SCHEDULED: frozenset({State.QUEUED, State.RUNNING, State.PAUSED, State.STALLED, State.WAITING}) | _ENDS,
     State.QUEUED: frozenset({State.RUNNING, State.WAITING, State.PAUSED, State.STALLED}) | _ENDS,
-    State.RUNNING: frozenset({State.QUEUED, State.WAITING, State.PAUSED}) | _ENDS,
+    State.RUNNING: frozenset({State.QUEUED, State.WAITING, State.PAUSED, State.STALLED}) | _ENDS,
     State.WAITING: frozenset({State.QUEUED, State.RUNNING, State.PAUSED, State.STALLED}) | _ENDS,
     State.PAUSED: frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING, State.WAITING, State.STALLED}) | _ENDS,
     State.STALLED: frozenset({State.QUEUED, State.RUNNING, State.WAITING, State.PAUSED}) | _ENDS,

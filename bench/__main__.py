@@ -34,7 +34,7 @@ def main() -> int:
     outcomes: list[Outcome] = []
     with servers() as (rabbit, maria):
         about = describe(options, rabbit, maria)
-        runner = Runner(rabbit, maria, options.tasks, options.trips)
+        runner = Runner(rabbit, maria, options.tasks, options.trips, options.flows)
         say(f"{len(chosen)} cases, {options.rounds} rounds, {options.tasks:,} tasks, {CHILDREN} children")
         for outcome in runner.run(chosen, options.rounds):
             outcomes.append(outcome)
@@ -56,12 +56,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tasks", type=positive, help="tasks of each throughput case (5000)")
     parser.add_argument("--rounds", type=positive, help="how often each case is measured (3)")
     parser.add_argument("--trips", type=positive, help="round trips of each latency case (300)")
+    parser.add_argument("--flows", type=positive, help="workflows of each case of workflows (500)")
     parser.add_argument("--only", default="", metavar="CASE[,CASE]", help=f"of {', '.join(BY_NAME)}")
     parser.add_argument("--no-peers", action="store_true", help="Aiki alone")
     parser.add_argument("--quick", action="store_true", help="a smoke run: 200 tasks, 20 trips, one round")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", metavar="DIR", help="where the JSON goes")
     options = parser.parse_args(arguments)
-    defaults = {"tasks": 200, "rounds": 1, "trips": 20} if options.quick else {"tasks": 5000, "rounds": 3, "trips": 300}
+    defaults = {"tasks": 5000, "rounds": 3, "trips": 300, "flows": 500}
+    if options.quick:
+        defaults = {"tasks": 200, "rounds": 1, "trips": 20, "flows": 50}
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -113,6 +116,7 @@ def describe(options: argparse.Namespace, rabbit: RabbitServer, maria: MariaServ
         "tasks": options.tasks,
         "rounds": options.rounds,
         "trips": options.trips,
+        "flows": options.flows,
         "children": CHILDREN,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ def main() -> None:
     config = current()
     config.marks.mkdir()
     case = BY_NAME[config.case]
+    if case.kind == "flows":
+        config = replace(config, tasks=config.flows)
     contender = case.contender(config)
     steal = steal_seconds()
     figures: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
@@ -32,7 +35,7 @@ def main() -> None:
             figures |= measure_trips(contender, config)
         else:
             figures |= measure_enqueue(contender, config)
-        if case.kind == "throughput":
+        if case.kind in ("throughput", "flows"):
             figures |= measure_run(contender, config)
     finally:
         contender.close()

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from bench.config import Config
 from bench.contender import Contender
 
-Kind = Literal["throughput", "enqueue", "latency"]
+Kind = Literal["throughput", "enqueue", "latency", "flows"]
 _CLASSES: Final = {"aiki": "AikiContender", "celery": "CeleryContender", "dramatiq": "DramatiqContender"}
 
 
@@ -18,7 +18,8 @@ _CLASSES: Final = {"aiki": "AikiContender", "celery": "CeleryContender", "dramat
 class Case:
     """One row of the tables.
 
-    :ivar kind: `throughput` (enqueue all, then run all), `enqueue` (only that) or `latency` (round trips, idle).
+    :ivar kind: `throughput` (enqueue all, then run all), `enqueue` (only that), `latency` (round trips, idle) or `flows` (as
+        throughput, with workflows).
     """
 
     product: str
@@ -54,5 +55,9 @@ CASES: Final = [
     Case("dramatiq", "none", "throughput", "a loop of send, results ignored"),
     Case("aiki", "result", "latency", "enqueue().result(), embedded client"),
     Case("celery", "rpc", "latency", "delay().get(), rpc backend"),
+    Case("aiki", "flows", "flows", "workflows of 5 steps, enqueue_many, -c 2"),
+    Case("aiki", "flows-8", "flows", "workflows of 5 steps, enqueue_many, -c 8"),
+    Case("aiki", "flows-single", "flows", "workflows of 5 steps, a loop of enqueue, -c 8"),
+    Case("aiki", "flow-result", "latency", "a workflow of 5 steps: enqueue().result()"),
 ]
 BY_NAME: Final = {case.name: case for case in CASES}

@@ -36,6 +36,7 @@ class Config:
     database_pid: int
     tasks: int
     trips: int
+    flows: int
 
     @property
     def marks(self) -> Path:

@@ -44,12 +44,12 @@ def cpu(rounds: Rounds, notes: Mapping[str, str]) -> str:
     """CPU by component, a row a case and phase."""
     rows = []
     for case in CASES:
-        phases = {"throughput": ("enqueue", "run"), "enqueue": ("enqueue",), "latency": ()}[case.kind]
+        phases = {"enqueue": ("enqueue",), "latency": ()}.get(case.kind, ("enqueue", "run"))
         for phase in phases:
             taken = [figures.get(f"cpu_{phase}") or {} for figures in rounds.get(case.name, ()) if figures is not None]
             cells = [median([each[name] for each in taken if name in each]) for name in COMPONENTS]
             rows.append([f"{case.name} {phase}", *cells, remark(case, notes).strip()])
-        if case.kind == "throughput":
+        if case.kind in ("throughput", "flows"):
             both = median(column(rounds, case.name, "cpu"))
             rows.append([f"{case.name} both", *[""] * (len(COMPONENTS) - 1), both, ""])
     return table(["case and phase", *COMPONENTS, ""], rows)

@@ -40,12 +40,14 @@ class Runner:
 
     :param tasks: tasks of a throughput case.
     :param trips: round trips of a latency case.
+    :param flows: workflows of a case of workflows.
     """
 
     rabbit: RabbitServer
     maria: MariaServer
     tasks: int
     trips: int
+    flows: int
 
     def run(self, cases: Sequence[Case], rounds: int) -> Iterator[Outcome]:
         """Every case in every round. Rounds are outermost, so that a machine that becomes slower does so for all."""
@@ -78,7 +80,9 @@ class Runner:
 
     def _config(self, case: Case, run: str, folder: str, database: str) -> Config:
         broker_pid, database_pid = process_of(self.rabbit), process_of(self.maria)
-        return Config(case.name, run, folder, self.rabbit.url, database, broker_pid, database_pid, self.tasks, self.trips)
+        return Config(
+            case.name, run, folder, self.rabbit.url, database, broker_pid, database_pid, self.tasks, self.trips, self.flows
+        )
 
     def _measure(self, config: Config) -> dict[str, Any]:
         folder = Path(config.folder)

@@ -1,4 +1,5 @@
-"""Aiki: the app that its worker loads, and how it is measured. Variants: `many`, `one-per-message`, `single`, `result`."""
+"""Aiki: the app that its worker loads, and how it is measured. Variants: `many`, `one-per-message`, `single`, `result`;
+`flows`, `flows-8`, `flows-single`, `flow-result`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aiki import Aiki
+from aiki import Aiki, WorkflowRun
 from bench.config import CHILDREN, PAYLOAD
 from bench.contender import Contender
 from bench.marks import mark
@@ -24,6 +25,20 @@ app = Aiki("bench")
 
 @app.task
 def noop(number: int, text: str) -> dict[str, int]:
+    mark(number)
+    return {"n": number}
+
+
+@app.task
+def step(number: int) -> int:
+    return number
+
+
+@app.workflow
+def flow(run: WorkflowRun, number: int) -> dict[str, int]:
+    """Five steps one after the other."""
+    for part in range(5):
+        step(number * 10 + part)
     mark(number)
     return {"n": number}
 
@@ -60,6 +75,11 @@ class AikiContender(Contender):
         if self.variant == "single":
             for number in range(count):
                 noop.enqueue(number, PAYLOAD)
+        elif self.variant == "flows-single":
+            for number in range(count):
+                flow.enqueue(number)
+        elif self.variant.startswith("flows"):
+            flow.enqueue_many([(number,) for number in range(count)])
         elif self.variant == "one-per-message":
             noop.options(batch=1).enqueue_many([(number, PAYLOAD) for number in range(count)])
         else:
@@ -70,7 +90,8 @@ class AikiContender(Contender):
         return self._database.number("SELECT COUNT(*) FROM deliveries") == 0
 
     def worker_command(self) -> list[str]:
-        return [sys.executable, "-m", "aiki", "worker", "-A", __name__, "-c", str(CHILDREN), "-n", "bench", "-l", "warning"]
+        children = 8 if self.variant in ("flows-8", "flows-single") else CHILDREN
+        return [sys.executable, "-m", "aiki", "worker", "-A", __name__, "-c", str(children), "-n", "bench", "-l", "warning"]
 
     def worker_environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """A worker needs the broker alone."""
@@ -84,6 +105,8 @@ class AikiContender(Contender):
         return self._database.number("SELECT COUNT(*) FROM runs WHERE state = 'completed'")
 
     def round_trip(self) -> Callable[[int], object]:
+        if self.variant == "flow-result":
+            return lambda number: flow.enqueue(number).result(timeout=30)
         return lambda number: noop.enqueue(number, PAYLOAD).result(timeout=30)
 
     def close(self) -> None:

@@ -1,10 +1,11 @@
-"""The demo: a shop's tasks on the embedded default, with failures, retries, and a process killed on purpose.
+"""The demo: a shop on the embedded default, with failures, retries, and processes killed on purpose.
 
     make demo        (or: python examples/demo.py --orders 80)
 
-Starts an orchestrator and a worker of four processes in a temporary directory, enqueues a few hundred runs, kills the process
-that resizes a picture with SIGKILL, waits until all runs have ended, and accounts for each of them. Exit code 0 if all
-came out as it must. Nothing is left behind.
+Starts an orchestrator and a worker of four processes in a temporary directory. First a few hundred tasks: the process that
+resizes a picture is killed with SIGKILL, and each run is accounted for. Then a durable workflow (`demo_checkout.py`): the
+process that executes it is killed half-way, and no step that was recorded runs again. Exit code 0 if all came out as it
+must. Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -12,70 +13,23 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import demo_checkout
 import shop
+from staging import DemoFailed, Progress, check_alive, print_rows, processes, wait
 
 from aiki import Handle, RunDetail, State
 
-HERE = Path(__file__).resolve().parent
-STEP_SECONDS = 45.0
 POSTER = "poster.png"
 
 Row = tuple[str, State]
-T = TypeVar("T")
-
-
-class DemoFailed(Exception):
-    """Something did not come out as it must."""
-
-
-# ---------------------------------------------------------------- the processes
-@contextmanager
-def processes(directory: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """An orchestrator and a worker, as `aiki orchestrator` and `aiki-worker` start them; stopped at the end."""
-    started: dict[str, subprocess.Popen[bytes]] = {}
-    commands = {
-        "orchestrator": ["orchestrator"],
-        "worker": ["worker", "-A", "shop", "-c", "4", "-n", "demo"],
-    }
-    try:
-        for name, arguments in commands.items():
-            with open(directory / f"{name}.log", "wb") as log:
-                # A session of its own: Ctrl-C reaches this process alone, which then stops the others in order.
-                command = [sys.executable, "-m", "aiki", *arguments]
-                started[name] = subprocess.Popen(  # noqa: S603
-                    command,
-                    cwd=HERE,
-                    env={**os.environ, "AIKI_PARENT_PID": str(os.getpid())},  # should we be killed, they go too
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-        yield started
-    finally:
-        for process in reversed(started.values()):
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def check_alive(started: dict[str, subprocess.Popen[bytes]]) -> None:
-    for name, process in started.items():
-        if process.poll() is not None:
-            raise DemoFailed(f"the {name} ended with exit code {process.returncode}")
 
 
 # ---------------------------------------------------------------- the story
@@ -143,43 +97,7 @@ def wait_for_all(handles: dict[str, Handle[Any]], progress: Progress, alive: Cal
     wait(ended, alive, "not every run has ended")
 
 
-def wait(ask: Callable[[], T | None], alive: Callable[[], None], failure: str) -> T:
-    """Ask a few times a second until there is an answer."""
-    deadline = time.monotonic() + STEP_SECONDS
-    while (answer := ask()) is None:
-        alive()
-        if time.monotonic() > deadline:
-            raise DemoFailed(f"{failure} after {STEP_SECONDS:g} s")
-        time.sleep(0.15)
-    return answer
-
-
 # ---------------------------------------------------------------- what is shown
-class Progress:
-    """One line that is rewritten on a terminal; elsewhere a line now and then."""
-
-    def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
-        self._last = ""
-        self._next = 0.0
-
-    def show(self, text: str) -> None:
-        """What goes on now."""
-        if text == self._last:
-            return
-        self._last = text
-        if self._live:
-            print(f"\r\x1b[K  {text}", end="", flush=True)
-        elif time.monotonic() >= self._next:
-            self._next = time.monotonic() + 1.0
-            print(f"  {text}", flush=True)
-
-    def done(self, text: str) -> None:
-        """A step that is behind us."""
-        print(f"\r\x1b[K* {text}" if self._live else f"* {text}", flush=True)
-        self._last = ""
-
-
 def print_table(details: list[RunDetail], attempts: dict[str, int]) -> None:
     """Every run, by name and state."""
     names = sorted({detail.run.name for detail in details})
@@ -191,15 +109,7 @@ def print_table(details: list[RunDetail], attempts: dict[str, int]) -> None:
         rows.append([name, *(str(mine.count(state) or "") for state in states), str(len(mine)), str(attempts[name])])
     every = [detail.run.state for detail in details]
     rows.append(["all", *(str(every.count(state)) for state in states), str(len(every)), str(sum(attempts.values()))])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    print()
-    for row in rows:
-        print(
-            "  "
-            + row[0].ljust(widths[0])
-            + "".join("  " + cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        )
-    print()
+    print_rows(rows)
 
 
 # ---------------------------------------------------------------- the account
@@ -244,16 +154,22 @@ def run(orders: int, directory: Path) -> None:
         wait_for_all(handles, progress, alive)
         progress.done(f"all {len(handles)} runs have ended")
         details = [shop.app.client.detail(view.id) for view in shop.app.runs()]
-    tries = verify(handles, details, poster.id, orders)
-    print_table(details, tries)
-    killed = next(detail for detail in details if detail.run.id == poster.id)
-    crash = next(attempt for attempt in killed.attempts if attempt.outcome == "crashed")
+        tell_tasks(details, verify(handles, details, poster.id, orders), poster.id)
+        steps = demo_checkout.run(directory, progress, alive)
     print(
-        f"  killed:  run {poster.id} ({POSTER}), attempt {crash.number}: {crash.signal}; attempt {killed.run.attempt} completed"
+        f"Every one of {len(details)} tasks and {steps} steps is accounted for; nothing is lost. "
+        f"It took {time.monotonic() - began:.1f} s."
     )
+
+
+def tell_tasks(details: list[RunDetail], tries: dict[str, int], poster: str) -> None:
+    """What came of the tasks."""
+    print_table(details, tries)
+    killed = next(detail for detail in details if detail.run.id == poster)
+    crash = next(attempt for attempt in killed.attempts if attempt.outcome == "crashed")
+    print(f"  killed:  run {poster} ({POSTER}), attempt {crash.number}: {crash.signal}; attempt {killed.run.attempt} completed")
     failures = Counter(detail.run.error_type for detail in details if detail.run.state is State.FAILED)
-    print(f"  failed:  {', '.join(f'{count} {kind}' for kind, count in sorted(failures.items()))}, as they must")
-    print(f"\nEvery one of {len(details)} runs is accounted for; nothing is lost. It took {time.monotonic() - began:.1f} s.")
+    print(f"  failed:  {', '.join(f'{count} {kind}' for kind, count in sorted(failures.items()))}, as they must\n")
 
 
 def main() -> int:
@@ -270,6 +186,7 @@ def main() -> int:
         directory = Path(name)
         os.environ["AIKI_DATABASE_URL"] = f"sqlite:///{directory}/aiki.db"
         os.environ["AIKI_BROKER_URL"] = f"sqlite:///{directory}/broker.db"
+        os.environ["SHOP_NOTES"] = str(directory / "notes")
         try:
             run(orders, directory)
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""A small online shop: the tasks behind an order.
+"""A small online shop: the tasks behind an order, and a checkout that is a durable workflow.
 
 What goes wrong in it is decided by the order's number alone, so that one knows what must come out (`demo.py` counts).
 
@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 
-from aiki import Aiki, RetryLater, RetryPolicy, current_run, current_run_or_none
+from aiki import Aiki, RetryLater, RetryPolicy, WorkflowRun, current_run, current_run_or_none, gather
 
 app = Aiki("shop")
 
@@ -54,14 +56,30 @@ def _attempt() -> int:
     return run.attempt if run else 1
 
 
+@contextmanager
+def _noted(name: str, key: str) -> Iterator[None]:
+    """Note outside of Aiki that a step begins and ends, and in which process: `demo.py` holds it against the history."""
+    _note(f"began {name} {key}")
+    yield
+    _note(f"ended {name} {key}")
+
+
+def _note(what: str) -> None:
+    path = os.environ.get("SHOP_NOTES")
+    if path:
+        with open(path, "a") as notes:
+            notes.write(f"{what} {os.getpid()} {time.time_ns() // 1000}\n")
+
+
 @app.task(retry=RetryPolicy.exponential(max_attempts=5, delay=0.2, give_up_on=(CardDeclined,)))
 def charge(order_id: str, cents: int) -> str:
     """Take the money. Retried while the bank is unreachable, never after it has said no."""
-    time.sleep(0.005)
-    if is_declined(order_id):
-        raise CardDeclined(f"order {order_id}: the bank declined {cents} cents")
-    if _attempt() <= hiccups_of(order_id):
-        raise BankUnreachable(f"order {order_id}: no answer within 5 ms")
+    with _noted("charge", order_id):
+        time.sleep(0.005)
+        if is_declined(order_id):
+            raise CardDeclined(f"order {order_id}: the bank declined {cents} cents")
+        if _attempt() <= hiccups_of(order_id):
+            raise BankUnreachable(f"order {order_id}: no answer within 5 ms")
     return f"charged {Decimal(cents) / 100:.2f} for order {order_id}"
 
 
@@ -97,3 +115,52 @@ def resize_image(name: str, seconds: float) -> str:
         run.progress(step / steps, f"process {os.getpid()}")
         time.sleep(seconds / steps)
     return f"{name} has 3 sizes"
+
+
+# ---------------------------------------------------------------- a checkout, which survives anything
+@app.task
+def reserve(item: str) -> str:
+    """Put an item aside; where it lies."""
+    with _noted("reserve", item):
+        time.sleep(0.2)
+    return f"{item}: shelf {len(item)}"
+
+
+@app.task
+def pack(order_id: str, places: list[str]) -> str:
+    """Pack what was reserved. Takes its time."""
+    with _noted("pack", order_id):
+        time.sleep(1.0)
+    return f"parcel of {len(places)} for {order_id}"
+
+
+@app.task
+def print_label(parcel: str) -> str:
+    """Print the label that goes on the parcel."""
+    with _noted("print_label", "label"):
+        return f"label on {parcel}"
+
+
+def hand_over(label: str) -> str:
+    """Give the parcel to the carrier. A plain function can be a step, too."""
+    with _noted("hand_over", "carrier"):
+        return f"{label}, handed over"
+
+
+@app.workflow
+def shipping(run: WorkflowRun, parcel: str) -> str:
+    """Send a parcel. A workflow that `checkout` calls: a run of its own."""
+    label = print_label(parcel)
+    return run.step("hand over", hand_over, label)
+
+
+@app.workflow
+def checkout(run: WorkflowRun, order_id: str, cents: int, items: list[str]) -> dict[str, str]:
+    """An order from the card to the parcel. What is done is never done again, whatever crashes."""
+    receipt = charge(order_id, cents)  # a step in this process; retried durably while the bank is unreachable
+    places = gather(*(reserve.submit(item) for item in items))  # on the task queue, in parallel
+    approval = run.wait_event("approved", timeout=3600)  # holds nothing while it waits
+    run.sleep("cooling off", 0.5)
+    parcel = pack(order_id, places)
+    sent = shipping(parcel)  # a child workflow
+    return {"receipt": receipt, "approved by": approval["by"], "parcel": sent}

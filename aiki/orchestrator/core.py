@@ -21,6 +21,7 @@ from aiki.messages import Report, RunKey
 from aiki.orchestrator import workflows
 from aiki.states import State
 from aiki.storage.applying import Effects
+from aiki.storage.history import MAX_HISTORY
 from aiki.storage.operating import conclude_cancel
 from aiki.storage.rows import RunRow, delivery_id
 from aiki.storage.waking import bring_on, pause
@@ -310,6 +311,15 @@ def fail_unwritable(row: RunRow, report: Report, rules: Rules, effects: Effects,
     text = f"its {report.kind} report cannot be recorded: {why}"
     effects.attempts.append(_attempt(row, report, rules.now, "failed", "ReportRefused", text, traceback=""))
     _fail(row, rules.now, "ReportRefused", text)
+
+
+def fail_oversized(row: RunRow, now: int) -> None:
+    """A workflow whose history no message can carry, for the results that it waited for are too large."""
+    if not row.ended:
+        _fail(row, now, "HistoryLimitExceeded", f"its history has grown over {MAX_HISTORY:,} bytes; {_SMALLER}")
+
+
+_SMALLER: Final = "have its children return less (a reference to large data), or end it earlier with continue_as_new"
 
 
 # ---------------------------------------------------------------- helpers

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import DBAPIError
 
 from aiki import messages as m
+from aiki.broker import Delivery
 from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Outcome, Rules, Source
@@ -21,6 +22,12 @@ logger = logging.getLogger("aiki.orchestrator")
 _APPLIED = core.RUN_REPORTS - {m.INQUIRE}
 BATCH = 500
 """Reports a transaction."""
+LINGER = 0.03
+"""Seconds that steps of workflows wait to be recorded with others."""
+GATHER = 0.01
+"""Seconds from one transaction to the next while there are only reports of workflows."""
+ENOUGH = 100
+"""Messages that wait for no more."""
 
 
 @dataclass(slots=True)
@@ -36,6 +43,47 @@ def items_of(reports: ReportList) -> list[Item]:
     """The reports of a message that change runs and are of a kind we know: all but inquiries."""
     source = Source(reports.worker, reports.executor)
     return [Item(r, source, bytes.fromhex(r.run_id)) for r in reports.reports if r.kind in _APPLIED]
+
+
+class Kept:
+    """Report messages that were taken and are not applied yet, in their order.
+
+    Nobody waits for the steps of a workflow to be recorded: the broker has confirmed them. So messages of nothing else wait a
+    moment for company, which makes few transactions of many. What ends a call of a workflow has them applied at once, unless
+    others were just applied; anything else does so in any case.
+    """
+
+    def __init__(self) -> None:
+        self._messages: list[tuple[Delivery, ReportList]] = []
+        self._until = 0.0
+        self._applied = float("-inf")
+
+    def add(self, delivery: Delivery, message: ReportList, now: float) -> None:
+        """A message was taken."""
+        if not self._messages:
+            self._until = now + LINGER
+        self._messages.append((delivery, message))
+        steps = sum(report.kind == m.STEPS for report in message.reports)
+        if len(self._messages) >= ENOUGH or not steps:
+            self._until = now
+        elif steps < len(message.reports):
+            self._until = min(self._until, max(now, self._applied + GATHER))
+
+    def wait(self, now: float, timeout: float) -> float:
+        """How long to wait for more, if `timeout` is what may be waited otherwise."""
+        return min(timeout, max(0.0, self._until - now)) if self._messages else timeout
+
+    def due(self, now: float) -> list[tuple[Delivery, ReportList]]:
+        """What is to be applied now."""
+        if not self._messages or now < self._until:
+            return []
+        messages, self._messages = self._messages, []
+        self._applied = now
+        return messages
+
+    def clear(self) -> None:
+        """The session is gone: the broker hands them out again."""
+        self._messages.clear()
 
 
 class Inbound:

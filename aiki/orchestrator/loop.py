@@ -21,13 +21,14 @@ from aiki.broker import DEAD, HEARTBEAT, Broker, Delivery, Kind, Session, report
 from aiki.clock import SECOND
 from aiki.errors import BrokerUnavailable, MessageError, StorageUnavailable
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
-from aiki.orchestrator import core, workflows
+from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
-from aiki.orchestrator.inbound import Inbound, Item, items_of
+from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.orchestrator.live import Live, Worker
 from aiki.orchestrator.outbound import Outbound
 from aiki.orchestrator.reconciler import Reconciler, inquire
+from aiki.orchestrator.stirring import Stirring
 from aiki.settings import Settings
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Decide, Effects
@@ -40,7 +41,6 @@ REPORT_PREFETCH = 250
 RUNS_A_TRANSACTION = 500
 SWEEP_EVERY = 0.1
 STIRRED_EVERY = 0.25
-STIR_AT_ONCE = 100
 RECONCILE_EVERY = 5.0
 MAX_IN_FLIGHT = 2000
 BROKER_HEARTBEAT = 6
@@ -80,8 +80,8 @@ class Orchestrator:
         self._ready: dict[str, Verdict] = {}
         self._failures = 0
         self._next_breath = 0.0
-        self._stirred: dict[tuple[str, bytes], float] = {}
-        """Runs that something has come to, and when to look at them."""
+        self._stirring = Stirring(store, monotonic)
+        self._kept = Kept()
 
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
@@ -104,7 +104,8 @@ class Orchestrator:
         :raises StorageUnavailable, BrokerUnavailable: the session is of no more use; call `disconnect`.
         """
         session = self._session or self._connect()
-        deliveries = session.receive(timeout if not self._has_work() else 0.0)
+        wait = 0.0 if self._has_work() else self._kept.wait(self._monotonic(), timeout)
+        deliveries = session.receive(wait)
         now = self._monotonic()
         self._live.tick(now)
         self._take(deliveries, now)
@@ -120,6 +121,7 @@ class Orchestrator:
         self._live.deaf()
         self._judge.clear()
         self._ready.clear()
+        self._kept.clear()
         session, self._session, self._out = self._session, None, None
         if session is not None:
             session.close()
@@ -182,30 +184,38 @@ class Orchestrator:
         for delivery in deliveries:
             try:
                 if delivery.source.kind is Kind.REPORTS:
-                    self._take_reports(delivery, batches, carriers, done)
+                    self._kept.add(delivery, ReportList.decode(delivery.body), now)
                 elif delivery.source.kind is Kind.HEARTBEAT:
                     self._take_heartbeat(Heartbeat.decode(delivery.body), now)
                 elif delivery.source.kind is Kind.DEAD:
                     self._bury(delivery)
                     done.append(Carrier(delivery))
             except MessageError as error:
-                logger.error("%s: %s", delivery.source.kind, error)
-                if delivery.source.kind is Kind.REPORTS:
-                    self._taken.reject(delivery)
+                self._refuse(delivery, error)
+        for delivery, message in self._kept.due(now):
+            try:
+                self._take_reports(delivery, message, batches, carriers, done)
+            except MessageError as error:
+                self._refuse(delivery, error)
         for namespace, items in batches.items():
             for applied, outcome in self._inbound.apply(namespace, items):
                 self._follow(namespace, applied, outcome, carriers)
         # After the commits, and only then. A message with open inquiries is acked once they are settled.
         self._taken.ack([carrier.delivery for carrier in done if not carrier.open])
 
+    def _refuse(self, delivery: Delivery, error: MessageError) -> None:
+        logger.error("%s: %s", delivery.source.kind, error)
+        if delivery.source.kind is Kind.REPORTS:
+            self._taken.reject(delivery)
+
     def _take_reports(
         self,
         delivery: Delivery,
+        message: ReportList,
         batches: dict[str, list[Item]],
         carriers: dict[tuple[str, RunKey], list[Carrier]],
         done: list[Carrier],
     ) -> None:
-        message = ReportList.decode(delivery.body)
         if message.reports and message.reports[0].kind == m.SYNC:
             self._take_sync(message, delivery)
             return
@@ -250,8 +260,9 @@ class Orchestrator:
             self._outbound.control(namespace, m.CANCEL_SOON, applied.soon)
         if outcome.abort:
             self._outbound.control(namespace, m.ABORT, outcome.abort)
-        for run_id in applied.stirred:
-            self._stirred.setdefault((namespace, run_id), now)
+        self._stirring.note(namespace, applied.stirred)
+        if applied.oversized:
+            self._fail_oversized(namespace, applied.oversized)
         for key, again in outcome.inquire:
             for carrier in (carriers or {}).get((namespace, key), []):
                 self._judge.add(namespace, key, again=again, carrier=carrier)
@@ -306,26 +317,8 @@ class Orchestrator:
         ready, self._ready = self._ready, {}
         for verdict in ready.values():
             self._release(verdict)
-        self._stir(now)
-
-    def _stir(self, now: float) -> None:
-        """Look at runs that something has come to."""
-        due: dict[str, list[bytes]] = {}
-        for (namespace, run_id), at in self._stirred.items():
-            if at <= now:
-                due.setdefault(namespace, []).append(run_id)
-        for namespace, run_ids in due.items():
-
-            def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-                for row in rows.values():
-                    workflows.stir(row, effects, self._store.clock())
-
-            for start in range(0, len(run_ids), STIR_AT_ONCE):
-                part = run_ids[start : start + STIR_AT_ONCE]
-                applied = self._store.apply(namespace, part, decide, arrived=part)
-                for run_id in part:
-                    del self._stirred[namespace, run_id]
-                self._follow(namespace, applied, Outcome())
+        for namespace, applied in self._stirring.run_once(now):
+            self._follow(namespace, applied, Outcome())
 
     def _sync(self, round_: Round) -> None:
         """Send what nobody holds behind all that was reported before everybody said so."""
@@ -446,13 +439,22 @@ class Orchestrator:
             expired.setdefault(namespace, []).append(run_id)
         for namespace, run_ids in expired.items():
             self._follow(namespace, self._store.expire(namespace, run_ids), Outcome())
+        for namespace, run_id in claimed.oversized:
+            self._fail_oversized(namespace, [run_id])
         if claimed.more:
             self._next["sweep"] = 0.0
 
+    def _fail_oversized(self, namespace: str, run_ids: list[bytes]) -> None:
+        """These workflows can be dispatched no more."""
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            for row in rows.values():
+                core.fail_oversized(row, self._store.clock())
+
+        self._follow(namespace, self._store.apply(namespace, run_ids, decide), Outcome())
+
     def _find_stirred(self, now: float) -> None:
-        """Runs that something has come to, whoever recorded it."""
-        for key in self._store.stirred():
-            self._stirred.setdefault(key, now)
+        self._stirring.find()
 
     def _find_lost(self, now: float) -> None:
         for worker in self._live.lost(now):

@@ -49,6 +49,8 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             step.more["due"] = now + int(float(step.more["s"]) * SECOND)
         if "b" in step.more:
             _bind(row, step, effects)
+        if row.worker is not None:
+            step.more["w"] = row.worker.hex()  # now: what follows may take it off the run
         known = effects.steps.get((row.id, step.ordinal))
         if known is not None:
             new = new or known[1]

@@ -83,7 +83,8 @@ class Effects:
     children: list[NewRun] = field(default_factory=list)
     """Runs that workflows start."""
     arrived: dict[bytes, list[Arrival]] = field(default_factory=dict)
-    """All that came to the runs that `apply` was asked about. Changed by decisions, so that later ones see it."""
+    """All that came to the runs that `apply` was asked about, without what it carries. Decisions that bind some of it change it
+    here, so that later ones see it."""
     fresh: dict[bytes, set[str]] = field(default_factory=dict)
     """Those of them that nobody has looked at before, by run."""
     arrivals: list[tuple[bytes, Arrival, bool]] = field(default_factory=list)
@@ -119,6 +120,7 @@ class Applied:
 
     :ivar revoke: never begin; `interrupt`: and stop it where it runs; `soon`: cancel at the next durable point.
     :ivar stirred: runs that something has come to: they are to be looked at (`Effects.arrivals` of others).
+    :ivar oversized: workflows whose history has become too large for a message.
     """
 
     outgoing: list[Outgoing] = field(default_factory=list)
@@ -126,6 +128,7 @@ class Applied:
     interrupt: list[RunKey] = field(default_factory=list)
     soon: list[RunKey] = field(default_factory=list)
     stirred: set[bytes] = field(default_factory=set)
+    oversized: list[bytes] = field(default_factory=list)
 
 
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
@@ -189,17 +192,19 @@ class Applying(Creating):
         self._write_revocations(connection, writes, namespace, effects, now)
         audit = [(namespace, ids.new_id().bytes, now, *entry) for entry in effects.audit]
         writes.insert("audit", AUDIT_COLUMNS, audit)
-        self._write_steps(writes, namespace, rows, effects, now)
+        self._write_steps(writes, namespace, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()
         started = self._start_children(connection, namespace, effects)
         self._write_arrivals(connection, namespace, effects, now)
+        oversized: list[bytes] = []
         return Applied(
-            self.outgoing(connection, namespace, due_now) + started,
+            self.outgoing(connection, namespace, due_now, oversized) + started,
             [key for key, interrupt in effects.revoke if not interrupt],
             [key for key, interrupt in effects.revoke if interrupt],
             effects.soon,
             {run_id for run_id, _, taken in effects.arrivals if not taken},
+            oversized,
         )
 
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
@@ -239,13 +244,12 @@ class Applying(Creating):
         for run_id, found in effects.fresh.items():
             sql = "UPDATE inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND id"
             self.db.where_in(connection, sql, (namespace, run_id), sorted(map(bytes.fromhex, found)))
-        effects.arrived = histories.select_arrivals(self.db, connection, namespace, run_ids)
+        effects.arrived = histories.select_signs(self.db, connection, namespace, run_ids)
 
-    def _write_steps(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
+    def _write_steps(self, writes: Writes, namespace: str, effects: Effects, now: int) -> None:
         fresh, known = [], []
         for (run_id, _), (step, new) in sorted(effects.steps.items()):
-            row = rows.get(run_id)
-            values = histories.step_values(self.db, namespace, run_id, step, row.worker if row else None, now)
+            values = histories.step_values(self.db, namespace, run_id, step, now)
             if new:
                 fresh.append(tuple(values[column] for column in histories.STEP_COLUMNS))
             else:
@@ -377,8 +381,17 @@ class Applying(Creating):
         writes.insert("deliveries", DELIVERY_COLUMNS, rows)
         return due_now
 
-    def outgoing(self, connection: sa.Connection, namespace: str, due: Sequence[tuple[RunRow, bool]]) -> list[Outgoing]:
-        """What is to be published of these runs now, with their input; runs that travel together share a group."""
+    def outgoing(
+        self,
+        connection: sa.Connection,
+        namespace: str,
+        due: Sequence[tuple[RunRow, bool]],
+        oversized: list[bytes],
+    ) -> list[Outgoing]:
+        """What is to be published of these runs now, with their input; runs that travel together share a group.
+
+        :param oversized: is given the runs whose history no message can carry; they are left out.
+        """
         if not due:
             return []
         inputs = {
@@ -396,6 +409,9 @@ class Applying(Creating):
         groups: dict[tuple[Any, ...], int] = {}
         out = []
         for row, again in due:
+            if row.is_workflow and histories.size_of(stories[row.id]) > histories.MAX_HISTORY:
+                oversized.append(row.id)
+                continue
             # Runs of one name and partition may share a message; suspects travel alone, so that they harm nobody; so do
             # histories, which may be long.
             alone = is_suspect(row) or row.history

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -39,6 +40,9 @@ _TOO_LARGE_CODES = frozenset({1153, 1406, 1301})
 MAX_RETRIES = 8
 ROWS_A_STATEMENT = 500
 BYTES_A_STATEMENT = 512 * 1024
+
+_NAMES = frozenset({"namespace", "kind", "name", "version", "queue", "state", "role", "encoding"})
+"""Columns whose text may stand in a statement, as errors and logs show it."""
 
 
 class RowTooLarge(Exception):
@@ -224,11 +228,14 @@ class Database:
     def _send_insert(
         self, connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> None:
-        """One multi-row statement. To escape each value of each row is most of what it costs: what is the same in all rows
-        is escaped once, by the driver, and what is NULL in all is left out."""
+        """One multi-row statement. To escape each value of each row is most of what it costs: numbers and names that are the
+        same in all rows are escaped once, by the driver, and what is NULL in all is left out. Users' data is always bound."""
         values = list(zip(*rows, strict=True))
-        same = [len(rows) > 1 and column.count(column[0]) == len(column) for column in values]
-        used = [at for at, column in enumerate(values) if not (same[at] and column[0] is None)]
+        same = [
+            (column in _NAMES or type(of_all[0]) in (int, NoneType)) and of_all.count(of_all[0]) == len(rows) > 1
+            for column, of_all in zip(columns, values, strict=True)
+        ]
+        used = [at for at, of_all in enumerate(values) if not (same[at] and of_all[0] is None)]
         escape = connection.connection.dbapi_connection.escape  # type: ignore[union-attr]
         row = ", ".join(escape(values[at][0]).replace("%", "%%") if same[at] else "%s" for at in used)
         sql = f"INSERT INTO {table} ({', '.join(columns[at] for at in used)}) VALUES {', '.join([f'({row})'] * len(rows))}"

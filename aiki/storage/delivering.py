@@ -35,6 +35,8 @@ class Claimed:
     outgoing: list[Outgoing] = field(default_factory=list)
     expired: list[tuple[str, bytes]] = field(default_factory=list)
     """Runs (namespace, id) whose expiry has come."""
+    oversized: list[tuple[str, bytes]] = field(default_factory=list)
+    """Runs (namespace, id) whose history has become too large for a message."""
     more: bool = False
 
 
@@ -84,10 +86,12 @@ class Delivering(Applying):
             else:
                 wanted.setdefault(namespace, {})[raw] = again
         for namespace, again_by_id in wanted.items():
-            out.outgoing.extend(self._mark_queued(namespace, again_by_id))
+            oversized: list[bytes] = []
+            out.outgoing.extend(self._mark_queued(namespace, again_by_id, oversized))
+            out.oversized.extend((namespace, run_id) for run_id in oversized)
         return out
 
-    def _mark_queued(self, namespace: str, again_by_id: dict[bytes, bool]) -> list[Outgoing]:
+    def _mark_queued(self, namespace: str, again_by_id: dict[bytes, bool], oversized: list[bytes]) -> list[Outgoing]:
         due_rows: list[tuple[RunRow, bool]] = []
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
@@ -105,7 +109,7 @@ class Delivering(Applying):
                 due_rows.append((row, again))
 
         self.apply(namespace, [raw[:16] for raw in again_by_id], decide)
-        return self.db.read(lambda connection: self.outgoing(connection, namespace, due_rows))
+        return self.db.read(lambda connection: self.outgoing(connection, namespace, due_rows, oversized))
 
     def redispatch(self, namespace: str, epoch: int, run_ids: Sequence[bytes]) -> tuple[Applied, list[bytes]]:
         """Have runs that nobody holds go on under the next epoch, if nothing else has happened to them.

@@ -35,11 +35,13 @@ _SELECT_STEP = (
     "run_id, ordinal, kind, name, digest, state, attempt, input, encoding, data, error_type, error_message, traceback, "
     "error_args, child_id, bound, due_at, created_at"
 )
+MAX_HISTORY: Final = 32 * 1024 * 1024
+"""Bytes of a history that one message can carry to a worker."""
 _SELECT_ARRIVAL = "run_id, id, kind, name, ordinal, outcome, encoding, data, error_type, error_message"
 
 
 # ---------------------------------------------------------------- to rows
-def step_values(db: Database, namespace: str, run_id: bytes, step: Step, worker: bytes | None, now: int) -> dict[str, Any]:
+def step_values(db: Database, namespace: str, run_id: bytes, step: Step, now: int) -> dict[str, Any]:
     """The columns of a step. `now` is when it was issued, if it is new, and when it was done, if it is done."""
     more = step.more
     return {
@@ -63,7 +65,7 @@ def step_values(db: Database, namespace: str, run_id: bytes, step: Step, worker:
         "bound": bytes.fromhex(more["b"]) if "b" in more else None,
         "due_at": more.get("due"),
         "millis": more.get("ms"),
-        "worker": worker,
+        "worker": bytes.fromhex(more["w"]) if "w" in more else None,
         "created_at": now,
         "finished_at": None if step.state == OPEN else now,
     }
@@ -129,6 +131,18 @@ def select_arrivals(
     return out
 
 
+def select_signs(
+    db: Database, connection: sa.Connection, namespace: str, run_ids: Sequence[bytes]
+) -> dict[bytes, list[Arrival]]:
+    """As `select_arrivals`, without what they carry: enough to see whether a run is to go on."""
+    out: dict[bytes, list[Arrival]] = {}
+    sql = "SELECT run_id, id, kind, name, ordinal, outcome FROM inbox WHERE namespace = ? AND run_id"
+    for run_id, raw, kind, name, ordinal, outcome in db.where_in(connection, sql, (namespace,), run_ids):
+        sign = Arrival(bytes(raw).hex(), kind, name, ordinal, outcome, None, None, None, None)
+        out.setdefault(bytes(run_id), []).append(sign)
+    return out
+
+
 def select_histories(
     db: Database, connection: sa.Connection, namespace: str, rows: Sequence[RunRow], now: int
 ) -> dict[bytes, History]:
@@ -184,6 +198,12 @@ def step_view(row: Sequence[Any], end: Arrival | None, workers: dict[bytes, str]
         *(found["due_at"], found["millis"], None if worker is None else workers.get(bytes(worker), bytes(worker).hex())),
         *(found["created_at"], found["finished_at"]),
     )
+
+
+def size_of(history: History) -> int:
+    """About how many bytes a history takes on the wire."""
+    steps = sum(150 + len(step.more.get("r", "")) + len(step.more.get("tb", "")) for step in history.steps)
+    return steps + sum(150 + len(arrival.text or "") for arrival in history.arrivals)
 
 
 def continue_step(ordinal: int, payload: Payload) -> Step:

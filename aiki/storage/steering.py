@@ -47,8 +47,11 @@ class Steering(Operating):
                 controls.append((m.PAUSE_SOON, [key]))
                 return
             if row.state == State.QUEUED:
+                # Its dispatch may be out, or just begun: whoever takes it gives it back, and what is begun is not done twice.
                 effects.revoke.append((key, False))
                 controls.append((m.PAUSE_SOON, [key]))
+                row.waiting_on = "to be paused by an operator"
+                return
             pause(row, effects)
 
         applied = self.apply(self.namespace, [raw], decide)

@@ -436,6 +436,7 @@ class Child:
         if not self._subscribed:
             self._wanted_prefetch = min(SETTLE_PREFETCH, self._options.prefetch)
             self._subscribe()
+        self._revocations.update()  # each question to the workers adds to the ring; so as not to fall behind it
         for delivery in self._connection.receive(0):
             self._inbox.accept(delivery)
         if self._inbox.jobs:

@@ -7,6 +7,7 @@ thread; while it is in a durable operation nothing interrupts it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import os
 import select
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiki import messages
-from aiki.context import inside_step
+from aiki.context import CurrentRun, current_run_or_none, inside_step, set_current_run
 from aiki.errors import TaskCancelled
 from aiki.history import UNDO, History, Step
 from aiki.messages import Dispatch, Report
@@ -153,8 +154,12 @@ class Host:
         if limited:
             self._begin_entry(call)
         gate = self._port.gate
+        dispatch = self._dispatch
+        here = current_run_or_none()
+        reference = dispatch.options.get(messages.OPT_REFERENCE)
+        set_current_run(CurrentRun(dispatch.run_id, call.attempt, call.step.name, reference, self._progress))
         try:
-            with inside_step():
+            with inside_step(call.step.ordinal, call.attempt):
                 if inspect.iscoroutinefunction(fn):
                     return self._run_async(fn, args, kwargs)
                 gate.enter()
@@ -163,6 +168,7 @@ class Host:
                 finally:
                     gate.leave()
         finally:
+            set_current_run(here)
             if limited:
                 self._begin_entry(None)
 
@@ -177,7 +183,7 @@ class Host:
             finally:
                 self._port.gate.leave()
 
-        return self._runner.run(drive())
+        return self._runner.run(drive(), context=contextvars.copy_context())
 
     def _begin_entry(self, call: StepCall | None) -> None:
         """Have the supervisor enforce a step's own limits (or the workflow's again): it knows entries of the slot."""

@@ -316,7 +316,9 @@ class Supervisor:
         now = time.monotonic_ns()
         reason = notices.CRASH
         runs = []
-        for item in place.slot.held()[1]:
+        # A workflow has several entries, one after the other, where its steps have limits of their own: the last one counts.
+        last = {(item.entry.run, item.entry.epoch): item for item in place.slot.held()[1]}
+        for item in last.values():
             entry = item.entry
             if item.executing and place.kill is not None:
                 # Killed for another entry, or for none: this one did nothing.

@@ -1,7 +1,8 @@
-"""The demo, smaller."""
+"""The demo, smaller: tasks, and a durable workflow."""
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -18,11 +19,17 @@ def leftovers(place: Path) -> list[Path]:
 def test_the_demo_accounts_for_every_run(tmp_path: Path) -> None:
     # Whatever this shell is set up for, the demo is on the embedded default.
     with Process([DEMO, "--orders", "24"], tmp_path, TMPDIR=str(tmp_path), AIKI_DATABASE_URL="mysql://nowhere/x") as process:
-        process.wait_for_line("was killed with SIGKILL")
+        process.wait_for_line("was killed with SIGKILL while it resized")
+        process.wait_for_line("was killed with SIGKILL while it executed the workflow")
         family = process.family()
         assert process.wait(60) == 0, process.text
+        assert "80 tasks and 10 steps" in process.lines[-1]
         assert "nothing is lost" in process.lines[-1]
-        assert any("attempt 1: SIGKILL; attempt 2 completed" in line for line in process.lines)
+        assert sum("attempt 1: SIGKILL; attempt 2 completed" in line for line in process.lines) == 2
+        assert any("of 10 steps none ran again after it was recorded" in line for line in process.lines)
+        where = {line.split()[3]: line for line in process.lines if re.match(r"  (checkout|shipping) +#\d", line)}
+        assert re.search(r"demo/\d+ \(killed\), then demo/\d+$", where["shop.pack"])
+        assert re.search(r"demo/\d+ \(failed\), then demo/\d+$", where["shop.charge"])
         wait_gone(family, 5)
         assert not leftovers(tmp_path)
 

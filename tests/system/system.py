@@ -203,14 +203,14 @@ class System:
         return self.start("server", "--bind", f"127.0.0.1:{port}", *arguments)
 
     # ------------------------------------------------------------ asking
-    def app(self, **settings: Any) -> Aiki:
-        """The shop's tasks, in this process, on this system."""
+    def app(self, module: str = "shop", **settings: Any) -> Aiki:
+        """A module's tasks and workflows (`shop`, `flows`), in this process, on this system."""
         import importlib
         import sys as _sys
 
         _sys.path.insert(0, str(HERE))
         try:
-            shop = importlib.import_module("shop")
+            found = importlib.import_module(module)
         finally:
             _sys.path.remove(str(HERE))
         given = {
@@ -220,8 +220,9 @@ class System:
             **settings,
         }
         made = Aiki(**given)
-        for task in shop.app.definitions.values():
-            made.task(name=task.name, retry=task.retry)(task.fn)
+        for task in found.app.versions.values():
+            define = made.workflow if task.kind == "workflow" else made.task
+            define(name=task.name, version=task.version, retry=task.retry)(task.fn)
         self._apps.append(made)
         return made
 

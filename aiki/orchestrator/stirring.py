@@ -1,0 +1,65 @@
+"""Looking at runs that something has come to: an event, the end of a child, an order of a parent.
+
+Whoever records such a thing says so (`note`); what nobody said, because its process died, is found in the inbox (`find`). A run
+to which very much comes is looked at less often, so that this costs little: it is brought on by all that has come, not by each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from aiki.orchestrator import workflows
+from aiki.storage import Store
+from aiki.storage.applying import Applied, Effects
+from aiki.storage.rows import RunRow
+
+AT_ONCE: Final = 100
+"""Runs a transaction."""
+MANY: Final = 500
+REST: Final = 10
+"""How long a run that more than `MANY` things came to is left alone, in times of what looking at it took."""
+
+
+class Stirring:
+    """The runs that one orchestrator has to look at."""
+
+    def __init__(self, store: Store, monotonic: Callable[[], float]) -> None:
+        self._store = store
+        self._monotonic = monotonic
+        self._noted: set[tuple[str, bytes]] = set()
+        self._resting: dict[tuple[str, bytes], float] = {}
+
+    def note(self, namespace: str, run_ids: Iterable[bytes]) -> None:
+        """Something has come to these runs."""
+        self._noted.update((namespace, run_id) for run_id in run_ids)
+
+    def find(self) -> None:
+        """Note what is in the inbox and was not looked at."""
+        self._noted.update(self._store.stirred())
+
+    def run_once(self, now: float) -> Iterator[tuple[str, Applied]]:
+        """Look at what was noted; what it yields is to be followed. Raises `StorageUnavailable`."""
+        self._resting = {key: until for key, until in self._resting.items() if until > now}
+        due: dict[str, list[bytes]] = {}
+        for namespace, run_id in self._noted.difference(self._resting):
+            due.setdefault(namespace, []).append(run_id)
+        for namespace, run_ids in due.items():
+            for start in range(0, len(run_ids), AT_ONCE):
+                yield namespace, self._look(namespace, run_ids[start : start + AT_ONCE], now)
+
+    def _look(self, namespace: str, run_ids: list[bytes], now: float) -> Applied:
+        heavy: set[bytes] = set()
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            for row in rows.values():
+                if len(effects.arrived.get(row.id, ())) > MANY:
+                    heavy.add(row.id)
+                workflows.stir(row, effects, self._store.clock())
+
+        begun = self._monotonic()
+        applied = self._store.apply(namespace, run_ids, decide, arrived=run_ids)
+        self._noted.difference_update((namespace, run_id) for run_id in run_ids)
+        until = now + REST * (self._monotonic() - begun)
+        self._resting.update({(namespace, run_id): until for run_id in heavy})
+        return applied

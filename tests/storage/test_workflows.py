@@ -1,0 +1,63 @@
+"""What workflows' reports leave in the database."""
+
+from __future__ import annotations
+
+from aiki import ids
+from aiki import messages as m
+from aiki.codec import Payload
+from aiki.history import COMPLETED, EVENT, OPEN, STEP, Step, Wait, Waits
+from aiki.messages import Report
+from aiki.model import NewRun, RunView
+from aiki.orchestrator import core
+from aiki.orchestrator.core import Outcome, Rules, Source
+from aiki.states import State
+from aiki.storage import Store
+from aiki.storage.applying import Effects
+from aiki.storage.rows import RunRow
+
+WORKER = "a" * 32
+SOURCE = Source(WORKER, "aaaa/0.1")
+
+
+def begun(store: Store) -> str:
+    """A workflow that was dispatched under epoch 1."""
+    run = NewRun(ids.new_text(), "checkout", Payload("json", "[[],{}]"), kind="workflow")
+    store.create_runs([run], claim=5)
+    return run.id
+
+
+def view_of(store: Store, run_id: str) -> RunView:
+    view = store.get_run(run_id)
+    assert view is not None
+    return view
+
+
+def report(store: Store, run_id: str, *reports: tuple[str, dict[str, object]]) -> None:
+    """Apply these in one transaction."""
+
+    def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+        rules = Rules(store.clock(), 3, {})
+        for row in rows.values():
+            for kind, body in reports:
+                core.apply_report(row, Report(kind, row.run_id, 1, dict(body)), SOURCE, rules, effects, Outcome())
+
+    raw = ids.to_bytes(run_id)
+    store.apply("default", [raw], decide, arrived=[raw])
+
+
+def test_a_step_names_its_worker_although_the_run_was_left_in_the_same_batch(store: Store) -> None:
+    run_id = begun(store)
+    steps = [Step(0, STEP, "charge", "d", COMPLETED, 1, {"i": "{}"}), Step(1, EVENT, "approved", "", OPEN, 0, {})]
+    waits = Waits(False, [Wait(EVENT, 1, 1, "approved")])
+    report(store, run_id, (m.STEPS, {"s": steps}), (m.SUSPENDED, waits.to_wire()))
+    assert view_of(store, run_id).state is State.WAITING
+    assert {step.worker for step in store.history(run_id)} == {WORKER}
+
+
+def test_a_run_that_was_seen_running_can_stall_on_changed_code(store: Store) -> None:
+    run_id = begun(store)
+    report(store, run_id, (m.STEPS, {"s": [Step(0, EVENT, "approved", "", OPEN, 0, {})]}))
+    report(store, run_id, (m.CHANGED, {"message": "the code of checkout no longer fits"}))
+    view = view_of(store, run_id)
+    assert view.state is State.STALLED
+    assert "no longer fits" in (view.error_message or "")

@@ -1,0 +1,50 @@
+"""What code inside a step of a workflow sees of the run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from aiki.context import CurrentRun, current_run, inside_workflow, set_current_run
+from aiki.history import OPEN, STEP, History, Step
+from aiki.messages import Dispatch
+from aiki.worker.durable import Host, Port
+from aiki.workflow_run import StepCall
+
+RUN = "0" * 31 + "7"
+
+
+class OpenGate:
+    """A gate that is never closed: nothing interrupts these steps."""
+
+    def enter(self) -> None: ...
+    def enter_async(self) -> None: ...
+    def leave(self) -> None: ...
+
+
+def seen() -> tuple[str, int]:
+    return current_run().key, current_run().attempt
+
+
+async def seen_later() -> tuple[str, int]:
+    return seen()
+
+
+def call(ordinal: int, attempt: int) -> StepCall:
+    return StepCall(Step(ordinal, STEP, "charge", "", OPEN, attempt - 1, {}), attempt)
+
+
+def test_each_step_has_its_own_key_and_attempt_plain_or_async() -> None:
+    port = cast(Port, SimpleNamespace(gate=OpenGate()))
+    host = Host(port, cast(Dispatch, SimpleNamespace(options={})), History(), 0, lambda *_: None)
+    set_current_run(CurrentRun(RUN, 4, "shop.checkout", None, lambda *_: None))
+    whole = current_run().id
+    functions: list[Any] = [seen, seen_later, seen_later]
+    try:
+        with inside_workflow(cast(Any, host)):
+            found = [host.execute(fn, (), {}, call(n, n + 2)) for n, fn in enumerate(functions)]
+            assert current_run().key == whole, "outside of steps it is the workflow's again"
+    finally:
+        host.close()
+        set_current_run(None)
+    assert found == [(f"{whole}:0", 2), (f"{whole}:1", 3), (f"{whole}:2", 4)]
