@@ -68,6 +68,7 @@ class Steering(Operating):
             effects.audit.append((actor, "resume", run_id, ""))
             row.pause_requested = 0
             if row.state != State.PAUSED:
+                row.waiting_on = None if row.state == State.QUEUED else row.waiting_on
                 return
             now = self.clock()
             if row.due_at is not None and row.due_at > now and not row.history:

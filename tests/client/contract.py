@@ -268,13 +268,17 @@ class ClientContract:
         assert client.resume(flow).state is State.QUEUED
         with pytest.raises(RunConflict, match="queued"):
             client.resume(flow)
-        task = new_run()
-        client.enqueue([task])
-        assert client.pause(task.id).state is State.PAUSED
-        assert client.resume(task.id).state is State.QUEUED
-        end(store, task.id)
+        queued, later = new_run(), new_run(due_at=client.now() + 3_600_000_000)
+        client.enqueue([queued, later])
+        asked = client.pause(queued.id)
+        assert (asked.state, asked.waiting_on) == (State.QUEUED, "to be paused by an operator"), "its dispatch is out"
+        resumed = client.resume(queued.id)
+        assert (resumed.state, resumed.waiting_on) == (State.QUEUED, None)
+        assert client.pause(later.id).state is State.PAUSED
+        assert client.resume(later.id).state is State.SCHEDULED
+        end(store, queued.id)
         with pytest.raises(RunConflict, match="completed"):
-            client.pause(task.id)
+            client.pause(queued.id)
 
     def test_only_what_sleeps_is_woken(self, client: Client, store: Store, flow: str) -> None:
         with pytest.raises(RunConflict, match="running"):
