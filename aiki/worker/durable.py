@@ -155,7 +155,7 @@ class Host:
             self._begin_entry(call)
         gate = self._port.gate
         try:
-            with inside_step(call.step.ordinal, call.attempt):
+            with inside_step(call.step.ordinal, call.attempt, call.step.name):
                 if inspect.iscoroutinefunction(fn):
                     return self._run_async(fn, args, kwargs)
                 gate.enter()
