@@ -160,6 +160,25 @@ def workflow_here() -> DurableRun | None:
     return here.run
 
 
+def check_durable() -> None:
+    """Refuse an operation of a workflow that would not be recorded in its place.
+
+    :raises NotDurable: this is inside of a step, or not the workflow's own thread.
+    """
+    here = _here
+    if here is None:
+        return
+    if here.thread != threading.get_ident():
+        raise NotDurable(
+            "a durable operation was asked for in another thread than the workflow's own: it would not be recorded"
+        )
+    if here.in_step:
+        raise NotDurable(
+            "a durable operation was asked for inside of a step: a step is recorded as a whole. Do it in the workflow's own "
+            "code, before or after the step"
+        )
+
+
 @contextmanager
 def inside_workflow(run: DurableRun) -> Iterator[None]:
     """While a workflow's function runs."""

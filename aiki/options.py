@@ -235,7 +235,7 @@ class RunOptions:
             queue=None if queue is None else check_name(f"{where}: queue", queue),
             expires_in=None if isinstance(expires, dt.datetime) else seconds(where, "expires", expires, least=0.001),
             expires_at=at,
-            reference_id=_reference(where, reference_id),
+            reference_id=check_reference(where, reference_id),
             on_conflict=on_conflict,
             wire=_wire(where, retry, time_limit, soft_time_limit, max_crashes),
             session=session,
@@ -261,7 +261,8 @@ def _wire(
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _reference(where: str, value: Any) -> str | None:
+def check_reference(where: str, value: Any) -> str | None:
+    """A reference id or None; raises `ConfigurationError`."""
     if value is None:
         return None
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_REFERENCE or not value.isprintable():

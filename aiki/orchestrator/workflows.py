@@ -45,6 +45,8 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             row.history = step.ordinal + 1
         if "run" in step.more and new:
             effects.children.append(NewRun.from_wire(step.more["run"], row.id, step.ordinal))
+            if row.cancel_requested == CANCEL_ASKED:
+                effects.cancel_children[row.id] = step.ordinal  # started before the function met its cancel
         if step.kind in (STEP, UNDO) and step.state == OPEN and "s" in step.more:
             step.more["due"] = now + int(float(step.more["s"]) * SECOND)
         if "b" in step.more:
@@ -53,6 +55,8 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             step.more["w"] = row.worker.hex()  # now: what follows may take it off the run
         known = effects.steps.get((row.id, step.ordinal))
         if known is not None:
+            if known[0].done or step.attempt < known[0].attempt:
+                continue  # an older report of it, once more
             new = new or known[1]
             issued = {key: value for key, value in known[0].more.items() if key in _ISSUED_WITH}
             step = known[0]._replace(state=step.state, attempt=step.attempt, more={**issued, **step.more})
@@ -139,6 +143,8 @@ def heed(row: RunRow, effects: Effects, now: int) -> None:
             except RunConflict:
                 pass
             effects.told_again.append(row.id)  # it stays as it is
+            if row.followers:
+                effects.followed.append(row.id)
     effects.fresh.pop(row.id)
 
 
