@@ -7,6 +7,7 @@ runs are locked in primary-key order, deliveries are touched only after their ru
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -323,14 +324,14 @@ class Applying(Creating):
         state, error_type, message, encoding, data, parent = self.db.execute(connection, sql, key).fetchone()
         if parent is not None and bytes(parent) == run.parent_id and holder == ids.to_bytes(run.id):
             return
+        row = (namespace, holder, run.parent_id, run.parent_ordinal)
+        self.db.insert_new(connection, "links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
         if State(state) in _ENDED:
             text = None if encoding is None else payload_of(encoding, data).text
             told = (encoding, text, error_type, message)
-            arrival = Arrival(holder.hex(), CHILD_ENDED, run.name, run.parent_ordinal, state, *told)
+            ordinal = run.parent_ordinal or 0
+            arrival = Arrival(_link_id(holder, ordinal).hex(), CHILD_ENDED, run.name, ordinal, state, *told)
             effects.arrivals.append((run.parent_id, arrival, False))
-        else:
-            row = (namespace, holder, run.parent_id, run.parent_ordinal)
-            self.db.insert_new(connection, "links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
 
     def _write_arrivals(self, connection: sa.Connection, namespace: str, effects: Effects, now: int) -> None:
         rows = [
@@ -342,11 +343,13 @@ class Applying(Creating):
         into = f"{self.db.insert_ignore} INTO inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
         end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM runs r "
         result = "LEFT JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
-        links = "JOIN links l ON l.namespace = r.namespace AND l.run_id = r.id "
         of = "WHERE r.namespace = ? AND r.id = ?"
-        for run_id in effects.followed:
-            sql = f"{into} l.parent_id, r.id, 'child', r.name, l.ordinal, {end} {links} {result} {of}"
-            self.db.execute(connection, sql, (now, namespace, run_id))
+        for run_id in (*effects.followed, *effects.told_again):
+            sql = "SELECT parent_id, ordinal FROM links WHERE namespace = ? AND run_id = ?"
+            for parent, ordinal in self.db.execute(connection, sql, (namespace, run_id)).fetchall():
+                sql = f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}"
+                told_to = (bytes(parent), _link_id(run_id, ordinal), ordinal)
+                self.db.execute(connection, sql, (*told_to, now, namespace, run_id))
         for run_id in effects.told_again:
             sql = (
                 f"{into} r.parent_id, r.id, 'child', r.name, r.parent_ordinal, {end} {result} {of} AND r.parent_id IS NOT NULL"
@@ -420,6 +423,11 @@ class Applying(Creating):
             dispatch = dispatch_of(row, inputs[row.id], stories.get(row.id))
             out.append(Outgoing(delivery_id(row.id, row.epoch), namespace, row.queue, group, dispatch, again))
         return out
+
+
+def _link_id(run_id: bytes, ordinal: int) -> bytes:
+    """The id of what a step is told of the end of a run that a reference id led it to: several steps may wait for one run."""
+    return hashlib.sha256(run_id + ordinal.to_bytes(4, "big")).digest()[:16]
 
 
 def _tell_parent(row: RunRow, results: dict[bytes, Payload], effects: Effects) -> None:
