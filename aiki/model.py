@@ -161,7 +161,8 @@ class StepView:
     """A step of a workflow as people and clients see it (`aiki.history.Step`).
 
     `input` is the beginning of its canonical input; `child_id` the run that it started; `millis` how long it took. The state of
-    a child is that in which it ended. Kinds: step, task, child, undo, sleep, event, value, choice, patch, continue.
+    a child is that in which it ended. Kinds: step, task, child, undo, sleep, event, refused, value, choice,
+    patch, continue.
     """
 
     ordinal: int

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Protocol, Typ
 from aiki import codec, history, ids
 from aiki.arguments import Arguments
 from aiki.codec import Payload
+from aiki.context import check_durable
 from aiki.errors import ConfigurationError, PayloadError, RetryLater, TimeLimitExceeded, WorkflowCancelled
 from aiki.failures import arguments_of, step_error
 from aiki.history import CANCELLED, COMPLETED, FAILED, Step, Wait, Waits
@@ -245,6 +246,7 @@ class WorkflowRun:
             if step.done:
                 return self._outcome(step)
             self._give_way()
+            self._cancel_point(step)
             if step.more["s"] > 0:
                 self._suspend([Wait(history.RETRY, step.ordinal, step.ordinal, step.name, None, step.more["s"])])
 
@@ -311,7 +313,7 @@ class WorkflowRun:
             payload = step.payload
             return None if payload is None else codec.decode(payload, what=f"result of {step.name}")
         if step.state == CANCELLED:
-            raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
+            raise self._cancelled(step.name)
         raise self._noted(self._told(step), [step.ordinal])
 
     def _told(self, step: Step) -> Exception:
@@ -348,6 +350,8 @@ class WorkflowRun:
             self._replay.put(step)
             if self._replay.fresh >= REPORT_AT:
                 self._host.report(self._replay.take_fresh())
+        elif step.state == CANCELLED:
+            raise self._cancelled(task.name)
         return RunFuture(self, step)
 
     # ------------------------------------------------------------ waiting
@@ -406,6 +410,8 @@ class WorkflowRun:
             step = self._replay.issue(kind, name, **more)
             self._cancel_point(step)
             self._replay.put(step)
+        elif step.state == CANCELLED:
+            raise self._cancelled(name)
         return step
 
     # ------------------------------------------------------------ recorded values
@@ -469,7 +475,16 @@ class WorkflowRun:
         if self._host.cancel_requested and not self._replay.cancel_delivered:
             self._replay.cancel_delivered = True
             self._replay.put(step._replace(state=CANCELLED, more=_issued(step)))
-            raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
+            raise self._cancelled(step.name)
+
+    def _cancel_wait(self, what: str, digest: str) -> None:
+        """Raise a cancel that is due, once, at a wait for futures. It is a step of its own: what is waited for stays open,
+        and may be waited for again."""
+        if self._host.cancel_requested and not self._replay.cancel_delivered:
+            self._cancel_point(self._replay.issue(history.CHOICE, what, digest))
+
+    def _cancelled(self, where: str) -> WorkflowCancelled:
+        return WorkflowCancelled(f"the workflow was cancelled at {where}")
 
     def _persist(self) -> None:
         fresh = self._replay.take_fresh()
@@ -505,6 +520,7 @@ class _Operation:
         self._replay = replay
 
     def __enter__(self) -> None:
+        check_durable()
         self._inner.__enter__()
         if self._replay.stop is not None:
             self._inner.__exit__(None, None, None)

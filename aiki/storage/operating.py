@@ -105,7 +105,7 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
     row.cancel_requested = 1
     row.cancel_reason = reason[:255] or row.cancel_reason
     if row.is_workflow:
-        effects.cancel_children.add(row.id)
+        effects.cancel_children[row.id] = row.history
         if not (at_once or again):
             _cancel_workflow(row, effects, now)
             return
@@ -122,6 +122,7 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
 
 def _cancel_workflow(row: RunRow, effects: Effects, now: int) -> None:
     key = RunKey(row.run_id, row.epoch)
+    row.pause_requested = 0
     if row.state == State.RUNNING.value:
         effects.soon.append(key)
     elif row.state == State.QUEUED.value:
@@ -132,7 +133,6 @@ def _cancel_workflow(row: RunRow, effects: Effects, now: int) -> None:
     elif row.history == 0 and row.state != State.WAITING.value:
         conclude_cancel(row, now)
     elif row.state != State.STALLED.value:
-        row.pause_requested = 0
         bring_on(row, effects, now)
 
 

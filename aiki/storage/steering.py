@@ -63,7 +63,7 @@ class Steering(Operating):
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
-            if row.state != State.PAUSED and not row.pause_requested:
+            if row.ended or (row.state != State.PAUSED and not row.pause_requested):
                 raise RunConflict(f"run {run_id} is {row.state}; only paused runs can be resumed")
             effects.audit.append((actor, "resume", run_id, ""))
             row.pause_requested = 0
@@ -131,7 +131,7 @@ class Steering(Operating):
             effects.arrivals.append((raw, arrival, True))
             look(row, [*there, arrival], effects, self.clock())
 
-        applied = self.apply(self.namespace, [raw], decide, arrived=[raw])
+        applied = self.apply(self.namespace, [raw], decide, arrived=[raw], orders=False)
         return Steered(self._view(run_id), applied.outgoing, [])
 
     def create_from(self, run_id: str, run: NewRun, from_step: int) -> Created:
