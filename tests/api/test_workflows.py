@@ -155,6 +155,7 @@ def test_events_that_nobody_takes_are_refused(api: Api, flow: str) -> None:
         ("resume", {"reason": "x"}, "reason"),
         ("rerun", {"from_step": -1}, "from_step"),
         ("rerun", {"from_step": "1"}, "from_step"),
+        ("rerun", {"id": "again"}, "id"),
     ],
 )
 def test_wrong_bodies_are_told(api: Api, flow: str, verb: str, body: dict[str, object], field: str) -> None:

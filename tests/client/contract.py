@@ -346,6 +346,11 @@ class ClientContract:
         (kept,) = client.history(again.id)
         assert (kept.ordinal, kept.name, kept.result) == (0, "reserve", codec.encode({"shelf": 7}))
         assert client.history(client.rerun(flow).id) == []
+        new_id = str(ids.new_id())
+        for from_step in (None, 1):
+            accepted = client.rerun(flow, from_step=from_step, new_id=new_id)
+            assert (accepted.id, accepted.created) == (new_id, from_step is None), "the same run, asked for twice"
+        assert client.history(new_id) == []
         assert client.history(client.rerun(flow, from_step=0).id) == []
         with pytest.raises(RunConflict, match="from step 3: it has 3 steps"):
             client.rerun(flow, from_step=3)
