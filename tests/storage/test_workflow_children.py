@@ -27,8 +27,8 @@ from tests.storage.conftest import SetClock
 
 
 @pytest.fixture
-def bench(store: Store, clock: SetClock) -> Bench:
-    return Bench(store, clock)
+def bench(emptied_store: Store, clock: SetClock) -> Bench:
+    return Bench(emptied_store, clock)
 
 
 def follows(bench: Bench, *runs: NewRun) -> str:
