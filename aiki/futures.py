@@ -17,9 +17,10 @@ from aiki.replay import digest_of
 from aiki.workflow_run import WorkflowRun
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Future(ABC, Generic[R]):
+class Future(ABC, Generic[R_co]):
     """Something that a workflow has started: a task, a child, a sleep, an event."""
 
     def __init__(self, run: WorkflowRun, step: Step) -> None:
@@ -27,7 +28,7 @@ class Future(ABC, Generic[R]):
         self.step = step
         self.ordinal = step.ordinal
 
-    def result(self) -> R:
+    def result(self) -> R_co:
         """What came of it; waits for it, holding nothing.
 
         :raises StepFailed: it failed (or the original error, where that can be made anew).
@@ -40,7 +41,7 @@ class Future(ABC, Generic[R]):
                 self.run._cancel_wait("wait", _digest("wait", [self]))
             return self.wait()
 
-    def wait(self) -> R:
+    def wait(self) -> R_co:
         """As `result`, inside of the operation that has started it and gives it to nobody else."""
         if not self.ready():
             self.run._cancel_point(self.step)
@@ -53,7 +54,7 @@ class Future(ABC, Generic[R]):
         """Whether it has come to an end, by all that is known now."""
 
     @abstractmethod
-    def value(self) -> R:
+    def value(self) -> R_co:
         """Its result, or its error raised. Only when it is ready."""
 
     @abstractmethod
@@ -69,7 +70,7 @@ class Future(ABC, Generic[R]):
         return f"<{type(self).__name__} #{self.step.ordinal} {self.step.name}>"
 
 
-class RunFuture(Future[R]):
+class RunFuture(Future[R_co]):
     """A submitted task or a child workflow: a run of its own.
 
     :ivar run_id: its id, canonical UUID text.
@@ -86,14 +87,14 @@ class RunFuture(Future[R]):
         """See `Future.ready`."""
         return self.step.done or self.run._replay.end_of(self.step) is not None
 
-    def value(self) -> R:
+    def value(self) -> R_co:
         """See `Future.value`."""
         if self.step.done:
-            return cast(R, self.run._outcome(self.step))
+            return cast(R_co, self.run._outcome(self.step))
         end = self.run._replay.end_of(self.step)
         assert end is not None
         if end.outcome == COMPLETED:
-            return cast(R, None if end.payload is None else codec.decode(end.payload, what=f"result of {self.step.name}"))
+            return cast(R_co, None if end.payload is None else codec.decode(end.payload, what=f"result of {self.step.name}"))
         error = StepFailed(self.step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome)
         raise self.run._noted(error, [self.step.ordinal])
 

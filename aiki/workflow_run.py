@@ -193,10 +193,17 @@ class WorkflowRun:
     @overload
     def step(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def step(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a plain function as a durable step: once its result is recorded, it is never called again."""
+        """Call a function as a durable step: once its result is recorded, it is never called again.
+
+        A task as a step has the name that is given here, and its own retries and limits.
+        """
         check_step_name(name)
         with self._operation():
             text = Arguments(name, fn).canonical(args, kwargs)
+            if getattr(fn, "kind", "") == "workflow":
+                raise ConfigurationError(f"run.step({name!r}): a workflow is a run of its own; call it, or submit it")
+            if getattr(fn, "kind", "") == "task":
+                return self._step(history.STEP, name, fn.fn, args, kwargs, text, fn.retry, _limits(fn))  # type: ignore[attr-defined]
             return self._step(history.STEP, name, fn, args, kwargs, text, RetryPolicy.never())
 
     def call_task(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -205,8 +212,7 @@ class WorkflowRun:
             if task.kind == "workflow":
                 return self._submit(task.plain, args, kwargs).wait()
             text = task.arguments.canonical(args, kwargs)
-            limits = (task.soft_time_limit or 0.0, task.time_limit or 0.0)
-            return self._step(history.STEP, task.name, task.fn, args, kwargs, text, task.retry, limits)
+            return self._step(history.STEP, task.name, task.fn, args, kwargs, text, task.retry, _limits(task))
 
     def undo(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a compensation of a saga."""
@@ -547,6 +553,10 @@ class _Quiet(logging.LoggerAdapter[logging.Logger]):
 def _issued(step: Step) -> dict[str, Any]:
     """Of what a step carries, that which was known when it was issued."""
     return {key: step.more[key] for key in ("i",) if key in step.more}
+
+
+def _limits(task: Any) -> tuple[float, float]:
+    return task.soft_time_limit or 0.0, task.time_limit or 0.0
 
 
 def _name_of(fn: Callable[..., Any]) -> str:

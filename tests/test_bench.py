@@ -54,7 +54,7 @@ def test_a_smoke_run_measures_aiki_in_every_way(bench: Bench) -> None:
     output, results = bench("--no-peers")
     for case in CASES:
         [row] = rows(output, case.name)
-        measured = row[1:5] if case.kind == "throughput" else row[1:4]
+        measured = row[1:5] if case.kind in ("throughput", "flows") else row[1:4]
         if case.product == "aiki":
             assert NONE not in measured, row
         else:
@@ -67,7 +67,10 @@ def test_a_smoke_run_measures_aiki_in_every_way(bench: Bench) -> None:
     [file] = results.iterdir()
     kept = json.loads(file.read_text())
     assert [outcome["case"] for outcome in kept["rounds"]] == [case.name for case in CASES if case.product == "aiki"]
-    assert all(outcome["figures"]["completed"] == 200 for outcome in kept["rounds"] if "completed" in outcome["figures"])
+    completed = {outcome["case"]: outcome["figures"].get("completed") for outcome in kept["rounds"]}
+    for case in CASES:
+        if case.product == "aiki":
+            assert completed[case.name] == {"throughput": 200, "flows": 50}.get(case.kind), case.name
 
 
 @pytest.mark.skipif(not all(case.installed for case in PEERS), reason="the extra `bench` is not installed")

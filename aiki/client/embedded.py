@@ -148,12 +148,13 @@ class EmbeddedClient:
         return self._open().store.clock()
 
     # ------------------------------------------------------------ change
-    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False) -> RunView:
+    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False, once: bool = False) -> RunView:
         """See `Client.cancel`."""
         parts = self._open()
         parts.publisher.accepting()
         claimed_at = time.monotonic()
-        cancelled = parts.store.cancel_run(_checked(run_id), reason=reason, actor=self._actor, at_once=at_once)
+        asked = {"reason": reason, "actor": self._actor}
+        cancelled = parts.store.cancel_run(_checked(run_id), **asked, at_once=at_once, once=once)
         self._tell(parts, REVOKE, cancelled.revoke)
         self._tell(parts, CANCEL, cancelled.interrupt)
         self._tell(parts, CANCEL_SOON, cancelled.soon)
@@ -206,12 +207,12 @@ class EmbeddedClient:
         parts.publisher.put(retried.outgoing, claimed_at)
         return retried.run
 
-    def rerun(self, run_id: str, *, from_step: int | None = None) -> Accepted:
+    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None) -> Accepted:
         """See `Client.rerun`."""
         parts = self._open()
         claimed_at = time.monotonic()
         claim = CLAIM if parts.publisher.accepting() else None
-        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step)
+        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step, new_id=new_id)
         parts.publisher.put(created.outgoing, claimed_at)
         return created.accepted[0]
 

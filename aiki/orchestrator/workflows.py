@@ -19,18 +19,15 @@ from aiki.states import State
 from aiki.storage.applying import Effects
 from aiki.storage.history import continue_step
 from aiki.storage.operating import cancel, retry
-from aiki.storage.rows import CANCEL_DUE, RunRow
+from aiki.storage.rows import CANCEL_ASKED, CANCEL_MET, RunRow
 from aiki.storage.waking import bring_on, give_up_dispatch, look, suspend
 
 CHANGED_ERROR: Final = "WorkflowChanged"
 CANCEL_ORDER: Final = "cancel"
 RETRY_ORDER: Final = "retry"
 """Kinds of arrivals that a parent sends to its children."""
-CANCEL_MET: Final = 2
-"""`cancel_requested` once the function has met its cancel."""
-
-_OF_ISSUE: Final = ("i", "c", "ab")
-"""What is known of a step since it was issued (`Step.more`); the rest is of one report."""
+_ISSUED_WITH: Final = frozenset({"i", "c", "run", "ab"})
+"""Of `Step.more`: what a later report of the step does not tell again."""
 
 
 def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
@@ -48,7 +45,7 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             row.history = step.ordinal + 1
         if "run" in step.more and new:
             effects.children.append(NewRun.from_wire(step.more["run"], row.id, step.ordinal))
-            if row.cancel_requested == CANCEL_DUE:
+            if row.cancel_requested == CANCEL_ASKED:
                 effects.cancel_children[row.id] = step.ordinal  # started before the function met its cancel
         if step.kind in (STEP, UNDO) and step.state == OPEN and "s" in step.more:
             step.more["due"] = now + int(float(step.more["s"]) * SECOND)
@@ -61,10 +58,10 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             if known[0].done or step.attempt < known[0].attempt:
                 continue  # an older report of it, once more
             new = new or known[1]
-            issued = {key: value for key, value in known[0].more.items() if key in _OF_ISSUE}
-            step = step._replace(more={**issued, **step.more})
+            issued = {key: value for key, value in known[0].more.items() if key in _ISSUED_WITH}
+            step = known[0]._replace(state=step.state, attempt=step.attempt, more={**issued, **step.more})
         effects.steps[row.id, step.ordinal] = (step, new)
-    if row.cancel_requested == CANCEL_DUE:
+    if row.cancel_requested == CANCEL_ASKED:
         effects.soon.append(RunKey(row.run_id, row.epoch))
 
 

@@ -68,6 +68,7 @@ class Steering(Operating):
             effects.audit.append((actor, "resume", run_id, ""))
             row.pause_requested = 0
             if row.state != State.PAUSED:
+                row.waiting_on = None if row.state == State.QUEUED else row.waiting_on
                 return
             now = self.clock()
             if row.due_at is not None and row.due_at > now and not row.history:
@@ -141,8 +142,9 @@ class Steering(Operating):
             sql = "SELECT history, history_from FROM runs WHERE namespace = ? AND id = ?"
             found = self.db.execute(connection, sql, (self.namespace, source)).fetchone()
             last, first = found or (0, 0)
-            if run.kind != "workflow" or not first <= from_step < last or first:
+            if run.kind != "workflow" or first or not 0 <= from_step < last:
                 why = "it went on as new" if first else f"it has {last} steps, the first is 0"
+                why = why if run.kind == "workflow" else "it is a task"
                 raise RunConflict(f"run {run_id} cannot be rerun from step {from_step}: {why}")
             open_ = self.db.execute(
                 connection,
@@ -156,6 +158,8 @@ class Steering(Operating):
                     f"run {run_id} cannot be rerun from step {from_step}: step {open_[0]} ({open_[1]}) has no result"
                 )
             created = self._create(connection, self.namespace, [run], None, None)
+            if not created.accepted[0].created:
+                return created
             self._copy_steps(connection, source, raw, from_step)
             self.db.execute(
                 connection,

@@ -139,7 +139,7 @@ class World:
         try:
             with inside_workflow(run):
                 value = fn(run, *args)
-        except BaseException as raised:  # noqa: BLE001  as a worker does
+        except BaseException as raised:
             error = raised
         if host.dead:
             return Ended("died")
@@ -199,7 +199,7 @@ class World:
         args, kwargs = codec.decode(child.input)
         try:
             self.end_child(ordinal, tasks[child.name].fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001  as a worker does
+        except Exception as error:
             self.end_child(ordinal, error=f"{type(error).__name__}: {error}")
 
 

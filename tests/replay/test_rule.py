@@ -166,7 +166,7 @@ def test_it_stops_at_each_further_operation_once_it_was_stopped(world: World) ->
         ):
             try:
                 call()
-            except BaseException:  # noqa: B036  user code does such things
+            except BaseException:
                 continue
         return "done"
 
