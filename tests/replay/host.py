@@ -1,4 +1,4 @@
-"""A workflow's run in memory: what it reported, what came to it, a clock that is set, one call of its function after another.
+"""A workflow's run in memory: what it reported, what came to it, a clock that is set, and calls of its function.
 
 It keeps steps the way the database does (keyed by ordinal, later reports set the result), and hands the function a history that
 has been through JSON, as a dispatch's has.
@@ -172,7 +172,7 @@ class World:
         tasks: Mapping[str, Any] | None = None,
         events: Mapping[str, Any] | None = None,
     ) -> Ended:
-        """Call it until it ends: time goes by, children are run (`tasks`: by name), events are sent when it waits for them."""
+        """Call it until it ends: time goes by, children are run (`tasks`: by name), awaited events are sent."""
         for _ in range(1000):
             ended = self.call(fn, *args)
             if ended.kind != "suspended":
