@@ -301,14 +301,20 @@ class Aiki:
         reference_id: str | None = None,
         created_after: dt.datetime | None = None,
         created_before: dt.datetime | None = None,
+        kind: str | None = None,
+        parent: str | None = None,
         limit: int | None = None,
     ) -> Iterator[RunView]:
         """Runs, newest first, fetched page by page as they are looked at.
 
         :param state: one state or several; by default all.
+        :param kind: `task` or `workflow`.
+        :param parent: the id of a workflow's run: what it started.
         :param limit: how many at most.
         """
         states = (state,) if isinstance(state, str) else tuple(state)
+        if kind not in (None, "task", "workflow"):
+            raise ConfigurationError(f"runs: kind={kind!r}: it must be 'task' or 'workflow'")
         where = RunFilter(
             states=tuple(_state(item) for item in states),
             name=name,
@@ -316,6 +322,8 @@ class Aiki:
             reference_id=reference_id,
             created_after=None if created_after is None else moment("runs", "created_after", created_after),
             created_before=None if created_before is None else moment("runs", "created_before", created_before),
+            kind=kind,
+            parent_id=None if parent is None else self.handle(parent).id,
         )
         return self._pages(where, limit)
 

@@ -41,9 +41,9 @@ class Arguments:
         if skip:
             given = list(self._signature.parameters.values())
             if not given or given[0].kind not in _POSITIONAL:
-                raise ConfigurationError(
-                    f"{name}: its first parameter must be the run: def {name.rpartition('.')[2]}(run, ...)"
-                )
+                raise ConfigurationError(_without_run(name, ""))
+            if _plain_type(given[0].annotation):
+                raise ConfigurationError(_without_run(name, f", not {given[0]}"))
             self._signature = self._signature.replace(parameters=given[skip:])
         parameters = self._signature.parameters.values()
         required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -85,6 +85,16 @@ class Arguments:
         except TypeError as error:
             raise TypeError(f"{self._name}() {error}; its signature is {self._signature}") from None
         return codec.canonical(bound.arguments, what=self._what)
+
+
+def _without_run(name: str, found: str) -> str:
+    return f"{name}: its first parameter must be the run{found}: def {name.rpartition('.')[2]}(run: WorkflowRun, ...)"
+
+
+def _plain_type(annotation: Any) -> bool:
+    """Whether a parameter is annotated as plain data, so that it cannot be a workflow's run."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return text.partition("[")[0] in ("str", "int", "float", "bool", "bytes", "list", "dict", "tuple", "set", "Decimal", "UUID")
 
 
 def as_call(item: Any, position: int) -> Call:

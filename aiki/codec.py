@@ -75,7 +75,7 @@ def canonical(value: Any, *, what: str = "value") -> str:
     :raises EncodeError: it holds something that cannot be carried.
     """
     try:
-        return _dumps_sorted(value if _is_plain(value, 0) else _lower(value, "$", 0))
+        return _dumps_sorted(value if _is_plain(value, 0) else _ordered(_lower(value, "$", 0)))
     except _Refused as error:
         raise EncodeError(f"cannot encode the {what} at {error.place}: {error.why}") from None
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -190,6 +190,18 @@ def _lower_dict(value: dict[Any, Any], place: str, depth: int) -> Any:
         for i, (key, item) in enumerate(value.items())
     ]
     return _tag("dict", pairs)
+
+
+def _ordered(plain: Any) -> Any:
+    """Lowered data with the pairs of each mapping whose keys are not text in the order of those keys."""
+    if isinstance(plain, list):
+        return [_ordered(item) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    out = {key: _ordered(item) for key, item in plain.items()}
+    if out.get(TAG) == "dict":
+        out["v"].sort(key=_dumps_sorted)
+    return out
 
 
 def _lower_items(tag: str) -> Callable[[Any, str, int], Any]:

@@ -34,7 +34,7 @@ class CurrentRun:
     """The run whose code is executing now.
 
     :ivar attempt: 1 for the first execution; inside a step of a workflow, the step's.
-    :ivar name: the task's or workflow's name.
+    :ivar name: the task's or workflow's name; inside a step, the step's.
     :ivar reference_id: what it was enqueued with, if anything.
     :ivar step: inside a step of a workflow, its ordinal; else None.
     """
@@ -50,9 +50,9 @@ class CurrentRun:
         self.reference_id = reference_id
         self.step: int | None = None
 
-    def for_step(self, ordinal: int, attempt: int) -> CurrentRun:
+    def for_step(self, ordinal: int, attempt: int, name: str) -> CurrentRun:
         """What code inside that step of this run sees; for the worker."""
-        inner = CurrentRun(self._hex, attempt, self.name, self.reference_id, self._sink)
+        inner = CurrentRun(self._hex, attempt, name, self.reference_id, self._sink)
         inner.step = ordinal
         return inner
 
@@ -160,6 +160,25 @@ def workflow_here() -> DurableRun | None:
     return here.run
 
 
+def check_durable() -> None:
+    """Refuse an operation of a workflow that would not be recorded in its place.
+
+    :raises NotDurable: this is inside of a step, or not the workflow's own thread.
+    """
+    here = _here
+    if here is None:
+        return
+    if here.thread != threading.get_ident():
+        raise NotDurable(
+            "a durable operation was asked for in another thread than the workflow's own: it would not be recorded"
+        )
+    if here.in_step:
+        raise NotDurable(
+            "a durable operation was asked for inside of a step: a step is recorded as a whole. Do it in the workflow's own "
+            "code, before or after the step"
+        )
+
+
 @contextmanager
 def inside_workflow(run: DurableRun) -> Iterator[None]:
     """While a workflow's function runs."""
@@ -172,13 +191,13 @@ def inside_workflow(run: DurableRun) -> Iterator[None]:
 
 
 @contextmanager
-def inside_step(ordinal: int, attempt: int) -> Iterator[None]:
+def inside_step(ordinal: int, attempt: int, name: str = "") -> Iterator[None]:
     """While a step of the workflow runs: calls of tasks are plain calls, and `current_run()` is that of the step."""
     here = _here
     if here is not None:
         here.in_step = True
     run = _current.get()
-    token = None if run is None else _current.set(run.for_step(ordinal, attempt))
+    token = None if run is None else _current.set(run.for_step(ordinal, attempt, name or run.name))
     try:
         yield
     finally:

@@ -32,11 +32,21 @@ class PayloadTooLarge(PayloadError):
 
 
 class UnknownTask(AikiError):
-    """Nobody has registered this name. `closest` holds similar names that are registered."""
+    """Nobody has registered this name, or not in this version.
 
-    def __init__(self, name: str, closest: list[str] | None = None) -> None:
+    `closest` holds similar names that are registered; `versions` those of the name, where the version is what is unknown.
+    """
+
+    def __init__(
+        self, name: str, closest: list[str] | None = None, *, version: str | None = None, versions: list[str] | None = None
+    ) -> None:
         self.name = name
         self.closest = closest or []
+        self.version = version
+        self.versions = versions or []
+        if self.versions:
+            super().__init__(f"{name!r} is not registered in version {version!r}; there are: {', '.join(self.versions)}")
+            return
         hint = f"; did you mean {', '.join(self.closest)}?" if self.closest else ""
         super().__init__(f"no task or workflow is registered as {name!r}{hint}")
 

@@ -24,9 +24,15 @@ def arguments_of(error: BaseException) -> str | None:
             return None
         text = codec.encode(list(error.args), limit=MAX_ARGUMENTS, what="error's arguments").text
         again = make(qualified_name(type(error)), text)
-        return text if again is not None and str(again) == str(error) and type(again) is type(error) else None
+        return text if again is not None and _same(again, error) else None
     except Exception:  # noqa: BLE001  the user's __init__, __str__ and metaclasses may do anything
         return None
+
+
+def _same(again: Exception, error: BaseException) -> bool:
+    """Whether code that catches it could not tell them apart."""
+    mine, its = vars(again), {key: value for key, value in vars(error).items() if key != "__notes__"}
+    return type(again) is type(error) and str(again) == str(error) and again.args == error.args and mine == its
 
 
 def make(type_name: str, arguments: str | None) -> Exception | None:

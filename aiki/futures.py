@@ -17,26 +17,32 @@ from aiki.replay import digest_of
 from aiki.workflow_run import WorkflowRun
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Future(ABC, Generic[R]):
+class Future(ABC, Generic[R_co]):
     """Something that a workflow has started: a task, a child, a sleep, an event."""
 
     def __init__(self, run: WorkflowRun, step: Step) -> None:
         self.run = run
         self.step = step
+        self.ordinal = step.ordinal
 
-    def result(self) -> R:
+    def result(self) -> R_co:
         """What came of it; waits for it, holding nothing.
 
         :raises StepFailed: it failed (or the original error, where that can be made anew).
         :raises EventTimeout: the event did not come in time.
         """
         with self.run._operation():
+            if self.run._replay.cancel_delivered:
+                _raise_cancelled(self.run, "wait", [self])
+            if not self.ready():
+                self.run._cancel_wait("wait", _digest("wait", [self]))
             return self.wait()
 
-    def wait(self) -> R:
-        """As `result`, inside of an operation."""
+    def wait(self) -> R_co:
+        """As `result`, inside of the operation that has started it and gives it to nobody else."""
         if not self.ready():
             self.run._cancel_point(self.step)
             self.run._give_way()
@@ -48,7 +54,7 @@ class Future(ABC, Generic[R]):
         """Whether it has come to an end, by all that is known now."""
 
     @abstractmethod
-    def value(self) -> R:
+    def value(self) -> R_co:
         """Its result, or its error raised. Only when it is ready."""
 
     @abstractmethod
@@ -64,7 +70,7 @@ class Future(ABC, Generic[R]):
         return f"<{type(self).__name__} #{self.step.ordinal} {self.step.name}>"
 
 
-class RunFuture(Future[R]):
+class RunFuture(Future[R_co]):
     """A submitted task or a child workflow: a run of its own.
 
     :ivar run_id: its id, canonical UUID text.
@@ -81,14 +87,14 @@ class RunFuture(Future[R]):
         """See `Future.ready`."""
         return self.step.done or self.run._replay.end_of(self.step) is not None
 
-    def value(self) -> R:
+    def value(self) -> R_co:
         """See `Future.value`."""
         if self.step.done:
-            return cast(R, self.run._outcome(self.step))
+            return cast(R_co, self.run._outcome(self.step))
         end = self.run._replay.end_of(self.step)
         assert end is not None
         if end.outcome == COMPLETED:
-            return cast(R, None if end.payload is None else codec.decode(end.payload, what=f"result of {self.step.name}"))
+            return cast(R_co, None if end.payload is None else codec.decode(end.payload, what=f"result of {self.step.name}"))
         error = StepFailed(self.step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome)
         raise self.run._noted(error, [self.step.ordinal])
 
@@ -146,28 +152,24 @@ class EventFuture(Future[Any]):
         self._at = step.more.get("at")
 
     def ready(self) -> bool:
-        """See `Future.ready`. Events that do not fit the schema are recorded as refused on the way."""
-        while True:
-            if self.step.state == FAILED:
-                self.step = self.run._open(history.EVENT, self.step.name)
-                continue
-            if self.step.state != OPEN:
+        """See `Future.ready`. Events that do not fit the schema are recorded on the way, as steps of their own."""
+        if self.step.state != OPEN:
+            return True
+        replay, name = self.run._replay, self.step.name
+        while (arrival := replay.event(name)) is not None:
+            payload = arrival.payload
+            more = {"b": arrival.id} if payload is None else {"b": arrival.id, "e": payload.encoding, "r": payload.text}
+            wrong = self._refusal(None if payload is None else codec.decode(payload, what=f"event {name}"))
+            if wrong is None:
+                self.step = replay.put(self.step._replace(state=COMPLETED, more=more))
                 return True
-            replay = self.run._replay
-            arrival = replay.event(self.step.name)
-            if arrival is not None:
-                payload = arrival.payload
-                more = {"b": arrival.id} if payload is None else {"b": arrival.id, "e": payload.encoding, "r": payload.text}
-                wrong = self._refusal(None if payload is None else codec.decode(payload, what=f"event {self.step.name}"))
-                if wrong is None:
-                    self.step = replay.put(self.step._replace(state=COMPLETED, more=more))
-                else:
-                    self.step = replay.put(self.step._replace(state=FAILED, more={**more, "t": "EventRefused", "m": wrong}))
-                continue
-            due = self._due()
-            if due is None or self.run._host.now() < due:
-                return False
-            self.step = replay.put(self.step._replace(state=TIMED_OUT))
+            refused = replay.issue(history.REFUSED, name)
+            replay.put(refused._replace(state=FAILED, more={**more, "t": "EventRefused", "m": wrong}))
+        due = self._due()
+        if due is None or self.run._host.now() < due:
+            return False
+        self.step = replay.put(self.step._replace(state=TIMED_OUT))
+        return True
 
     def _refusal(self, data: Any) -> str | None:
         try:
@@ -214,11 +216,14 @@ def gather(*futures: Future[R], return_exceptions: bool = False) -> list[R]:
         return []
     run = _run_of(futures)
     with run._operation():
-        if not return_exceptions:
+        what = "gather all" if return_exceptions else "gather"
+        if return_exceptions:
+            _raise_cancelled(run, what, futures)
+        else:
             _raise_failed(run, futures)
         open_ = [future for future in futures if not future.ready()]
         if open_:
-            run._cancel_point(open_[0].step)
+            run._cancel_wait(what, _digest(what, futures))
             run._give_way()
             run._suspend(_together(open_), every=True)
         return [_value(future) for future in futures] if return_exceptions else [future.value() for future in futures]
@@ -234,6 +239,8 @@ def _raise_failed(run: WorkflowRun, futures: Sequence[Future[Any]]) -> None:
         if not failed:
             return
         choice = _choose(run, "gather", digest, failed[0])
+    if choice.state == CANCELLED:
+        raise run._cancelled("gather")
     try:
         futures[int(choice.more["r"])].value()
     except Exception as error:
@@ -261,15 +268,23 @@ def as_completed(*futures: Future[R]) -> Iterator[Future[R]]:
 def _first(run: WorkflowRun, futures: Sequence[Future[R]]) -> Future[R]:
     digest = _digest("first", futures)
     known = run._replay.take(history.CHOICE, "first", digest)
+    if known is not None and known.state == CANCELLED:
+        raise run._cancelled("first")
     if known is not None:
         return futures[int(known.more["r"])]
     for position, future in enumerate(futures):
         if future.ready():
             _choose(run, "first", digest, position)
             return future
-    run._cancel_point(futures[0].step)
+    run._cancel_wait("first", digest)
     run._give_way()
     raise run._left(_together(futures))
+
+
+def _raise_cancelled(run: WorkflowRun, what: str, futures: Sequence[Future[Any]]) -> None:
+    """Raise the cancel that is recorded at this wait, if any."""
+    if run._replay.take(history.CHOICE, what, _digest(what, futures)) is not None:
+        raise run._cancelled(what)
 
 
 def _choose(run: WorkflowRun, name: str, digest: str, position: int) -> Step:
@@ -288,7 +303,7 @@ def _together(futures: Sequence[Future[Any]]) -> list[Wait]:
 
 
 def _digest(name: str, futures: Sequence[Future[Any]]) -> str:
-    return digest_of(f"{name} {','.join(str(future.step.ordinal) for future in futures)}")
+    return digest_of(f"{name} {','.join(str(future.ordinal) for future in futures)}")
 
 
 def _run_of(futures: Sequence[Future[Any]]) -> WorkflowRun:

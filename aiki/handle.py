@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 from aiki import codec
 from aiki.errors import ConfigurationError, ResultTimeout, RunCancelled, RunFailed, Unavailable
 from aiki.model import End, RunDetail, RunView, StepView
-from aiki.options import check_step_name
+from aiki.options import check_reference, check_step_name
 from aiki.states import State
 
 if TYPE_CHECKING:
@@ -152,10 +152,11 @@ class Handle(Generic[R]):
         """Send an event that the workflow waits for, or will wait for (`run.wait_event(name)`).
 
         :param data: what `wait_event` returns; anything that an argument of a task can be.
-        :param reference_id: sending it again under the same one changes nothing.
+        :param reference_id: sending an event of this name again under the same one changes nothing.
         :raises RunConflict: the run has ended, or is a task.
         """
         check_step_name(name)
+        check_reference(f"event {name}", reference_id)
         payload = None if data is None else codec.encode(data, limit=self._app.settings.max_payload, what=f"event {name}")
         self._client.send_event(self.id, name, payload, reference_id=reference_id)
 

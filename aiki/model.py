@@ -106,7 +106,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as people and clients see it. `waiting_on` says in words why a run that is not running does not move."""
+    """A run as people and clients see it. `waiting_on` says in words why a run that is not running does not move.
+
+    `parent_id` is the workflow's run that started it.
+    """
 
     id: str
     namespace: str
@@ -131,6 +134,7 @@ class RunView:
     finished_at: int | None
     expires_at: int | None
     updated_at: int
+    parent_id: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -157,7 +161,8 @@ class StepView:
     """A step of a workflow as people and clients see it (`aiki.history.Step`).
 
     `input` is the beginning of its canonical input; `child_id` the run that it started; `millis` how long it took. The state of
-    a child is that in which it ended. Kinds: step, task, child, undo, sleep, event, value, choice, patch, continue.
+    a child is that in which it ended. Kinds: step, task, child, undo, sleep, event, refused, value, choice,
+    patch, continue.
     """
 
     ordinal: int
@@ -188,7 +193,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs a list holds; every field given must match."""
+    """Which runs a list holds; every field given must match. `parent_id`: those that this workflow's run started."""
 
     states: tuple[State, ...] = ()
     name: str | None = None
@@ -196,6 +201,8 @@ class RunFilter:
     reference_id: str | None = None
     created_after: int | None = None
     created_before: int | None = None
+    kind: str | None = None
+    parent_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

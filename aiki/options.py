@@ -35,7 +35,7 @@ _RETRY_HINT = "use retry=RetryPolicy.exponential(...), or raise RetryLater(secon
 CELERY_HINTS: Final[Mapping[str, str]] = {
     "acks_late": "nothing is needed: a run is acked once its result is recorded",
     "acks_on_failure_or_timeout": "nothing is needed: a run is acked once its outcome is recorded",
-    "add_to_parent": "there are no parent tasks",
+    "add_to_parent": "what a workflow submits is recorded with it",
     "autoretry_for": "use retry=RetryPolicy.exponential(..., retry_on=(SomeError,))",
     "base": "task classes do not exist here; write a decorator of your own around the function",
     "bind": "call aiki.current_run() in the task",
@@ -47,8 +47,8 @@ CELERY_HINTS: Final[Mapping[str, str]] = {
     "expires_in": "use expires=",
     "headers": "pass what the task needs as arguments",
     "ignore_result": "results are always recorded; return None to store nothing",
-    "link": "enqueue the next task at the end of this one",
-    "link_error": "look at the run's state, or catch the error in the task",
+    "link": "call the one after the other in a workflow (@app.workflow)",
+    "link_error": "catch the error in a workflow (@app.workflow), or in the task",
     "max_retries": "use retry=RetryPolicy.exponential(max_attempts=...), which counts the first attempt too",
     "on_commit": "use options(session=...), or your ORM's on_commit hook",
     "priority": "use a queue of its own: queue=",
@@ -235,7 +235,7 @@ class RunOptions:
             queue=None if queue is None else check_name(f"{where}: queue", queue),
             expires_in=None if isinstance(expires, dt.datetime) else seconds(where, "expires", expires, least=0.001),
             expires_at=at,
-            reference_id=_reference(where, reference_id),
+            reference_id=check_reference(where, reference_id),
             on_conflict=on_conflict,
             wire=_wire(where, retry, time_limit, soft_time_limit, max_crashes),
             session=session,
@@ -261,7 +261,8 @@ def _wire(
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _reference(where: str, value: Any) -> str | None:
+def check_reference(where: str, value: Any) -> str | None:
+    """A reference id or None; raises `ConfigurationError`."""
     if value is None:
         return None
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_REFERENCE or not value.isprintable():

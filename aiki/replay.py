@@ -16,7 +16,22 @@ from collections import deque
 from typing import Any, Final, NamedTuple, NoReturn
 
 from aiki.errors import HistoryLimitExceeded, WorkflowChanged
-from aiki.history import CHILD_ENDED, EVENT_SENT, ISSUED, MAX_INPUT, OPEN, PATCH, WOKEN, Arrival, History, Step, Waits
+from aiki.history import (
+    CANCELLED,
+    CHILD_ENDED,
+    COMPLETED,
+    EVENT_SENT,
+    ISSUED,
+    MAX_INPUT,
+    OPEN,
+    PATCH,
+    REFUSED,
+    WOKEN,
+    Arrival,
+    History,
+    Step,
+    Waits,
+)
 
 WARN_SHARE: Final = 0.8
 """Share of the history's limit from which on it is told."""
@@ -88,8 +103,11 @@ class Replay:
         self._left: dict[int, Step] = {}
         """Recorded and not called yet, by ordinal, oldest first; `_issued_left` of them are counted by the rule."""
         self._issued_left = 0
+        self._reached = self._last = -1
+        """The highest ordinal that was called so far, and that is recorded: between them lies what is being replayed."""
         self._queues: dict[tuple[str, str, str], deque[Step]] = {}
         self._patches: dict[str, int] = {}
+        """The patches that said True, with the last recorded ordinal before each."""
         self._ends: dict[int, Arrival] = {}
         self._events: dict[str, deque[Arrival]] = {}
         self._wakings: deque[Arrival] = deque()
@@ -105,11 +123,13 @@ class Replay:
 
     def _remember(self, step: Step) -> None:
         self._weight += _weight(step)
-        if step.state == "cancelled":
+        if step.state == CANCELLED:
             self.cancel_delivered = True
         if step.kind == PATCH:
-            self._patches[step.name] = step.ordinal
+            self._patches[step.name] = self._last
+        if step.kind in (PATCH, REFUSED):
             return
+        self._last = step.ordinal
         self._left[step.ordinal] = step
         self._issued_left += step.kind in ISSUED
         self._queues.setdefault((step.kind, step.name, step.digest), deque()).append(step)
@@ -126,8 +146,8 @@ class Replay:
     # ------------------------------------------------------------ the history's size
     @property
     def replaying(self) -> bool:
-        """Whether recorded steps are still to be called."""
-        return bool(self._left)
+        """Whether recorded steps are still to be called. What the code calls no more does not count once it is behind."""
+        return self._issued_left > 0 or self._reached < self._last
 
     @property
     def used(self) -> tuple[int, int]:
@@ -149,6 +169,7 @@ class Replay:
         step = queue.popleft()
         del self._left[step.ordinal]
         self._issued_left -= step.kind in ISSUED
+        self._reached = max(self._reached, step.ordinal)
         return step
 
     def end_of(self, step: Step) -> Arrival | None:
@@ -177,14 +198,13 @@ class Replay:
 
         A run that met the patch in the middle (in a loop, say) stays on the old way in what was recorded before it.
         """
-        known = self._patches.get(name)
-        oldest = next(iter(self._left), None)
-        if known is not None:
-            return oldest is None or oldest > known
-        if oldest is not None:
+        before = self._patches.get(name)
+        if before is not None:
+            return self._reached >= before
+        if self.replaying:
             return False
-        self.put(self._new(PATCH, name, "", {})._replace(state="completed"))
-        self._patches[name] = self._next - 1
+        self.put(self._new(PATCH, name, "", {})._replace(state=COMPLETED))
+        self._patches[name] = self._reached
         return True
 
     # ------------------------------------------------------------ what is new
@@ -204,7 +224,10 @@ class Replay:
             self.leave(LimitReached(HistoryLimitExceeded(text)))
         if "i" in more:
             more["i"] = shortened(more["i"])
-        return self._new(kind, name, digest, more)
+        step = self._new(kind, name, digest, more)
+        if not self._issued_left and (kind in ISSUED or self._reached >= self._last):
+            self._reached = step.ordinal
+        return step
 
     def _new(self, kind: str, name: str, digest: str, more: dict[str, Any]) -> Step:
         step = Step(self._next, kind, name, digest, OPEN, 0, more)

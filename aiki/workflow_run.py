@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Protocol, Typ
 from aiki import codec, history, ids
 from aiki.arguments import Arguments
 from aiki.codec import Payload
+from aiki.context import check_durable
 from aiki.errors import ConfigurationError, PayloadError, RetryLater, TimeLimitExceeded, WorkflowCancelled
 from aiki.failures import arguments_of, step_error
 from aiki.history import CANCELLED, COMPLETED, FAILED, Step, Wait, Waits
@@ -192,10 +193,15 @@ class WorkflowRun:
     @overload
     def step(self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def step(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a plain function as a durable step: once its result is recorded, it is never called again."""
+        """Call a function as a durable step: once its result is recorded, it is never called again.
+
+        A task as a step has the name that is given here, and its own retries and limits.
+        """
         check_step_name(name)
         with self._operation():
             text = Arguments(name, fn).canonical(args, kwargs)
+            if getattr(fn, "kind", "") == "task":
+                return self._step(history.STEP, name, fn.fn, args, kwargs, text, fn.retry, _limits(fn))  # type: ignore[attr-defined]
             return self._step(history.STEP, name, fn, args, kwargs, text, RetryPolicy.never())
 
     def call_task(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -204,8 +210,7 @@ class WorkflowRun:
             if task.kind == "workflow":
                 return self._submit(task.plain, args, kwargs).wait()
             text = task.arguments.canonical(args, kwargs)
-            limits = (task.soft_time_limit or 0.0, task.time_limit or 0.0)
-            return self._step(history.STEP, task.name, task.fn, args, kwargs, text, task.retry, limits)
+            return self._step(history.STEP, task.name, task.fn, args, kwargs, text, task.retry, _limits(task))
 
     def undo(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a compensation of a saga."""
@@ -241,6 +246,7 @@ class WorkflowRun:
             if step.done:
                 return self._outcome(step)
             self._give_way()
+            self._cancel_point(step)
             if step.more["s"] > 0:
                 self._suspend([Wait(history.RETRY, step.ordinal, step.ordinal, step.name, None, step.more["s"])])
 
@@ -307,7 +313,7 @@ class WorkflowRun:
             payload = step.payload
             return None if payload is None else codec.decode(payload, what=f"result of {step.name}")
         if step.state == CANCELLED:
-            raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
+            raise self._cancelled(step.name)
         raise self._noted(self._told(step), [step.ordinal])
 
     def _told(self, step: Step) -> Exception:
@@ -344,6 +350,8 @@ class WorkflowRun:
             self._replay.put(step)
             if self._replay.fresh >= REPORT_AT:
                 self._host.report(self._replay.take_fresh())
+        elif step.state == CANCELLED:
+            raise self._cancelled(task.name)
         return RunFuture(self, step)
 
     # ------------------------------------------------------------ waiting
@@ -402,6 +410,8 @@ class WorkflowRun:
             step = self._replay.issue(kind, name, **more)
             self._cancel_point(step)
             self._replay.put(step)
+        elif step.state == CANCELLED:
+            raise self._cancelled(name)
         return step
 
     # ------------------------------------------------------------ recorded values
@@ -465,7 +475,16 @@ class WorkflowRun:
         if self._host.cancel_requested and not self._replay.cancel_delivered:
             self._replay.cancel_delivered = True
             self._replay.put(step._replace(state=CANCELLED, more=_issued(step)))
-            raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
+            raise self._cancelled(step.name)
+
+    def _cancel_wait(self, what: str, digest: str) -> None:
+        """Raise a cancel that is due, once, at a wait for futures. It is a step of its own: what is waited for stays open,
+        and may be waited for again."""
+        if self._host.cancel_requested and not self._replay.cancel_delivered:
+            self._cancel_point(self._replay.issue(history.CHOICE, what, digest))
+
+    def _cancelled(self, where: str) -> WorkflowCancelled:
+        return WorkflowCancelled(f"the workflow was cancelled at {where}")
 
     def _persist(self) -> None:
         fresh = self._replay.take_fresh()
@@ -501,6 +520,7 @@ class _Operation:
         self._replay = replay
 
     def __enter__(self) -> None:
+        check_durable()
         self._inner.__enter__()
         if self._replay.stop is not None:
             self._inner.__exit__(None, None, None)
@@ -531,6 +551,10 @@ class _Quiet(logging.LoggerAdapter[logging.Logger]):
 def _issued(step: Step) -> dict[str, Any]:
     """Of what a step carries, that which was known when it was issued."""
     return {key: step.more[key] for key in ("i",) if key in step.more}
+
+
+def _limits(task: Any) -> tuple[float, float]:
+    return task.soft_time_limit or 0.0, task.time_limit or 0.0
 
 
 def _name_of(fn: Callable[..., Any]) -> str:

@@ -91,6 +91,7 @@ class RestateContender(Contender):
         ingress, admin, node, self._service_port = (free_port() for _ in range(4))
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RESTATE_")} | {
             "RESTATE_BASE_DIR": str(folder / "restate"),
+            "TMPDIR": str(folder),  # it leaves files in there
             "RESTATE_DISABLE_TELEMETRY": "true",
             "RESTATE_LISTEN_MODE": "tcp",
             "RESTATE_BIND_IP": HOST,

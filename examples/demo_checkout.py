@@ -72,7 +72,7 @@ def wait_until_it_waits(handle: Handle[Any], what: str, progress: Progress, aliv
 
     def waits() -> bool | None:
         view = handle.view()
-        progress.show(f"the checkout is {view.state}" + (f", waiting on {view.waiting_on}" if view.waiting_on else ""))
+        progress.show(f"the checkout is {view.state}" + (f" ({view.waiting_on})" if view.waiting_on else ""))
         if view.ended:
             raise DemoFailed(f"the checkout is {view.state} already: {view.error_message}")
         return (view.state is State.WAITING and what in (view.waiting_on or "")) or None

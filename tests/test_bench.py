@@ -72,9 +72,10 @@ def test_a_smoke_run_measures_aiki_in_every_way(bench: Bench) -> None:
     [file] = results.iterdir()
     kept = json.loads(file.read_text())
     assert [outcome["case"] for outcome in kept["rounds"]] == [case.name for case in CASES if case.product == "aiki"]
-    for outcome in kept["rounds"]:
-        if "completed" in outcome["figures"]:
-            assert outcome["figures"]["completed"] == (50 if "flows" in outcome["case"] else 200)
+    completed = {outcome["case"]: outcome["figures"].get("completed") for outcome in kept["rounds"]}
+    for case in CASES:
+        if case.product == "aiki":
+            assert completed[case.name] == {"throughput": 200, "flows": 50}.get(case.kind), case.name
 
 
 @pytest.mark.skipif(not all(case.installed for case in PEERS), reason="the extra `bench` is not installed")

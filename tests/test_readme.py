@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,20 @@ def test_the_first_screen_says_what_and_how() -> None:
 
 
 def test_the_example_runs_under_aiki_dev(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(python_blocks(README)[0])
-    with Process(["-m", "aiki", "dev", "-A", "shop", "--port", str(services.free_port())], tmp_path) as dev:
+    for name, block in zip(("shop.py", "checkout.py"), python_blocks(README), strict=True):
+        (tmp_path / name).write_text(block)
+        assert len([line for line in block.splitlines() if line.strip()]) <= 15
+    with Process(["-m", "aiki", "dev", "-A", "checkout", "--port", str(services.free_port())], tmp_path) as dev:
         dev.wait_for_line("Ctrl-C stops everything")
         done = run(["shop.py"], tmp_path)
         assert done.returncode == 0, done.stderr
         first, last = done.stdout.splitlines()
         assert re.fullmatch(r"[0-9a-f-]{36} (queued|running|completed)", first)
         assert last == "charged 42.00 for order o-1"
+        line = next(line for line in README.splitlines() if line.startswith("python -c"))
+        done = run(shlex.split(line)[1:], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == "['charged 9.90 for order o-2', 'lamp reserved', 'by Ada']"
 
 
 def test_the_commands_run_on_rabbitmq_and_mysql(tmp_path: Path, mysql_database: str, amqp_url: str) -> None:

@@ -37,7 +37,7 @@ class Backend:
         self._opened = False
         self._held = threading.BoundedSemaphore(max_held)
         self._waiter = Waiter(self._ended)
-        self._definitions: dict[str, tuple[float, DefinitionInfo]] = {}
+        self._definitions: dict[tuple[str, str | None], tuple[float, DefinitionInfo]] = {}
 
     # ------------------------------------------------------------ the client
     @property
@@ -77,24 +77,34 @@ class Backend:
         return "up" if publisher.confirmed else "unknown"
 
     # ------------------------------------------------------------ definitions
-    def definition(self, name: str) -> DefinitionInfo:
-        """What is registered under a name; raises `UnknownTask` with the closest names."""
-        cached = self._definitions.get(name)
-        if cached is not None and time.monotonic() < cached[0]:
+    def definition(self, name: str, version: str | None = None, kind: str | None = None) -> DefinitionInfo:
+        """What is registered under a name, in this version or in that which was registered last.
+
+        :param kind: what the caller takes it for.
+        :raises UnknownTask: with the closest names, or with the versions that there are.
+        :raises ConfigurationError: it is of another kind.
+        """
+        cached = self._definitions.get((name, version))
+        if cached is not None and time.monotonic() < cached[0] and kind in (None, cached[1].kind):
             return cached[1]
-        found = self.store.definition(name)
+        found = self.store.definition(name, version)
         if found is None:
-            raise UnknownTask(name, self.store.closest_names(name))
+            versions = [] if version is None else self.store.versions_of(name)
+            closest = [] if versions else self.store.closest_names(name)
+            raise UnknownTask(name, closest, version=version, versions=versions)
+        if kind not in (None, found.kind):
+            raise ConfigurationError(f"kind: {name} is registered as a {found.kind}, not as a {kind}; leave kind out")
         if len(self._definitions) >= MAX_DEFINITIONS:
             self._definitions.clear()
-        self._definitions[name] = (time.monotonic() + DEFINITION_TTL, found)
+        self._definitions[name, version] = (time.monotonic() + DEFINITION_TTL, found)
         return found
 
     def register(self, definitions: Sequence[DefinitionInfo]) -> None:
         """Make definitions known."""
         self.client.register(definitions)
         for item in definitions:
-            self._definitions.pop(item.name, None)
+            self._definitions.pop((item.name, item.version), None)
+            self._definitions.pop((item.name, None), None)
 
     # ------------------------------------------------------------ waiting
     def hold(self, run_id: str, seconds: float) -> None:

@@ -42,5 +42,5 @@ def _wrong(why: str) -> Refused:
 def _check(where: RunFilter, raw: bytes) -> bytes:
     # A checksum, no secret: a token gives nothing that the filter would not.
     states = sorted({state.value for state in where.states})
-    rest = (where.name, where.queue, where.reference_id, where.created_after, where.created_before)
+    rest = (where.name, where.queue, where.reference_id, where.created_after, where.created_before, where.kind, where.parent_id)
     return hashlib.sha256(repr((states, rest)).encode("utf-8", "surrogatepass") + raw).digest()[:_CHECK]

@@ -1,4 +1,4 @@
-"""The endpoints of runs: record, look, wait, list, cancel, retry, rerun."""
+"""The endpoints of runs: record, look, wait, list, and what people do to them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ blueprint = Blueprint("runs", __name__)
 _RUN: Final = schemas.RunSchema()
 _BATCH: Final = schemas.BatchSchema()
 _CANCEL: Final = schemas.CancelSchema()
+_REASON: Final = schemas.ReasonSchema()
+_WAKE: Final = schemas.WakeSchema()
+_EVENT: Final = schemas.EventSchema()
+_RERUN: Final = schemas.RerunSchema()
 _EMPTY: Final = schemas.EmptySchema()
 _WAIT_QUERY: Final = schemas.WaitQuery()
 _DETAIL_QUERY: Final = schemas.DetailQuery()
+_HISTORY_QUERY: Final = schemas.HistoryQuery()
 _LIST_QUERY: Final = schemas.ListQuery()
 _AS_THEY_ARE: Final = ("id", "name", "queue", "reference_id", "on_conflict", "countdown", "expires_in")
 _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
@@ -51,15 +56,15 @@ def enqueue_many() -> Response:
 def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
     """A checked body as a new run; what it leaves open is the definition's."""
     limit = current_app.config["AIKI_MAX_PAYLOAD"]
-    definition = at.definition(data["name"])
+    # The SDK, whose input is opaque, leaves out what is the default, not what the definition says.
+    version = data.get("version", "1" if "input" in data else None)
+    definition = at.definition(data["name"], version, data.get("kind"))
     item: dict[str, Any] = {key: data[key] for key in _AS_THEY_ARE if key in data}
     if "input" in data:
-        # The SDK's: it leaves out what is the default, not what the definition says.
-        item |= {"input": data["input"], "version": data.get("version", "1"), "kind": data.get("kind", "task")}
+        item["input"] = data["input"]
     else:
         payload = values.payload_of(data.get("args", []), data.get("kwargs", {}), limit=limit, name=data["name"])
         item["input"] = wire.payload_to_json(payload)
-        item |= {key: data[key] for key in ("version", "kind") if key in data}
     expires = data.get("expires")
     item["due_at"] = given(data, "due_at", "eta")
     item["expires_at"] = expires if isinstance(expires, str) else data.get("expires_at")
@@ -115,6 +120,15 @@ def _values(found: RunDetail) -> dict[str, Any]:
     return out
 
 
+@blueprint.get("/runs/<run_id>/history")
+def history(run_id: str) -> Response:
+    """What a workflow has issued, by ordinal; `?after=` takes the `next` of the page before."""
+    asked = query(_HISTORY_QUERY)
+    limit = asked.get("limit", 1000)
+    steps = backend().client.history(_checked(run_id), after=asked.get("after", -1), limit=limit + 1)
+    return answer(wire.history_to_json(steps[:limit], more=len(steps) > limit))
+
+
 @blueprint.get("/runs")
 def list_runs() -> Response:
     """A page of runs, newest first."""
@@ -122,7 +136,9 @@ def list_runs() -> Response:
     where = RunFilter(
         states=asked.get("state", ()),
         name=asked.get("name"),
+        kind=asked.get("kind"),
         queue=asked.get("queue"),
+        parent_id=asked.get("parent"),
         reference_id=asked.get("reference_id"),
         created_after=asked.get("created_after"),
         created_before=asked.get("created_before"),
@@ -135,26 +151,72 @@ def list_runs() -> Response:
 # ---------------------------------------------------------------- changing
 @blueprint.post("/runs/<run_id>/cancel")
 def cancel(run_id: str) -> Response:
-    """Cancel a run; one that has ended stays as it is."""
+    """Cancel a run; one that has ended stays as it is. A second cancel ends a workflow at once, unless `once` is true."""
     asked = body(_CANCEL, optional=True)
-    return answer(wire.run_to_json(backend().client.cancel(_checked(run_id), reason=asked.get("reason", ""))))
+    client = backend().client
+    return _told(client.cancel(_checked(run_id), reason=asked.get("reason", ""), once=asked.get("once", False)))
+
+
+@blueprint.post("/runs/<run_id>/terminate")
+def terminate(run_id: str) -> Response:
+    """End a run now, without calling its code again."""
+    asked = body(_REASON, optional=True)
+    return _told(backend().client.cancel(_checked(run_id), reason=asked.get("reason", ""), at_once=True))
+
+
+@blueprint.post("/runs/<run_id>/pause")
+def pause(run_id: str) -> Response:
+    """Keep a run from going on."""
+    asked = body(_REASON, optional=True)
+    return _told(backend().client.pause(_checked(run_id), reason=asked.get("reason", "")))
+
+
+@blueprint.post("/runs/<run_id>/resume")
+def resume(run_id: str) -> Response:
+    """Have a paused run go on."""
+    body(_EMPTY, optional=True)
+    return _told(backend().client.resume(_checked(run_id)))
+
+
+@blueprint.post("/runs/<run_id>/wake")
+def wake(run_id: str) -> Response:
+    """End a workflow's sleep early."""
+    asked = body(_WAKE, optional=True)
+    return _told(backend().client.wake(_checked(run_id), name=asked.get("name", "")))
+
+
+@blueprint.post("/runs/<run_id>/events")
+def send_event(run_id: str) -> Response:
+    """Send an event to a workflow, with an opaque payload or with plain JSON."""
+    asked = body(_EVENT)
+    limit, name = current_app.config["AIKI_MAX_PAYLOAD"], asked["name"]
+    payload = wire.payload_from_json(asked.get("payload"), "payload")
+    if payload is not None and len(payload.text) > limit:
+        raise values.too_large(f"the data of event {name}", len(payload.text), limit)
+    if asked.get("data") is not None:
+        payload = values.payload_of_data(asked["data"], limit=limit, name=name)
+    return _told(backend().client.send_event(_checked(run_id), name, payload, reference_id=asked.get("reference_id")))
 
 
 @blueprint.post("/runs/<run_id>/retry")
 def retry(run_id: str) -> Response:
     """Have a failed, dead or cancelled run go on."""
     body(_EMPTY, optional=True)
-    return answer(wire.run_to_json(backend().client.retry(_checked(run_id))))
+    return _told(backend().client.retry(_checked(run_id)))
 
 
 @blueprint.post("/runs/<run_id>/rerun")
 def rerun(run_id: str) -> Response:
-    """A new run with the same input."""
-    body(_EMPTY, optional=True)
-    accepted = backend().client.rerun(_checked(run_id))
+    """A new run with the same input; of a workflow, from a step on: what was before it is copied."""
+    asked = body(_RERUN, optional=True)
+    accepted = backend().client.rerun(_checked(run_id), from_step=asked.get("from_step"))
     response = answer(wire.accepted_to_json(accepted), 201)
     response.headers["Location"] = f"/api/v1/runs/{accepted.id}"
     return response
+
+
+def _told(run: RunView) -> Response:
+    return answer(wire.run_to_json(run))
 
 
 def _checked(run_id: str) -> str:

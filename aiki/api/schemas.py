@@ -14,7 +14,7 @@ from aiki.api.problems import invalid
 from aiki.client import wire
 from aiki.errors import ConfigurationError
 from aiki.ids import parse_id
-from aiki.options import MAX_NAME, MAX_REFERENCE, MAX_SECONDS
+from aiki.options import MAX_NAME, MAX_REFERENCE, MAX_SECONDS, check_step_name
 from aiki.retry import RetryPolicy
 from aiki.settings import check_name
 from aiki.states import State
@@ -183,6 +183,12 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"it must be true or false, not {_brief.repr(value)}")
+    return value
+
+
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"it must be an object, not {_kind(value)}")
@@ -326,10 +332,42 @@ class DefinitionsSchema(Strict):
     )
 
 
-class CancelSchema(Strict):
-    """Why a run is cancelled."""
+class ReasonSchema(Strict):
+    """Why something is done to a run."""
 
     reason = Checked(_reason)
+
+
+class CancelSchema(ReasonSchema):
+    """Why a run is cancelled, and whether that counts only if it is the first time."""
+
+    once = Checked(_boolean)
+
+
+class WakeSchema(Strict):
+    """Which sleep is to end."""
+
+    name = Checked(check_step_name)
+
+
+class EventSchema(Strict):
+    """An event for a workflow."""
+
+    name = Checked(check_step_name, required=True)
+    payload = Checked(_payload, allow_none=True)
+    data = fields.Raw(allow_none=True)
+    reference_id = Checked(_text(MAX_REFERENCE), allow_none=True)
+
+    @validates_schema
+    def _one_way(self, data: dict[str, Any], **_rest: Any) -> None:
+        if data.get("payload") is not None and data.get("data") is not None:
+            raise ValidationError("give payload or data, not both", "data")
+
+
+class RerunSchema(Strict):
+    """From where on a run is to be done again."""
+
+    from_step = Checked(_number(0, _INT, whole=True), allow_none=True)
 
 
 class EmptySchema(Strict):
@@ -354,12 +392,21 @@ class ListQuery(Strict):
 
     state = Checked(_states)
     name = Checked(_text(MAX_NAME))
+    kind = Checked(_one_of("task", "workflow"))
     queue = Checked(_queue)
+    parent = Checked(_id)
     reference_id = Checked(_text(MAX_REFERENCE))
     created_after = Checked(_query_time)
     created_before = Checked(_query_time)
     limit = Checked(_from_text(_number(1, MAX_PAGE, whole=True), int))
     after = Checked(_text(64))
+
+
+class HistoryQuery(Strict):
+    """Which page of a workflow's steps."""
+
+    after = Checked(_from_text(_number(-1, _INT, whole=True), int))
+    limit = Checked(_from_text(_number(1, wire.MAX_STEPS, whole=True), int))
 
 
 class WorkersQuery(Strict):

@@ -35,8 +35,21 @@ def payload_of(args: list[Any], kwargs: dict[str, Any], *, limit: int, name: str
     """
     text = _dumps([[_canonical(item, f"args[{i}]", 1) for i, item in enumerate(args)], _canonical_items(kwargs, "kwargs", 1)])
     if len(text) > limit:
-        raise PayloadTooLarge(f"the arguments of {name} are {len(text):,} bytes encoded, over the server's limit of {limit:,}")
+        raise too_large(f"the arguments of {name}", len(text), limit)
     return Payload(JSON, text)
+
+
+def payload_of_data(data: Any, *, limit: int, name: str) -> Payload:
+    """Encode an event's data that came as JSON; raises as `payload_of`."""
+    text = _dumps(_canonical(data, "data", 1))
+    if len(text) > limit:
+        raise too_large(f"the data of event {name}", len(text), limit)
+    return Payload(JSON, text)
+
+
+def too_large(what: str, size: int, limit: int) -> PayloadTooLarge:
+    """Over the server's limit."""
+    return PayloadTooLarge(f"{what} are {size:,} bytes encoded, over the server's limit of {limit:,}")
 
 
 def _canonical(plain: Any, place: str, depth: int) -> Any:

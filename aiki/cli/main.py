@@ -47,7 +47,7 @@ COMMANDS: Final[dict[str, _Where]] = {
     "server": _Where("aiki.cli.server", "server", "Serve the HTTP API (also: aiki-server)."),
     "orchestrator": _Where("aiki.cli.orchestrator", "orchestrator", "Move runs on: reports, retries, delays, repair."),
     "db": _Where("aiki.cli.db", "db", "Make or upgrade the database's tables."),
-    "runs": _Where("aiki.cli.runs", "runs", "List, show, retry and cancel runs."),
+    "runs": _Where("aiki.cli.runs", "runs", "Look at runs and act on them: cancel, retry, pause, wake, …"),
     "workers": _Where("aiki.cli.workers", "workers", "List the workers and what they do."),
     "doctor": _Where("aiki.cli.doctor", "doctor", "Check database, broker, orchestrator and workers."),
 }

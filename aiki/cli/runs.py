@@ -1,4 +1,4 @@
-"""`aiki runs`: list, show, retry, rerun and cancel, through the client that the settings name."""
+"""`aiki runs`: look at runs and act on them, through the client that the settings name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aiki import codec
-from aiki.cli import common
+from aiki.cli import common, steps
 from aiki.codec import Payload
-from aiki.errors import AikiError, DecodeError, RunNotFound, Unavailable
-from aiki.model import Attempt, RunDetail, RunFilter, RunView
+from aiki.errors import AikiError, RunNotFound, Unavailable
+from aiki.ids import parse_id
+from aiki.model import Attempt, RunDetail, RunFilter, RunView, StepView
+from aiki.options import check_reference, check_step_name
 from aiki.states import State
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ def _client_options(function: F) -> F:
     return function
 
 
+_reason_option = click.option("--reason", default="", help="Recorded with the run.")
+
+
 @contextmanager
 def _client(**given: str | None) -> Iterator[Client]:
     from aiki.client import open_client
@@ -49,7 +54,7 @@ def _client(**given: str | None) -> Iterator[Client]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def runs() -> None:
-    """List, show, retry, rerun and cancel runs.
+    """Look at runs, and act on them.
 
     Asks the server that --server or AIKI_SERVER_URL names; without one, the database and the broker.
     """
@@ -64,7 +69,9 @@ def runs() -> None:
     type=click.Choice([item.value for item in State]),
     help="Only these; may be repeated.",
 )
-@click.option("--name", metavar="TASK", help="Only runs of this task.")
+@click.option("--name", metavar="TASK", help="Only runs of this task or workflow.")
+@click.option("--kind", type=click.Choice(["task", "workflow"]), help="Only tasks, or only workflows.")
+@click.option("--parent", metavar="RUN", help="Only what this workflow's run started.")
 @click.option("-Q", "--queue", metavar="NAME", help="Only runs of this queue.")
 @click.option("--reference", "reference_id", metavar="ID", help="Only the run with this reference id.")
 @click.option("-n", "--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many.")
@@ -73,6 +80,8 @@ def runs() -> None:
 def list_(
     states: tuple[str, ...],
     name: str | None,
+    kind: str | None,
+    parent: str | None,
     queue: str | None,
     reference_id: str | None,
     limit: int,
@@ -81,7 +90,16 @@ def list_(
     **given: str | None,
 ) -> None:
     """List runs, newest first."""
-    where = RunFilter(states=tuple(State(item) for item in states), name=name, queue=queue, reference_id=reference_id)
+    if parent is not None and parse_id(parent) is None:
+        raise click.BadParameter(f"{parent!r} is not a run id", param_hint="--parent")
+    where = RunFilter(
+        states=tuple(State(item) for item in states),
+        name=name,
+        queue=queue,
+        reference_id=reference_id,
+        kind=kind,
+        parent_id=parent,
+    )
     with _client(**given) as client:
         page = client.list(where, limit=limit, after=after)
         now = client.now()
@@ -109,53 +127,46 @@ def _error(run: RunView) -> str | None:
 @click.argument("run_id", metavar="RUN")
 @_client_options
 def show(run_id: str, output: str, **given: str | None) -> None:
-    """Show a run: its state, input, result, and each attempt that did not end in a result."""
+    """Show a run: its state, input, result, a workflow's steps, and each attempt that did not end in a result."""
     with _client(**given) as client:
         detail = client.detail(run_id)
+        issued = list(steps.all_steps(client, detail.run.id)) if detail.run.kind == "workflow" else []
         now = client.now()
     if output == "json":
-        common.print_json(_detail_json(detail))
+        common.print_json(_detail_json(detail, issued))
     else:
-        _print_detail(detail, now)
+        _print_detail(detail, issued, now)
 
 
-def _detail_json(detail: RunDetail) -> dict[str, Any]:
+def _detail_json(detail: RunDetail, issued: list[StepView]) -> dict[str, Any]:
     attempts = [
         {key: common.when(value) if key.endswith("_at") else value for key, value in asdict(attempt).items()}
         for attempt in detail.attempts
     ]
     return {
         **common.run_json(detail.run),
-        "input": _payload_json(detail.input),
-        "result": _payload_json(detail.result),
+        "input": steps.payload_json(detail.input),
+        "result": steps.payload_json(detail.result),
         "traceback": detail.traceback,
         "attempts": attempts,
+        "steps": [steps.step_json(step) for step in issued],
     }
-
-
-def _payload_json(payload: Payload | None) -> Any:
-    """What a payload says, as the JSON it is; its encoding where it cannot be read here."""
-    if payload is None:
-        return None
-    try:
-        return json.loads(codec.json_text(payload))
-    except (DecodeError, ValueError):
-        return {"encoding": payload.encoding, "text": payload.text}
 
 
 def _payload_text(payload: Payload | None) -> str | None:
     if payload is None:
         return None
-    text = json.dumps(_payload_json(payload), ensure_ascii=False)
+    text = json.dumps(steps.payload_json(payload), ensure_ascii=False)
     return text if len(text) <= 2000 else f"{text[:2000]}… ({len(text):,} characters; -o json shows all)"
 
 
-def _print_detail(detail: RunDetail, now: int) -> None:
+def _print_detail(detail: RunDetail, issued: list[StepView], now: int) -> None:
     run = detail.run
     progress = None if run.progress is None and not run.progress_message else _progress(run)
     lines = [
         ("run", run.id),
         ("name", f"{run.name}@{run.version}"),
+        ("parent", run.parent_id),
         ("queue", run.queue),
         ("state", run.state + (" (to be cancelled)" if run.cancel_requested and not run.ended else "")),
         ("waiting on", run.waiting_on),
@@ -172,6 +183,10 @@ def _print_detail(detail: RunDetail, now: int) -> None:
     for name, value in lines:
         if value is not None:
             click.echo(f"{name + ':':<14}{common.printable(value)}")
+    if issued:
+        click.echo("\nsteps:")
+        for line in steps.folded(run.id, issued, now):
+            click.echo(line)
     if detail.attempts:
         click.echo("\nattempts that did not end in a result:")
         header = ("NUMBER", "OUTCOME", "HOW", "WORKER", "FINISHED", "ERROR")
@@ -201,6 +216,27 @@ def _attempt_line(attempt: Attempt, now: int) -> tuple[Any, ...]:
 
 
 @runs.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("-n", "--limit", type=click.IntRange(1, 5000), default=1000, show_default=True, help="How many.")
+@click.option("--after", type=click.IntRange(-1), default=-1, metavar="STEP", help="Only steps behind this one.")
+@_client_options
+def history(run_id: str, limit: int, after: int, output: str, **given: str | None) -> None:
+    """List what a workflow has issued, step by step, with results."""
+    with _client(**given) as client:
+        issued = client.history(run_id, after=after, limit=limit)
+        now = client.now()
+    following = issued[-1].ordinal if len(issued) == limit else None
+    if output == "json":
+        common.print_json({"steps": [steps.step_json(step) for step in issued], "next": following})
+        return
+    for line in steps.with_results(issued, now):
+        click.echo(line)
+    if following is not None:
+        click.echo(f"more: --after {following}", err=True)
+
+
+# ---------------------------------------------------------------- act
+@runs.command()
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @_client_options
 def retry(run_ids: tuple[str, ...], output: str, **given: str | None) -> None:
@@ -211,24 +247,113 @@ def retry(run_ids: tuple[str, ...], output: str, **given: str | None) -> None:
 
 @runs.command()
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.option("--from-step", type=click.IntRange(0), metavar="STEP", help="Of a workflow: copy what was done before this step.")
 @_client_options
-def rerun(run_ids: tuple[str, ...], output: str, **given: str | None) -> None:
+def rerun(run_ids: tuple[str, ...], from_step: int | None, output: str, **given: str | None) -> None:
     """Start new runs with the same input; prints their ids."""
     with _client(**given) as client:
-        _each(run_ids, lambda run_id: client.get(client.rerun(run_id).id), output)
+        _each(run_ids, lambda run_id: client.get(client.rerun(run_id, from_step=from_step).id), output)
 
 
 @runs.command()
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
-@click.option("--reason", default="", help="Recorded with the run.")
+@_reason_option
 @_client_options
 def cancel(run_ids: tuple[str, ...], reason: str, output: str, **given: str | None) -> None:
-    """Cancel runs: at once if nobody executes them, else they are interrupted. An ended run stays as it is."""
+    """Cancel runs: at once if nobody executes them, else they are interrupted. An ended run stays as it is.
+
+    A workflow that has begun meets the cancel in its code, which may compensate; a second cancel ends it at once.
+    """
     with _client(**given) as client:
         _each(run_ids, lambda run_id: client.cancel(run_id, reason=reason), output)
 
 
-def _each(run_ids: tuple[str, ...], act: Callable[[str], RunView], output: str) -> None:
+@runs.command()
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@_reason_option
+@_client_options
+def terminate(run_ids: tuple[str, ...], reason: str, output: str, **given: str | None) -> None:
+    """End runs now, without calling their code again: nothing is compensated."""
+    with _client(**given) as client:
+        _each(run_ids, lambda run_id: client.cancel(run_id, reason=reason, at_once=True), output)
+
+
+@runs.command()
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@_reason_option
+@_client_options
+def pause(run_ids: tuple[str, ...], reason: str, output: str, **given: str | None) -> None:
+    """Keep runs from going on until they are resumed. A workflow that runs stops at its next durable point."""
+    with _client(**given) as client:
+        _each(run_ids, lambda run_id: client.pause(run_id, reason=reason), output, _to_be_paused)
+
+
+def _to_be_paused(run: RunView) -> str:
+    if run.state is State.PAUSED:
+        return ""
+    when = "at its next durable point" if run.state is State.RUNNING else "when a worker has given its dispatch back"
+    return f" (to be paused: {when})"
+
+
+@runs.command()
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@_client_options
+def resume(run_ids: tuple[str, ...], output: str, **given: str | None) -> None:
+    """Have paused runs go on."""
+    with _client(**given) as client:
+        _each(run_ids, client.resume, output)
+
+
+@runs.command()
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.option("--name", default="", help="The sleep of this name; without it, whatever the workflow sleeps in.")
+@_client_options
+def wake(run_ids: tuple[str, ...], name: str, output: str, **given: str | None) -> None:
+    """End workflows' sleeps early."""
+    with _client(**given) as client:
+        _each(run_ids, lambda run_id: client.wake(run_id, name=name), output)
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@click.argument("name", metavar="NAME")
+@click.option("--data", metavar="JSON", help="What the workflow's wait_event returns.")
+@click.option("--reference", "reference_id", metavar="ID", help="Sending it again under the same one changes nothing.")
+@_client_options
+def event(run_id: str, name: str, data: str | None, reference_id: str | None, output: str, **given: str | None) -> None:
+    """Send an event to a workflow; it is kept until the workflow waits for it."""
+    check_step_name(name)
+    check_reference(f"event {name}", reference_id)
+    payload = None if data is None else _event_data(data)
+    with _client(**given) as client:
+        _each((run_id,), lambda run_id: client.send_event(run_id, name, payload, reference_id=reference_id), output)
+
+
+def _event_data(data: str) -> Payload:
+    try:
+        plain = json.loads(data)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{data[:100]!r} is not JSON ({error}); text needs quotes: '\"paid\"'", param_hint="--data"
+        ) from None
+    # Decoded and encoded: the codec's tags may stand in it, as they do in what `show` prints.
+    return codec.encode(codec.decode(Payload(codec.JSON, json.dumps(plain)), what="--data"), what="--data")
+
+
+def _to_be_cancelled(run: RunView) -> str:
+    if not run.cancel_requested or run.ended:
+        return ""
+    if run.kind == "workflow":
+        return " (to be cancelled: its code meets it at its next durable point)"
+    return " (to be cancelled: a worker executes it)"
+
+
+def _each(
+    run_ids: tuple[str, ...],
+    act: Callable[[str], RunView],
+    output: str,
+    pending: Callable[[RunView], str] = _to_be_cancelled,
+) -> None:
     """Do it to each run; what fails for one is told, and the others are still done. Exits with 1 if any failed."""
     done, failed = [], False
     for run_id in run_ids:
@@ -244,7 +369,6 @@ def _each(run_ids: tuple[str, ...], act: Callable[[str], RunView], output: str) 
         common.print_json([common.run_json(run) for run in done])
     else:
         for run in done:
-            pending = " (to be cancelled: a worker executes it)" if run.cancel_requested and not run.ended else ""
-            click.echo(f"{run.id}  {run.state}{pending}")
+            click.echo(f"{run.id}  {run.state}{pending(run)}")
     if failed:
         sys.exit(1)

@@ -58,10 +58,12 @@ class Client(Protocol):
     def list(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
         """Runs, newest first; `after` is the `next` of the page before."""
 
-    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False) -> RunView:
+    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False, once: bool = False) -> RunView:
         """Cancel it: at once if nobody executes it, else it is interrupted. An ended run stays as it is.
 
         A workflow that has begun meets the cancel in its code; a second cancel, or `at_once`, ends it without.
+
+        :param once: change nothing if a cancel was asked for before.
         """
 
     def pause(self, run_id: str, *, reason: str = "") -> RunView:
@@ -77,13 +79,16 @@ class Client(Protocol):
         """Send an event to a workflow; once for each `reference_id`. Raises `RunConflict` if it takes none."""
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
-        """What a workflow has issued, by ordinal; `after`: the last ordinal of the page before."""
+        """What a workflow has issued, by ordinal; `after`: the last ordinal of the page before. Raises `RunNotFound`."""
 
     def retry(self, run_id: str) -> RunView:
         """Have a failed, dead or cancelled run go on under the same id. Raises `RunConflict` in other states."""
 
     def rerun(self, run_id: str, *, from_step: int | None = None) -> Accepted:
-        """A new run with the same input; of a workflow, with all steps before `from_step` copied."""
+        """A new run with the same input; of a workflow, with all steps before `from_step` copied.
+
+        :raises RunConflict: it cannot go on from that step.
+        """
 
     def close(self) -> None:
         """Flush what is to be published (within the deadline) and let go of connections."""

@@ -148,12 +148,13 @@ class EmbeddedClient:
         return self._open().store.clock()
 
     # ------------------------------------------------------------ change
-    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False) -> RunView:
+    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False, once: bool = False) -> RunView:
         """See `Client.cancel`."""
         parts = self._open()
         parts.publisher.accepting()
         claimed_at = time.monotonic()
-        cancelled = parts.store.cancel_run(_checked(run_id), reason=reason, actor=self._actor, at_once=at_once)
+        asked = {"reason": reason, "actor": self._actor}
+        cancelled = parts.store.cancel_run(_checked(run_id), **asked, at_once=at_once, once=once)
         self._tell(parts, REVOKE, cancelled.revoke)
         self._tell(parts, CANCEL, cancelled.interrupt)
         self._tell(parts, CANCEL_SOON, cancelled.soon)

@@ -152,12 +152,14 @@ class RemoteClient:
     def list(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
         """See `Client.list`."""
         query: list[tuple[str, Any]] = [("state", state.value) for state in where.states]
-        for name in ("name", "queue", "reference_id"):
+        for name in ("name", "queue", "reference_id", "kind"):
             if getattr(where, name) is not None:
                 query.append((name, getattr(where, name)))
         for name in ("created_after", "created_before"):
             if getattr(where, name) is not None:
                 query.append((name, wire.time_to_json(getattr(where, name))))
+        if where.parent_id is not None:
+            query.append(("parent", where.parent_id))
         query.append(("limit", limit))
         if after is not None:
             query.append(("after", after))
@@ -168,17 +170,22 @@ class RemoteClient:
         return now_us() + self._ahead
 
     # ------------------------------------------------------------ change
-    def _do(self, run_id: str, verb: str, **asked: Any) -> RunView:
+    def _do(self, run_id: str, verb: str, asked: dict[str, Any] | None = None, again: dict[str, Any] | None = None) -> RunView:
         path = f"/runs/{_checked(run_id)}/{verb}"
-        return _understood(wire.run_from_json, self._call("POST", path, {k: v for k, v in asked.items() if v is not None}))
+        return _understood(wire.run_from_json, self._call("POST", path, asked or {}, again=again))
 
-    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False) -> RunView:
+    def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False, once: bool = False) -> RunView:
         """See `Client.cancel`."""
-        return self._do(run_id, "terminate" if at_once else "cancel", reason=reason)
+        asked = {"reason": reason}
+        if at_once:
+            return self._do(run_id, "terminate", asked)
+        # The first question may have been heard: asked again, it must not be taken for a second cancel.
+        certain = {**asked, "once": True}
+        return self._do(run_id, "cancel", certain if once else asked, again=certain)
 
     def pause(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.pause`."""
-        return self._do(run_id, "pause", reason=reason)
+        return self._do(run_id, "pause", {"reason": reason})
 
     def resume(self, run_id: str) -> RunView:
         """See `Client.resume`."""
@@ -186,12 +193,12 @@ class RemoteClient:
 
     def wake(self, run_id: str, *, name: str = "") -> RunView:
         """See `Client.wake`."""
-        return self._do(run_id, "wake", name=name)
+        return self._do(run_id, "wake", {"name": name} if name else {})
 
     def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
         """See `Client.send_event`. Without a reference id, one is made, so that asking again is the same event."""
-        key = reference_id or str(ids.new_id())
-        return self._do(run_id, "events", name=name, payload=wire.payload_to_json(payload), reference_id=key)
+        key = str(ids.new_id()) if reference_id is None else reference_id
+        return self._do(run_id, "events", {"name": name, "payload": wire.payload_to_json(payload), "reference_id": key})
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
         """See `Client.history`."""
@@ -219,8 +226,12 @@ class RemoteClient:
         return pool
 
     # ------------------------------------------------------------ HTTP
-    def _call(self, method: str, path: str, body: Any = None, *, wait: float = 0.0) -> Any:
-        """Ask until there is an answer or the deadline has come. `wait` is how long the server may take on purpose."""
+    def _call(self, method: str, path: str, body: Any = None, *, wait: float = 0.0, again: Any = None) -> Any:
+        """Ask until there is an answer or the deadline has come.
+
+        :param wait: how long the server may take on purpose.
+        :param again: the body from the second time on, if it is another.
+        """
         deadline = time.monotonic() + self._settings.timeout + wait
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         tries = 0
@@ -241,6 +252,8 @@ class RemoteClient:
                 error = Unavailable(f"the server at {self._settings.server_url} cannot be reached: {reason}")
                 error.__cause__ = failure
                 pause = min(0.05 * 2**tries, _MAX_PAUSE)
+            if again is not None:
+                content = json.dumps(again, separators=(",", ":")).encode()
             pause *= random.uniform(0.75, 1.25)  # noqa: S311  (jitter)
             if time.monotonic() + pause >= deadline:
                 raise error

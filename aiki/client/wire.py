@@ -10,20 +10,31 @@
 | `Accepted` | `{"id", "state", "created"}` |
 | `RunView` | its fields by their names |
 | `RunDetail` | `{"run": RunView, "input": payload, "result": payload, "traceback": text, "attempts": [Attempt, …]}` |
+| `StepView` | its fields by their names; `result` is a payload |
 | `Page` | `{"runs": [RunView, …], "next": id or null}` |
 | `DefinitionInfo` | `{"name", "version", "kind", "options"}` |
 | error | RFC 9457 problem details with `code`, see `PROBLEMS` |
 
 `POST /runs` takes a `NewRun` and answers an `Accepted`; `POST /runs/batch` takes `{"runs": […], "batch": n or null}` and
-answers `{"runs": [Accepted, …]}`; `POST /definitions` takes `{"definitions": […]}`; `cancel` takes `{"reason": text}` and
-answers, like `retry`, a `RunView`; `rerun` answers an `Accepted`. Each answer carries the server's clock in the header
-`Aiki-Time`: microseconds since the Unix epoch.
+answers `{"runs": [Accepted, …]}`; `POST /definitions` takes `{"definitions": […]}`. `POST /runs/<id>/…` answers a `RunView`:
+
+| verb | takes |
+|---|---|
+| `cancel` | `reason`; `once`: true to change nothing if a cancel was asked for before (a second one ends a workflow) |
+| `terminate`, `pause` | `reason` |
+| `resume`, `retry` | nothing |
+| `wake` | `name` of the sleep, absent for any |
+| `events` | `name`; `payload`, or `data` (plain JSON); `reference_id`: sending it again under the same one changes nothing |
+
+but for `rerun`, which takes `from_step` (an ordinal) and answers an `Accepted`. `GET /runs/<id>/history?after=&limit=` answers
+`{"steps": [StepView, …], "next": ordinal or null}`. Each answer carries the server's clock in the header `Aiki-Time`:
+microseconds since the Unix epoch.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final, TypeVar
 
@@ -41,6 +52,8 @@ MAX_BATCH: Final = 1000
 """Runs in one `POST /runs/batch`."""
 MAX_WAIT: Final = 30.0
 """Seconds that one `GET` may wait for a run's end."""
+MAX_STEPS: Final = 5000
+"""Steps in one answer of a run's history."""
 OPT_MAX_CRASHES: Final = "mc"
 
 _OPTION_NAMES: Final = {
@@ -254,6 +267,11 @@ def step_to_json(step: StepView) -> dict[str, Any]:
     return {**_to_json(step), "result": payload_to_json(step.result)}
 
 
+def history_to_json(steps: Sequence[StepView], *, more: bool) -> dict[str, Any]:
+    """A page of a workflow's steps. `more`: there are others behind it."""
+    return {"steps": [step_to_json(step) for step in steps], "next": steps[-1].ordinal if more else None}
+
+
 def history_from_json(data: Mapping[str, Any]) -> list[StepView]:
     """The steps of a workflow."""
     return [_from_json(StepView, {**item, "result": payload_from_json(item.get("result"))}) for item in data["steps"]]
@@ -315,7 +333,7 @@ PROBLEMS: Final[tuple[tuple[type[errors.AikiError], str, int], ...]] = (
     (errors.Unavailable, "unavailable", 503),
 )
 """Error, code and HTTP status; the first that fits. Beside `code`, problems carry the error's own fields (`name`,
-`closest`, `reference_id`, `run_id`, `retry_after`)."""
+`closest`, `version`, `versions`, `reference_id`, `run_id`, `retry_after`)."""
 
 
 def problem_to_json(error: errors.AikiError) -> dict[str, Any]:
@@ -324,7 +342,7 @@ def problem_to_json(error: errors.AikiError) -> dict[str, Any]:
     code, status = next(fitting, ("internal", 500))
     out: dict[str, Any] = {"type": f"urn:aiki:{code}", "title": code.replace("_", " "), "status": status}
     out |= {"detail": str(error), "code": code}
-    for name in ("name", "closest", "reference_id", "run_id", "retry_after"):
+    for name in ("name", "closest", "version", "versions", "reference_id", "run_id", "retry_after"):
         if hasattr(error, name):
             out[name] = getattr(error, name)
     return out
@@ -336,7 +354,8 @@ def problem_from_json(status: int, data: Any) -> errors.AikiError:
     detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
     code = problem.get("code")
     if code == "unknown_task":
-        return errors.UnknownTask(str(problem.get("name", "")), [str(name) for name in problem.get("closest") or ()])
+        names, versions = ([str(item) for item in problem.get(key) or ()] for key in ("closest", "versions"))
+        return errors.UnknownTask(str(problem.get("name", "")), names, version=problem.get("version"), versions=versions)
     if code == "reference_conflict":
         return _told(errors.ReferenceConflict("", "", str(problem.get("run_id", ""))), detail)
     if code == "not_found" and problem.get("run_id"):

@@ -284,7 +284,7 @@ def _go_again(row: RunRow, effects: Effects, now: int, delay: float, waiting_on:
 
 def _park(row: RunRow, rules: Rules, effects: Effects, outcome: Outcome) -> None:
     """This worker lacks the definition: wait for one that has it, or try again if one lives already."""
-    if row.executor is not None or row.state not in (State.QUEUED, State.STALLED):
+    if row.executor is not None or row.state not in (State.QUEUED, State.STALLED) or _cancelled_meanwhile(row, rules.now):
         return
     if (row.name, row.version) in rules.known:
         effects.deliver(row, rules.now + UNKNOWN_RETRY)

@@ -135,6 +135,9 @@ class Inbound:
                     core.apply_report(row, item.report, item.source, rules, effects, outcome)
                 elif item.report.kind in (m.STARTED, m.PROGRESS):
                     outcome.abort.append(RunKey(item.report.run_id, item.report.epoch))
+            for run_id in suspended:
+                if run_id in rows and run_id not in effects.dispatch:
+                    workflows.stir(rows[run_id], effects, rules.now)  # a stale report: what has come counts as looked at
 
         attempts = [(item.run_id, item.report.epoch) for item in items if item.report.kind == m.CRASHED]
         # What a run waits for may have come while it was being left.

@@ -19,15 +19,15 @@ from aiki.states import State
 from aiki.storage.applying import Effects
 from aiki.storage.history import continue_step
 from aiki.storage.operating import cancel, retry
-from aiki.storage.rows import RunRow
+from aiki.storage.rows import CANCEL_ASKED, CANCEL_MET, RunRow
 from aiki.storage.waking import bring_on, give_up_dispatch, look, suspend
 
 CHANGED_ERROR: Final = "WorkflowChanged"
 CANCEL_ORDER: Final = "cancel"
 RETRY_ORDER: Final = "retry"
 """Kinds of arrivals that a parent sends to its children."""
-CANCEL_MET: Final = 2
-"""`cancel_requested` once the function has met its cancel."""
+_ISSUED_WITH: Final = frozenset({"i", "c", "run", "ab"})
+"""Of `Step.more`: what a later report of the step does not tell again."""
 
 
 def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
@@ -45,6 +45,8 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             row.history = step.ordinal + 1
         if "run" in step.more and new:
             effects.children.append(NewRun.from_wire(step.more["run"], row.id, step.ordinal))
+            if row.cancel_requested == CANCEL_ASKED:
+                effects.cancel_children[row.id] = step.ordinal  # started before the function met its cancel
         if step.kind in (STEP, UNDO) and step.state == OPEN and "s" in step.more:
             step.more["due"] = now + int(float(step.more["s"]) * SECOND)
         if "b" in step.more:
@@ -53,10 +55,13 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
             step.more["w"] = row.worker.hex()  # now: what follows may take it off the run
         known = effects.steps.get((row.id, step.ordinal))
         if known is not None:
+            if known[0].done or step.attempt < known[0].attempt:
+                continue  # an older report of it, once more
             new = new or known[1]
-            step = step._replace(more={**known[0].more, **step.more})
+            issued = {key: value for key, value in known[0].more.items() if key in _ISSUED_WITH}
+            step = known[0]._replace(state=step.state, attempt=step.attempt, more={**issued, **step.more})
         effects.steps[row.id, step.ordinal] = (step, new)
-    if row.cancel_requested == 1:
+    if row.cancel_requested == CANCEL_ASKED:
         effects.soon.append(RunKey(row.run_id, row.epoch))
 
 
@@ -138,6 +143,8 @@ def heed(row: RunRow, effects: Effects, now: int) -> None:
             except RunConflict:
                 pass
             effects.told_again.append(row.id)  # it stays as it is
+            if row.followers:
+                effects.followed.append(row.id)
     effects.fresh.pop(row.id)
 
 

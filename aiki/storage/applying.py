@@ -7,6 +7,7 @@ runs are locked in primary-key order, deliveries are touched only after their ru
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -91,8 +92,8 @@ class Effects:
     """What comes to runs: the run, and whether it has been looked at already."""
     bind: list[tuple[bytes, int, bytes]] = field(default_factory=list)
     """Arrivals that steps took: the run, the ordinal, the arrival's id."""
-    cancel_children: set[bytes] = field(default_factory=set)
-    """Runs whose children are to be cancelled."""
+    cancel_children: dict[bytes, int] = field(default_factory=dict)
+    """Runs whose children are to be cancelled, those up to this ordinal: compensations start later ones."""
     reset: dict[bytes, list[int]] = field(default_factory=dict)
     """Steps that are to be done again, by run."""
     told_again: list[bytes] = field(default_factory=list)
@@ -148,12 +149,14 @@ class Applying(Creating):
         *,
         attempts: Sequence[tuple[bytes, int]] = (),
         arrived: Sequence[bytes] = (),
+        orders: bool = True,
     ) -> Applied:
         """Lock the runs that exist among `run_ids`, decide, write, commit. The whole is repeated after a deadlock.
 
         :param decide: gets the rows by id and the effects to fill; it may be called several times, each time with fresh rows.
         :param attempts: (run, epoch) pairs; `Effects.attempts_there` will hold those that have a recorded attempt.
         :param arrived: runs whose arrivals `Effects.arrived` will hold; they count as looked at.
+        :param orders: what a parent has ordered counts as looked at too: the decision heeds it.
         :raises StorageUnavailable: nothing was changed, or the answer was lost; asking again is safe.
         :raises RowTooLarge: the database refuses a row of that size; nothing was changed.
         """
@@ -175,7 +178,10 @@ class Applying(Creating):
                     effects.attempts_there.add((run_id, epoch))
             looked = [run_id for run_id in dict.fromkeys(arrived) if run_id in rows]
             if looked:
-                self._take_arrivals(connection, namespace, looked, effects)
+                self._take_arrivals(connection, namespace, looked, effects, orders=orders)
+            if len(looked) < len(set(arrived)):  # orders to children that were never made
+                gone = sorted(set(arrived).difference(rows))
+                self.db.where_in(connection, "DELETE FROM inbox WHERE namespace = ? AND run_id", (namespace,), gone)
             decide(rows, effects)
             return self._write(connection, namespace, rows, effects)
 
@@ -236,9 +242,12 @@ class Applying(Creating):
             writes.update("runs", columns, namespace, values)
 
     # ------------------------------------------------------------ workflows
-    def _take_arrivals(self, connection: sa.Connection, namespace: str, run_ids: Sequence[bytes], effects: Effects) -> None:
+    def _take_arrivals(
+        self, connection: sa.Connection, namespace: str, run_ids: Sequence[bytes], effects: Effects, *, orders: bool
+    ) -> None:
         """Mark what has come as looked at, before all of it is read: what is committed after this is looked at later."""
-        sql = "SELECT run_id, id FROM inbox WHERE taken = 0 AND namespace = ? AND run_id"
+        but = "" if orders else "AND kind NOT IN ('cancel', 'retry') "
+        sql = f"SELECT run_id, id FROM inbox WHERE taken = 0 {but}AND namespace = ? AND run_id"
         for run_id, arrival in self.db.where_in(connection, sql, (namespace,), run_ids):
             effects.fresh.setdefault(bytes(run_id), set()).add(bytes(arrival).hex())
         for run_id, found in effects.fresh.items():
@@ -255,17 +264,19 @@ class Applying(Creating):
             else:
                 known.append((run_id, step.ordinal, *(values[column] for column in histories.STEP_RESULT)))
         writes.insert("steps", histories.STEP_COLUMNS, fresh)
-        writes.update("steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"))
+        # An older report of a step that is done, come once more, does not open it again.
+        writes.update("steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"), "state = 'open'")
         taken = [(run_id, arrival, ordinal) for run_id, ordinal, arrival in effects.bind]
         writes.update("inbox", ("ordinal",), namespace, taken, ("run_id", "id"))
         for run_id, ordinals in effects.reset.items():
             self._reset_steps(writes, namespace, run_id, ordinals, now)
-        for run_id in sorted(effects.cancel_children):
+        for run_id, last in sorted(effects.cancel_children.items()):
             writes.run(
                 f"{self.db.insert_ignore} INTO inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
                 "SELECT s.namespace, s.child_id, s.run_id, 'cancel', s.name, '', ?, 0 FROM steps s "
-                "WHERE s.namespace = ? AND s.run_id = ? AND s.child_id IS NOT NULL AND s.abandon = 0 AND s.state = 'open'",
-                (now, namespace, run_id),
+                "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal <= ? AND s.child_id IS NOT NULL AND s.abandon = 0 "
+                "AND s.state = 'open'",
+                (now, namespace, run_id, last),
             )
 
     def _reset_steps(self, writes: Writes, namespace: str, run_id: bytes, ordinals: Sequence[int], now: int) -> None:
@@ -279,7 +290,13 @@ class Applying(Creating):
                 "WHERE namespace = ? AND run_id = ? AND ordinal = ?",
                 (now, *key),
             )
-            writes.run("DELETE FROM inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child'", key)
+            # A child that was never made, for its reference id was another's, cannot be retried: its end stays.
+            writes.run(
+                "DELETE FROM inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child' AND EXISTS (SELECT 1 "
+                "FROM steps s JOIN runs c ON c.namespace = s.namespace AND c.id = s.child_id WHERE s.namespace = ? "
+                "AND s.run_id = ? AND s.ordinal = ?)",
+                (*key, *key),
+            )
             writes.run(
                 f"{self.db.insert_ignore} INTO inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
                 "SELECT s.namespace, s.child_id, ?, 'retry', s.name, '', ?, 0 FROM steps s "
@@ -326,7 +343,8 @@ class Applying(Creating):
         if State(state) in _ENDED:
             text = None if encoding is None else payload_of(encoding, data).text
             told = (encoding, text, error_type, message)
-            arrival = Arrival(holder.hex(), CHILD_ENDED, run.name, run.parent_ordinal, state, *told)
+            sign = _sign(holder, run.parent_ordinal or 0)
+            arrival = Arrival(sign, CHILD_ENDED, run.name, run.parent_ordinal, state, *told)
             effects.arrivals.append((run.parent_id, arrival, False))
         else:
             row = (namespace, holder, run.parent_id, run.parent_ordinal)
@@ -342,11 +360,13 @@ class Applying(Creating):
         into = f"{self.db.insert_ignore} INTO inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
         end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM runs r "
         result = "LEFT JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
-        links = "JOIN links l ON l.namespace = r.namespace AND l.run_id = r.id "
         of = "WHERE r.namespace = ? AND r.id = ?"
         for run_id in effects.followed:
-            sql = f"{into} l.parent_id, r.id, 'child', r.name, l.ordinal, {end} {links} {result} {of}"
-            self.db.execute(connection, sql, (now, namespace, run_id))
+            sql = "SELECT parent_id, ordinal FROM links WHERE namespace = ? AND run_id = ?"
+            for parent, ordinal in self.db.execute(connection, sql, (namespace, run_id)).fetchall():
+                sql = f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}"
+                sign = bytes.fromhex(_sign(run_id, ordinal))
+                self.db.execute(connection, sql, (parent, sign, ordinal, now, namespace, run_id))
         for run_id in effects.told_again:
             sql = (
                 f"{into} r.parent_id, r.id, 'child', r.name, r.parent_ordinal, {end} {result} {of} AND r.parent_id IS NOT NULL"
@@ -420,6 +440,11 @@ class Applying(Creating):
             dispatch = dispatch_of(row, inputs[row.id], stories.get(row.id))
             out.append(Outgoing(delivery_id(row.id, row.epoch), namespace, row.queue, group, dispatch, again))
         return out
+
+
+def _sign(run_id: bytes, ordinal: int) -> str:
+    """The id of the arrival that tells a follower of a run's end: one workflow may follow a run with several steps."""
+    return hashlib.sha256(run_id + ordinal.to_bytes(4, "big")).hexdigest()[:32]
 
 
 def _tell_parent(row: RunRow, results: dict[bytes, Payload], effects: Effects) -> None:

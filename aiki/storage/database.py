@@ -250,21 +250,32 @@ class Database:
         namespace: str,
         rows: Sequence[Sequence[Any]],
         key: Sequence[str] = ("id",),
+        only: str = "",
     ) -> None:
-        """Set `columns` of many rows, each to its own values. A row is `(*key, value, …)`; the namespace begins every key."""
+        """Set `columns` of many rows, each to its own values. A row is `(*key, value, …)`; the namespace begins every key.
+
+        :param only: a condition on a column (`state = 'open'`): rows that do not meet it stay as they are.
+        """
         if not rows:
             return
         if self.is_sqlite:
             sets, where = ", ".join(f"{column} = ?" for column in columns), " AND ".join(f"{name} = ?" for name in key)
+            where += f" AND {only}" if only else ""
             sql = f"UPDATE {table} SET {sets} WHERE namespace = ? AND {where}"
             connection.exec_driver_sql(sql, [(*row[len(key) :], namespace, *row[: len(key)]) for row in rows])
             return
         for chunk in chunks(rows):
-            sql, parameters = self._update_statement(table, columns, namespace, chunk, key)
+            sql, parameters = self._update_statement(table, columns, namespace, chunk, key, only)
             connection.exec_driver_sql(sql, tuple(parameters))
 
     def _update_statement(
-        self, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]], key: Sequence[str]
+        self,
+        table: str,
+        columns: Sequence[str],
+        namespace: str,
+        rows: Sequence[Sequence[Any]],
+        key: Sequence[str],
+        only: str = "",
     ) -> Statement:
         """Many rows in one round trip, on MySQL and MariaDB alike: a join with a derived table of what differs among them.
 
@@ -277,14 +288,15 @@ class Database:
             [f"t.{columns[at - width]} = %s" for at in same] + [f"t.{columns[at - width]} = v.c{at}" for at in differ]
         )
         constants = [first[at] for at in same]
+        guard = f" AND t.{only}" if only else ""
         if not differ and width == 1:
             marks = ", ".join(["%s"] * len(rows))
-            sql = f"UPDATE {table} t SET {sets} WHERE t.namespace = %s AND t.{key[0]} IN ({marks})"
+            sql = f"UPDATE {table} t SET {sets} WHERE t.namespace = %s AND t.{key[0]} IN ({marks}){guard}"
             return sql, [*constants, namespace, *(row[0] for row in rows)]
         head = "SELECT " + ", ".join([f"%s AS {name}" for name in key] + [f"%s AS c{at}" for at in differ])
         more = " UNION ALL SELECT " + ", ".join(["%s"] * (len(differ) + width))
         match = " AND ".join(f"t.{name} = v.{name}" for name in key)
-        sql = f"UPDATE {table} t JOIN ({head}{more * (len(rows) - 1)}) v ON t.namespace = %s AND {match} SET {sets}"
+        sql = f"UPDATE {table} t JOIN ({head}{more * (len(rows) - 1)}) v ON t.namespace = %s AND {match}{guard} SET {sets}"
         varying = itemgetter(*range(width), *differ)
         return sql, [*(value for row in rows for value in varying(row)), namespace, *constants]
 
@@ -384,12 +396,13 @@ class Writes:
         namespace: str,
         rows: Sequence[Sequence[Any]],
         key: Sequence[str] = ("id",),
+        only: str = "",
     ) -> None:
         """As `Database.update`."""
         if rows and self._fits(rows):
-            self._kept.append(self._db._update_statement(table, columns, namespace, rows, key))
+            self._kept.append(self._db._update_statement(table, columns, namespace, rows, key, only))
         elif rows:
-            self._db.update(self._connection, table, columns, namespace, rows, key)
+            self._db.update(self._connection, table, columns, namespace, rows, key, only)
 
     def run(self, sql: str, parameters: Sequence[Any]) -> None:
         """Run one statement, written with `?`, after those that are kept."""

@@ -23,18 +23,21 @@ _STALLED = State.STALLED.value
 class Operating(Delivering, Reading):
     """What people do to runs."""
 
-    def cancel_run(self, run_id: str, *, reason: str = "", actor: str = "", at_once: bool = False) -> Cancelled:
+    def cancel_run(
+        self, run_id: str, *, reason: str = "", actor: str = "", at_once: bool = False, once: bool = False
+    ) -> Cancelled:
         """Cancel a run: at once if nobody executes it, else it is to be interrupted. An ended run stays as it is.
 
         A workflow that has begun meets the cancel in its code; a second cancel, or `at_once`, ends it without.
 
+        :param once: change nothing if a cancel was asked for before: for callers that do not know whether theirs was heard.
         :raises RunNotFound: there is no such run.
         """
         raw = _raw(run_id)
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
-            if row.ended:
+            if row.ended or (once and row.cancel_requested):
                 return
             if at_once or not row.cancel_requested or row.is_workflow:
                 effects.audit.append((actor, "terminate" if at_once else "cancel", run_id, reason[:1000]))
@@ -102,7 +105,7 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
     row.cancel_requested = 1
     row.cancel_reason = reason[:255] or row.cancel_reason
     if row.is_workflow:
-        effects.cancel_children.add(row.id)
+        effects.cancel_children[row.id] = row.history
         if not (at_once or again):
             _cancel_workflow(row, effects, now)
             return
@@ -119,6 +122,7 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
 
 def _cancel_workflow(row: RunRow, effects: Effects, now: int) -> None:
     key = RunKey(row.run_id, row.epoch)
+    row.pause_requested = 0
     if row.state == State.RUNNING.value:
         effects.soon.append(key)
     elif row.state == State.QUEUED.value:
@@ -129,7 +133,6 @@ def _cancel_workflow(row: RunRow, effects: Effects, now: int) -> None:
     elif row.history == 0 and row.state != State.WAITING.value:
         conclude_cancel(row, now)
     elif row.state != State.STALLED.value:
-        row.pause_requested = 0
         bring_on(row, effects, now)
 
 

@@ -48,10 +48,12 @@ class Roster:
 
     # ------------------------------------------------------------ definitions
     def register_definitions(self, definitions: Sequence[DefinitionInfo], namespace: str | None = None) -> None:
-        """Make definitions known; options of known ones are replaced."""
+        """Make definitions known; options of known ones are replaced. Of several new versions the last given is the newest."""
         where = namespace or self.namespace
+        order = {(item.name, item.version): position for position, item in enumerate(definitions)}
 
         def work(connection: sa.Connection) -> None:
+            now = self.clock()
             known = {
                 (row[0], row[1]): (row[2], row[3])
                 for row in self.db.execute(
@@ -64,7 +66,8 @@ class Roster:
                     continue
                 if (item.name, item.version) not in known:
                     columns = ("namespace", "name", "version", "kind", "options", "registered_at")
-                    row = (where, item.name, item.version, item.kind, options, self.clock())
+                    registered_at = now + order[item.name, item.version]
+                    row = (where, item.name, item.version, item.kind, options, registered_at)
                     try:
                         self.db.insert(connection, "definitions", columns, [row])
                         continue
@@ -85,14 +88,21 @@ class Roster:
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchall())
         return [DefinitionInfo(name, version, kind, json.loads(options)) for name, version, kind, options in rows]
 
-    def definition(self, name: str) -> DefinitionInfo | None:
-        """The newest registered version of a name, or None."""
-        sql = (
-            "SELECT name, version, kind, options FROM definitions WHERE namespace = ? AND name = ? "
-            "ORDER BY registered_at DESC LIMIT 1"
-        )
-        row = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace, name)).fetchone())
+    def definition(self, name: str, version: str | None = None) -> DefinitionInfo | None:
+        """The definition of a name in this version, by default in the one that was registered last; or None."""
+        sql = "SELECT name, version, kind, options FROM definitions WHERE namespace = ? AND name = ? "
+        key: tuple[str, ...] = (self.namespace, name)
+        if version is not None:
+            sql, key = f"{sql}AND version = ? ", (*key, version)
+        sql += "ORDER BY registered_at DESC LIMIT 1"
+        row = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchone())
         return DefinitionInfo(row[0], row[1], row[2], json.loads(row[3])) if row else None
+
+    def versions_of(self, name: str) -> list[str]:
+        """The registered versions of a name, the one that was registered last at the end."""
+        sql = "SELECT version FROM definitions WHERE namespace = ? AND name = ? ORDER BY registered_at, version"
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace, name)).fetchall())
+        return [row[0] for row in rows]
 
     def closest_names(self, name: str) -> list[str]:
         """Registered names that look like `name`, best first."""

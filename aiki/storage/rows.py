@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, Final
 
 from aiki import ids
 from aiki.codec import Payload
@@ -14,6 +14,9 @@ from aiki.messages import OPT_BIND_FIRST, OPT_CANCEL, OPT_HISTORY, OPT_KIND, OPT
 from aiki.model import Attempt, RunView
 from aiki.states import State
 
+CANCEL_ASKED: Final = 1
+CANCEL_MET: Final = 2
+"""`cancel_requested` of a workflow: it is to meet its cancel; it has met it, and cleans up as it likes."""
 EXPIRY_EPOCH = 0xFFFFFFFF
 
 
@@ -144,7 +147,7 @@ def dispatch_of(row: RunRow, payload: Payload, history: History | None = None) -
         options[OPT_BIND_FIRST] = 1
     if history is not None:
         options[OPT_HISTORY] = history.to_wire()
-    if row.is_workflow and row.cancel_requested:
+    if row.is_workflow and row.cancel_requested == CANCEL_ASKED:
         options[OPT_CANCEL] = 1
     return Dispatch(
         row.id.hex(), row.epoch, row.name, row.version, row.attempt, row.partition_no, payload.encoding, payload.text, options
@@ -164,15 +167,16 @@ def dispatch_options(recorded: str | None, reference_id: str | None, kind: str) 
 
 VIEW_COLUMNS = (
     "id, namespace, kind, name, version, queue, state, attempt, crashes, reference_id, waiting_on, worker, cancel_requested, "
-    "progress, progress_message, error_type, error_message, created_at, due_at, started_at, finished_at, expires_at, updated_at"
+    "progress, progress_message, error_type, error_message, created_at, due_at, started_at, finished_at, expires_at, "
+    "updated_at, parent_id"
 )
 
 
 def run_view(values: Any, worker_names: dict[bytes, str] | None = None) -> RunView:
     """A `RunView` of a row selected with `VIEW_COLUMNS`."""
-    (id_, namespace, kind, name, version, queue, state, attempt, crashes, reference_id, waiting_on, worker, cancel, *rest) = (
-        values
-    )
+    id_, namespace, kind, name, version, queue, state, attempt, crashes, reference_id, waiting_on, worker, *more = values
+    cancel, *rest, parent = more
+    rest.append(None if parent is None else ids.to_text(bytes(parent)))
     worker_name = None
     if worker is not None:
         worker_name = (worker_names or {}).get(bytes(worker), bytes(worker).hex())

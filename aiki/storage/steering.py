@@ -63,11 +63,12 @@ class Steering(Operating):
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
-            if row.state != State.PAUSED and not row.pause_requested:
+            if row.ended or (row.state != State.PAUSED and not row.pause_requested):
                 raise RunConflict(f"run {run_id} is {row.state}; only paused runs can be resumed")
             effects.audit.append((actor, "resume", run_id, ""))
             row.pause_requested = 0
             if row.state != State.PAUSED:
+                row.waiting_on = None if row.state == State.QUEUED else row.waiting_on
                 return
             now = self.clock()
             if row.due_at is not None and row.due_at > now and not row.history:
@@ -130,7 +131,7 @@ class Steering(Operating):
             effects.arrivals.append((raw, arrival, True))
             look(row, [*there, arrival], effects, self.clock())
 
-        applied = self.apply(self.namespace, [raw], decide, arrived=[raw])
+        applied = self.apply(self.namespace, [raw], decide, arrived=[raw], orders=False)
         return Steered(self._view(run_id), applied.outgoing, [])
 
     def create_from(self, run_id: str, run: NewRun, from_step: int) -> Created:
@@ -141,8 +142,9 @@ class Steering(Operating):
             sql = "SELECT history, history_from FROM runs WHERE namespace = ? AND id = ?"
             found = self.db.execute(connection, sql, (self.namespace, source)).fetchone()
             last, first = found or (0, 0)
-            if run.kind != "workflow" or not first <= from_step < last or first:
+            if run.kind != "workflow" or first or not 0 <= from_step < last:
                 why = "it went on as new" if first else f"it has {last} steps, the first is 0"
+                why = why if run.kind == "workflow" else "it is a task"
                 raise RunConflict(f"run {run_id} cannot be rerun from step {from_step}: {why}")
             open_ = self.db.execute(
                 connection,

@@ -11,7 +11,7 @@ from aiki.clock import SECOND
 from aiki.history import CHILD_ENDED, EVENT_SENT, RETRY, SLEEP, Arrival, Wait, Waits
 from aiki.states import State
 from aiki.storage.applying import Effects
-from aiki.storage.rows import RunRow, delivery_id
+from aiki.storage.rows import CANCEL_ASKED, RunRow, delivery_id
 
 MAX_SHOWN: Final = 3
 
@@ -29,7 +29,7 @@ def suspend(row: RunRow, waits: Waits, arrivals: Sequence[Arrival], effects: Eff
         return
     items = [item._replace(due=_due(item, now), seconds=None) for item in waits.items]
     waits = Waits(waits.all, items)
-    if row.cancel_requested or not items or waits.satisfied(arrivals, now):
+    if row.cancel_requested == CANCEL_ASKED or not items or waits.satisfied(arrivals, now):
         bring_on(row, effects, now)
         return
     row.state = State.WAITING.value

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiki import messages
-from aiki.context import CurrentRun, current_run_or_none, inside_step, set_current_run
+from aiki.context import inside_step
 from aiki.errors import TaskCancelled
 from aiki.history import UNDO, History, Step
 from aiki.messages import Dispatch, Report
@@ -154,12 +154,8 @@ class Host:
         if limited:
             self._begin_entry(call)
         gate = self._port.gate
-        dispatch = self._dispatch
-        here = current_run_or_none()
-        reference = dispatch.options.get(messages.OPT_REFERENCE)
-        set_current_run(CurrentRun(dispatch.run_id, call.attempt, call.step.name, reference, self._progress))
         try:
-            with inside_step(call.step.ordinal, call.attempt):
+            with inside_step(call.step.ordinal, call.attempt, call.step.name):
                 if inspect.iscoroutinefunction(fn):
                     return self._run_async(fn, args, kwargs)
                 gate.enter()
@@ -168,7 +164,6 @@ class Host:
                 finally:
                     gate.leave()
         finally:
-            set_current_run(here)
             if limited:
                 self._begin_entry(None)
 

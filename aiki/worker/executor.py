@@ -215,7 +215,7 @@ class Executor:
         body["outcome"] = "timed_out" if isinstance(error, SoftTimeLimitExceeded) else "failed"
         if attempt.durable is not None:
             attempt.durable.failed_at(error, body)
-        if attempt.final:
+        if attempt.final or "undone" in body:  # what was compensated is not to go on from where it failed
             return messages.FAILED
         if isinstance(error, RetryLater):
             body["delay"], body["asked"], body["outcome"] = _seconds(error), 1, "retried"

@@ -11,11 +11,16 @@ import pytest
 
 from aiki import codec, ids
 from aiki.client import Client
+from aiki.codec import Payload
 from aiki.errors import ReferenceConflict, RunConflict, RunNotFound
+from aiki.history import EVENT_SENT
 from aiki.model import DefinitionInfo, NewRun, RunFilter
 from aiki.states import State
 from aiki.storage import Store
+from aiki.storage.history import select_arrivals
 from tests.client.ending import end
+from tests.client.workflows import NAME as WORKFLOW
+from tests.client.workflows import child, done, new_workflow, record, sleep
 from tests.waiting import wait_until
 
 NAME = "shop.charge"
@@ -25,12 +30,21 @@ def new_run(*args: object, **fields: object) -> NewRun:
     return NewRun(str(ids.new_id()), NAME, codec.encode([[*args], {}]), **fields)  # type: ignore[arg-type]
 
 
+def events(store: Store, run_id: str) -> list[tuple[str, Payload | None]]:
+    """The events that came to a workflow."""
+    raw = ids.to_bytes(run_id)
+    found = store.db.read(lambda connection: select_arrivals(store.db, connection, store.namespace, [raw]))
+    return [(arrival.name, arrival.payload) for arrival in found.get(raw, ()) if arrival.kind == EVENT_SENT]
+
+
 class ClientContract:
     """Fixtures: `client`, and `store`, which sees the same database."""
 
     @pytest.fixture(autouse=True)
     def _known(self, client: Client) -> None:
-        client.register([DefinitionInfo(NAME, options={"queue": "money", "retry": {}})])
+        client.register(
+            [DefinitionInfo(NAME, options={"queue": "money", "retry": {}}), DefinitionInfo(WORKFLOW, kind="workflow")]
+        )
 
     # ------------------------------------------------------------ enqueue
     def test_an_enqueued_run_can_be_looked_at(self, client: Client) -> None:
@@ -95,7 +109,9 @@ class ClientContract:
     # ------------------------------------------------------------ read
     def test_what_is_not_there_is_not_found(self, client: Client) -> None:
         for unknown in (str(uuid.uuid4()), "no-id"):
-            for ask in (client.get, client.detail, client.cancel, client.retry, client.rerun):
+            asks = [client.get, client.detail, client.cancel, client.retry, client.rerun, client.history, client.pause]
+            asks += [client.resume, client.wake, lambda run_id: client.send_event(run_id, "paid", None)]
+            for ask in asks:
                 with pytest.raises(RunNotFound, match=unknown):
                     ask(unknown)
         with pytest.raises(RunNotFound):
@@ -164,6 +180,27 @@ class ClientContract:
         assert ids_of(created_after=client.now() + 3_600_000_000) == []
         assert len(ids_of(created_before=client.now() + 3_600_000_000, states=(State.QUEUED, State.COMPLETED))) == 7
 
+    def test_lists_hold_one_kind_or_what_a_workflow_started(self, client: Client, store: Store) -> None:
+        flow, alone = new_workflow(), new_run()
+        client.enqueue([flow, alone])
+        parent = ids.to_bytes(flow.id)
+        children = tuple(new_run(i, parent_id=parent, parent_ordinal=i) for i in range(5))
+        record(store, flow.id, *(child(i, run) for i, run in enumerate(children)), children=children)
+        end(store, children[1].id)
+
+        def ids_of(limit: int = 50, after: str | None = None, **where: object) -> list[str]:
+            page = client.list(RunFilter(**where), limit=limit, after=after)  # type: ignore[arg-type]
+            return [run.id for run in page.runs] + (ids_of(limit, page.next, **where) if page.next else [])
+
+        newest_first = [run.id for run in reversed(children)]
+        assert ids_of(parent_id=flow.id) == ids_of(2, parent_id=flow.id) == newest_first
+        assert ids_of(parent_id=flow.id, states=(State.COMPLETED, State.FAILED)) == [children[1].id]
+        assert ids_of(parent_id=flow.id, kind="workflow") == ids_of(parent_id=alone.id) == []
+        assert ids_of(kind="workflow") == [flow.id]
+        assert ids_of(kind="task", name=NAME) == [*newest_first, alone.id]
+        assert client.get(children[0].id).parent_id == flow.id
+        assert client.get(alone.id).parent_id is None
+
     # ------------------------------------------------------------ change
     def test_a_queued_run_is_cancelled_at_once(self, client: Client) -> None:
         run = new_run(1)
@@ -199,6 +236,126 @@ class ClientContract:
         assert accepted.id != run.id
         detail = client.detail(accepted.id)
         assert (detail.input, detail.run.queue, detail.run.state) == (run.input, "money", State.QUEUED)
+
+    # ------------------------------------------------------------ workflows
+    @pytest.fixture
+    def flow(self, client: Client, store: Store) -> str:
+        """A workflow that has done two steps and runs."""
+        run = new_workflow("o-1")
+        client.enqueue([run])
+        record(store, run.id, done(0, "reserve", {"shelf": 7}), done(1, "shop.charge", 4200))
+        return run.id
+
+    def test_a_workflows_first_cancel_waits_for_its_code_and_the_second_does_not(self, client: Client, flow: str) -> None:
+        asked = client.cancel(flow, reason="not wanted")
+        assert (asked.state, asked.cancel_requested) == (State.RUNNING, True)
+        assert client.cancel(flow, once=True).state is State.RUNNING, "it was asked for already"
+        assert client.cancel(flow).state is State.CANCELLED
+
+    def test_terminate_ends_a_run_at_once(self, client: Client, flow: str) -> None:
+        assert client.cancel(flow, reason="now", at_once=True).state is State.CANCELLED
+        assert client.cancel(flow, at_once=True).state is State.CANCELLED
+        task = new_run()
+        client.enqueue([task])
+        assert client.cancel(task.id, at_once=True).state is State.CANCELLED
+
+    def test_a_run_is_paused_and_resumed(self, client: Client, store: Store, flow: str) -> None:
+        assert client.pause(flow, reason="look first").state is State.RUNNING, "until its next durable point"
+        assert client.resume(flow).state is State.RUNNING
+        sleep(store, flow, 2, "night")
+        assert client.pause(flow).state is State.PAUSED
+        assert client.pause(flow).state is State.PAUSED
+        assert client.resume(flow).state is State.QUEUED
+        with pytest.raises(RunConflict, match="queued"):
+            client.resume(flow)
+        queued, later = new_run(), new_run(due_at=client.now() + 3_600_000_000)
+        client.enqueue([queued, later])
+        asked = client.pause(queued.id)
+        assert (asked.state, asked.waiting_on) == (State.QUEUED, "to be paused by an operator"), "its dispatch is out"
+        resumed = client.resume(queued.id)
+        assert (resumed.state, resumed.waiting_on) == (State.QUEUED, None)
+        assert client.pause(later.id).state is State.PAUSED
+        assert client.resume(later.id).state is State.SCHEDULED
+        end(store, queued.id)
+        with pytest.raises(RunConflict, match="completed"):
+            client.pause(queued.id)
+
+    def test_only_what_sleeps_is_woken(self, client: Client, store: Store, flow: str) -> None:
+        with pytest.raises(RunConflict, match="running"):
+            client.wake(flow)
+        sleep(store, flow, 2, "night")
+        assert "night" in (client.get(flow).waiting_on or "")
+        with pytest.raises(RunConflict, match="'day'"):
+            client.wake(flow, name="day")
+        assert client.wake(flow, name="night").state is State.QUEUED
+        with pytest.raises(RunConflict, match="queued"):
+            client.wake(flow)
+
+    def test_an_event_is_kept_once_for_each_reference_id(self, client: Client, store: Store, flow: str) -> None:
+        payload = codec.encode({"cents": 4200, "at": b"\x00"})
+        for _ in range(2):
+            assert client.send_event(flow, "paid", payload, reference_id="p-1").id == flow
+            client.send_event(flow, "shipped", payload, reference_id="p-1")
+            client.send_event(flow, "seen", None)
+        came = events(store, flow)
+        assert sorted(name for name, _ in came) == ["paid", "seen", "seen", "shipped"]
+        assert dict(came) == {"paid": payload, "shipped": payload, "seen": None}
+
+    def test_what_takes_no_events_says_so(self, client: Client, store: Store, flow: str) -> None:
+        client.send_event(flow, "paid", None, reference_id="p-1")
+        end(store, flow)
+        client.send_event(flow, "paid", None, reference_id="p-1")  # it was heard, whatever the caller knows
+        with pytest.raises(RunConflict, match="completed"):
+            client.send_event(flow, "paid", None)
+        task = new_run()
+        client.enqueue([task])
+        with pytest.raises(RunConflict, match="a task"):
+            client.send_event(task.id, "paid", None)
+
+    def test_a_history_is_read_by_ordinal(self, client: Client, store: Store, flow: str) -> None:
+        part = new_run(1, parent_id=ids.to_bytes(flow), parent_ordinal=2)
+        record(store, flow, child(2, part), children=(part,))
+        sleep(store, flow, 3, "night")
+        steps = client.history(flow)
+        told = [(step.ordinal, step.kind, step.name, step.state) for step in steps]
+        assert told == [
+            (0, "step", "reserve", "completed"), (1, "step", "shop.charge", "completed"),
+            (2, "task", NAME, "open"), (3, "sleep", "night", "open"),
+        ]  # fmt: skip
+        assert (steps[0].input, steps[0].millis, steps[0].attempt) == ('["o-1"]', 12, 1)
+        assert steps[0].result == codec.encode({"shelf": 7})
+        assert steps[2].child_id == part.id
+        assert abs(steps[0].created_at - client.now()) < 60_000_000
+        assert [step.ordinal for step in client.history(flow, after=0, limit=2)] == [1, 2]
+        assert client.history(flow, after=3) == []
+        end(store, part.id, State.FAILED, error=("ValueError", "no such card"))
+        failed = client.history(flow)[2]
+        assert (failed.state, failed.error_type, failed.error_message) == ("failed", "ValueError", "no such card")
+        task = new_run()
+        client.enqueue([task])
+        assert client.history(task.id) == []
+
+    def test_a_rerun_from_a_step_keeps_what_was_before_it(self, client: Client, store: Store, flow: str) -> None:
+        sleep(store, flow, 2, "night")
+        accepted = client.rerun(flow, from_step=1)
+        assert accepted.created
+        assert accepted.id != flow
+        again = client.get(accepted.id)
+        assert (again.name, again.kind, again.state, again.parent_id) == (WORKFLOW, "workflow", State.QUEUED, None)
+        assert client.detail(again.id).input == client.detail(flow).input
+        (kept,) = client.history(again.id)
+        assert (kept.ordinal, kept.name, kept.result) == (0, "reserve", codec.encode({"shelf": 7}))
+        assert client.history(client.rerun(flow).id) == []
+        assert client.history(client.rerun(flow, from_step=0).id) == []
+        with pytest.raises(RunConflict, match="from step 3: it has 3 steps"):
+            client.rerun(flow, from_step=3)
+        record(store, flow, done(3, "ship"))
+        with pytest.raises(RunConflict, match=r"step 2 \(night\) has no result"):
+            client.rerun(flow, from_step=3)
+        task = new_run()
+        client.enqueue([task])
+        with pytest.raises(RunConflict, match="it is a task"):
+            client.rerun(task.id, from_step=0)
 
     def test_it_can_be_closed_twice(self, client: Client) -> None:
         client.enqueue([new_run(1)])

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiki.client import Client, wire
 from aiki.clock import now_us
 from aiki.errors import AikiError
-from aiki.model import RunFilter
+from aiki.model import RunFilter, RunView
 from aiki.states import State
 
 Fault = Callable[["Handler"], None]
@@ -101,19 +101,41 @@ class Handler(BaseHTTPRequestHandler):
                     query.get("reference_id"),
                     wire.time_from_json(query.get("created_after")),
                     wire.time_from_json(query.get("created_before")),
+                    query.get("kind"),
+                    query.get("parent"),
                 )
                 return wire.page_to_json(client.list(where, limit=int(query["limit"]), after=query.get("after")))
             case "GET", ["runs", run_id]:
                 return wire.run_to_json(client.get(run_id, wait=wait))
             case "GET", ["runs", run_id, "detail"]:
                 return wire.detail_to_json(client.detail(run_id, wait=wait))
-            case "POST", ["runs", run_id, "cancel"]:
-                return wire.run_to_json(client.cancel(run_id, reason=body["reason"]))
-            case "POST", ["runs", run_id, "retry"]:
-                return wire.run_to_json(client.retry(run_id))
+            case "GET", ["runs", run_id, "history"]:
+                steps = client.history(run_id, after=int(query["after"]), limit=int(query["limit"]))
+                return wire.history_to_json(steps, more=False)
             case "POST", ["runs", run_id, "rerun"]:
-                return wire.accepted_to_json(client.rerun(run_id))
+                return wire.accepted_to_json(client.rerun(run_id, from_step=body.get("from_step")))
+            case "POST", ["runs", run_id, verb]:
+                return wire.run_to_json(self.act(client, run_id, verb, body))
         raise AssertionError(f"no route for {self.command} {self.path}")
+
+    def act(self, client: Client, run_id: str, verb: str, body: dict[str, Any]) -> RunView:
+        match verb:
+            case "cancel":
+                return client.cancel(run_id, reason=body["reason"], once=body.get("once", False))
+            case "terminate":
+                return client.cancel(run_id, reason=body["reason"], at_once=True)
+            case "pause":
+                return client.pause(run_id, reason=body["reason"])
+            case "resume":
+                return client.resume(run_id)
+            case "wake":
+                return client.wake(run_id, name=body.get("name", ""))
+            case "events":
+                payload = wire.payload_from_json(body["payload"])
+                return client.send_event(run_id, body["name"], payload, reference_id=body["reference_id"])
+            case "retry":
+                return client.retry(run_id)
+        raise AssertionError(f"no route for {verb}")
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -19,10 +19,12 @@ from aiki.clock import now_us
 from aiki.errors import ConfigurationError, PayloadTooLarge, ServerError, Unauthorized, Unavailable, UnknownTask
 from aiki.model import RunFilter
 from aiki.settings import Settings
+from aiki.states import State
 from aiki.storage import Store
-from tests.client.contract import ClientContract, new_run
+from tests.client.contract import ClientContract, events, new_run
 from tests.client.stand_in import Fault, Handler, StandIn
 from tests.client.test_embedded import settings_for
+from tests.client.workflows import done, new_workflow, record
 
 
 @pytest.fixture
@@ -82,6 +84,24 @@ def test_what_did_not_get_through_is_asked_again(server: StandIn, client: Remote
     assert accepted.id == run.id
     assert server.requests == ["POST /api/v1/runs"] * 5
     assert [item.id for item in client.list(RunFilter()).runs] == [run.id], "the answer was lost, and it is one run"
+
+
+def test_a_cancel_that_is_asked_again_is_no_second_cancel(server: StandIn, client: RemoteClient, store: Store) -> None:
+    flow = new_workflow()
+    client.enqueue([flow])
+    record(store, flow.id, done(0, "reserve"))
+    server.faults.append(hang_up)
+    asked = client.cancel(flow.id, reason="not wanted")
+    assert (asked.state, asked.cancel_requested) == (State.RUNNING, True), "its code is to meet the cancel"
+    assert client.cancel(flow.id).state is State.CANCELLED
+
+
+def test_an_event_that_is_asked_again_is_one_event(server: StandIn, client: RemoteClient, store: Store) -> None:
+    flow = new_workflow()
+    client.enqueue([flow])
+    server.faults.append(hang_up)
+    client.send_event(flow.id, "paid", None)
+    assert events(store, flow.id) == [("paid", None)]
 
 
 def test_retry_after_is_honoured_within_the_deadline(server: StandIn, client: RemoteClient) -> None:

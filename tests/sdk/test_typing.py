@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-CASES = Path(__file__).parent / "typing_cases" / "cases.py"
+import pytest
+
+CASES = Path(__file__).parent / "typing_cases"
 ROOT = Path(__file__).parents[2]
 
 
-def test_mypy_reports_exactly_the_wrong_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cases.py", "workflows.py"])
+def test_mypy_reports_exactly_the_wrong_lines(tmp_path: Path, name: str) -> None:
+    cases = CASES / name
     done = subprocess.run(
         [
             sys.executable,
@@ -22,7 +26,7 @@ def test_mypy_reports_exactly_the_wrong_lines(tmp_path: Path) -> None:
             "--no-pretty",
             "--cache-dir",
             str(tmp_path),
-            str(CASES),
+            str(cases),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -31,12 +35,12 @@ def test_mypy_reports_exactly_the_wrong_lines(tmp_path: Path) -> None:
     )
     reported: dict[int, str] = {}
     for line in done.stdout.splitlines():
-        found = re.match(r".*cases\.py:(\d+): error: (.*)", line)
+        found = re.match(rf".*{re.escape(name)}:(\d+): error: (.*)", line)
         if found:
             reported[int(found[1])] = reported.get(int(found[1]), "") + found[2] + "\n"
     expected = {
         number: line.split("# E: ")[1]
-        for number, line in enumerate(CASES.read_text().splitlines(), 1)
+        for number, line in enumerate(cases.read_text().splitlines(), 1)
         if "# E: " in line and not line.startswith('"""')
     }
     assert sorted(reported) == sorted(expected), done.stdout + done.stderr

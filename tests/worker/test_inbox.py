@@ -33,7 +33,7 @@ class Definition:
 
 class Registry:
     def __init__(self) -> None:
-        self.definitions = {"noop": Definition()}
+        self.definitions = {("noop", "1"): Definition()}
 
 
 def filled(*lists: list[Dispatch]) -> tuple[Inbox, Ledger]:

@@ -31,7 +31,9 @@ def test_an_entry_comes_back_as_it_was_written() -> None:
     slot.reset()
     begin(slot, run(5), 9, soft=1.5, hard=30.0, retry_delay=2.5)
     entry = slot.entry(0)
-    assert entry == (run(5), 9, 3, 7, 123_456, 1.5, 30.0, 2.5, 2)
+    assert entry == (run(5), 9, 3, 7, 123_456, 1.5, 30.0, 2.5, 2, -1)
+    slot.begin(run(6), 9, 3, 7, 123_456, 0.0, 1.0, -1.0, 1, 17)
+    assert slot.entry(1).ordinal == 17
 
 
 def test_held_is_what_is_begun_and_not_confirmed() -> None:

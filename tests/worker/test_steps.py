@@ -22,11 +22,11 @@ class OpenGate:
     def leave(self) -> None: ...
 
 
-def seen() -> tuple[str, int]:
-    return current_run().key, current_run().attempt
+def seen() -> tuple[str, int, str]:
+    return current_run().key, current_run().attempt, current_run().name
 
 
-async def seen_later() -> tuple[str, int]:
+async def seen_later() -> tuple[str, int, str]:
     return seen()
 
 
@@ -47,4 +47,4 @@ def test_each_step_has_its_own_key_and_attempt_plain_or_async() -> None:
     finally:
         host.close()
         set_current_run(None)
-    assert found == [(f"{whole}:0", 2), (f"{whole}:1", 3), (f"{whole}:2", 4)]
+    assert found == [(f"{whole}:{n}", n + 2, "charge") for n in range(3)]

@@ -1,0 +1,573 @@
+"""Cancel, pause, wake, retry and rerun of workflows, on a real store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aiki import codec, ids
+from aiki import messages as m
+from aiki.errors import RunConflict, RunNotFound
+from aiki.history import Wait
+from aiki.orchestrator import core
+from aiki.storage import Store
+from tests.storage.bench import (
+    CANCELLED,
+    COMPLETED,
+    DEAD,
+    FAILED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    STALLED,
+    WAITING,
+    Bench,
+    child,
+    step,
+    submission,
+)
+from tests.storage.conftest import SetClock
+
+NAP = Wait("sleep", 0, 0, "nap", None, 60.0)
+DONE = step(0, "step", "a", "completed", 1)
+MET = step(1, "sleep", "nap", "cancelled")
+
+
+@pytest.fixture
+def bench(store: Store, clock: SetClock) -> Bench:
+    return Bench(store, clock)
+
+
+def asleep(bench: Bench) -> str:
+    run = bench.start()
+    bench.suspend(run, NAP, steps=(step(0, "sleep", "nap"),))
+    return run
+
+
+def running(bench: Bench) -> str:
+    run = bench.start()
+    bench.steps(run, DONE)
+    return run
+
+
+def cancels(bench: Bench, run: str) -> bool:
+    return m.OPT_CANCEL in bench.out[run].options
+
+
+# ---------------------------------------------------------------- cancel
+def test_a_cancel_before_it_has_begun_ends_it_when_its_dispatch_is_dropped(bench: Bench) -> None:
+    run = bench.start()
+    bench.cancel(run)
+    assert bench.state(run) == QUEUED
+    assert [key.epoch for key in bench.store.revocations("default")] == [1]
+    bench.report(run, (m.DROPPED, {}))
+    bench.nobody_has_it(run)
+    assert bench.state(run) == CANCELLED
+
+
+def test_a_cancel_of_what_no_worker_knows_ends_it(bench: Bench) -> None:
+    run = bench.start()
+    bench.cancel(run)
+    bench.report(run, (m.UNKNOWN, {}))
+    assert bench.state(run) == CANCELLED
+
+
+@pytest.mark.parametrize("state", ["scheduled", "paused", "stalled"])
+def test_a_cancel_of_what_has_not_begun_and_is_not_out_ends_it_at_once(bench: Bench, state: str) -> None:
+    run = bench.start(due_at=bench.clock.now + 60_000_000) if state == "scheduled" else bench.start()
+    if state == "paused":
+        bench.pause(run)
+        bench.report(run, (m.DROPPED, {}))
+        bench.nobody_has_it(run)
+    elif state == "stalled":
+        bench.report(run, (m.UNKNOWN, {}))
+    assert bench.state(run) == state
+    bench.cancel(run)
+    assert bench.state(run) == CANCELLED
+
+
+def test_a_cancel_of_a_waiting_workflow_dispatches_it_to_meet_it(bench: Bench) -> None:
+    run = asleep(bench)
+    bench.cancel(run, reason="enough")
+    assert (bench.state(run), bench.out[run].epoch, cancels(bench, run)) == (QUEUED, 3, True)
+    bench.report(run, (m.STEPS, {"s": [MET]}), (m.CANCELLED, {"ms": 1}))
+    row = bench.row(run)
+    assert (row["state"], row["cancel_reason"], row["cancel_requested"]) == (CANCELLED, "enough", 2)
+
+
+def test_a_cancel_of_a_running_workflow_is_told_until_it_has_met_it(bench: Bench) -> None:
+    run = running(bench)
+    bench.cancel(run)
+    assert [key.epoch for key in bench.soon] == [1]
+    bench.steps(run, step(1, "step", "b", "completed", 1))
+    assert len(bench.soon) == 2, "the steps crossed the cancel"
+    bench.steps(run, step(2, "sleep", "nap", "cancelled"), step(3, "step", "undo", "completed", 1))
+    assert len(bench.soon) == 2
+    bench.report(run, (m.CANCELLED, {}))
+    assert bench.state(run) == CANCELLED
+
+
+def test_a_workflow_that_is_left_before_it_met_its_cancel_is_dispatched_to_meet_it(bench: Bench) -> None:
+    run = running(bench)
+    bench.cancel(run)
+    bench.suspend(run, NAP, steps=(step(1, "sleep", "nap"),))
+    assert (bench.state(run), cancels(bench, run)) == (QUEUED, True)
+
+
+@pytest.mark.parametrize("report", [(m.RETURNED, {}), (m.CRASHED, {"signal": "SIGKILL"}), (m.RETRY, {"type": "E", "delay": 0})])
+def test_whatever_becomes_of_its_process_it_meets_its_cancel(bench: Bench, report: Any) -> None:
+    run = running(bench)
+    bench.cancel(run)
+    bench.report(run, report)
+    assert (bench.state(run), cancels(bench, run)) == (QUEUED, True)
+
+
+def test_a_compensation_may_wait(bench: Bench) -> None:
+    """Once the cancel was met the workflow waits like any other, and is not dispatched over and over."""
+    run = running(bench)
+    bench.cancel(run)
+    bench.suspend(run, Wait("sleep", 2, 2, "cool", None, 60.0), steps=(MET, step(2, "sleep", "cool")))
+    assert (bench.state(run), bench.delivery(run)) == (WAITING, bench.clock.now + 60_000_000)
+    bench.clock.move(60)
+    assert bench.sweep() == [run]
+    assert not cancels(bench, run), "it is in the history"
+    bench.report(run, (m.CANCELLED, {}))
+    assert bench.state(run) == CANCELLED
+
+
+def test_a_workflow_that_goes_on_as_new_after_its_cancel_does_not_meet_it_again(bench: Bench) -> None:
+    run = running(bench)
+    bench.cancel(run)
+    again = dict(zip(("e", "r"), codec.encode([[], {}]), strict=True))
+    bench.report(run, (m.STEPS, {"s": [MET]}), (m.CONTINUED, again))
+    assert not cancels(bench, run)
+    other = running(bench)
+    bench.cancel(other)
+    bench.report(other, (m.CONTINUED, again))
+    assert cancels(bench, other), "this one has not met it yet"
+
+
+@pytest.mark.parametrize("second", [{}, {"at_once": True}])
+@pytest.mark.parametrize("where", ["queued", "running", "waiting", "met", "stalled"])
+def test_a_second_cancel_or_terminate_ends_it_at_once(bench: Bench, where: str, second: Any) -> None:
+    run = asleep(bench) if where == "waiting" else running(bench)
+    if where == "stalled":
+        bench.report(run, (m.CHANGED, {"message": "x"}))
+    if not second:
+        bench.cancel(run)
+    if where == "met":
+        bench.suspend(run, Wait("sleep", 2, 2, "cool", None, 60.0), steps=(MET, step(2, "sleep", "cool")))
+    if where == "queued":
+        bench.report(run, (m.RETURNED, {}))
+    bench.cancel(run, **second)
+    row = bench.row(run)
+    assert (row["state"], row["waits"], row["waiting_on"]) == (CANCELLED, None, None)
+    assert bench.everything()["deliveries"] == []
+    before = bench.everything()
+    bench.cancel(run)
+    assert bench.everything() == before, "an ended run stays as it is"
+
+
+def test_a_cancel_of_code_that_does_not_fit_is_met_once_it_does(bench: Bench) -> None:
+    run = running(bench)
+    bench.report(run, (m.CHANGED, {"message": "x"}))
+    bench.cancel(run)
+    assert bench.state(run) == STALLED
+    bench.retry(run)
+    assert (bench.state(run), cancels(bench, run)) == (QUEUED, True)
+
+
+def test_a_cancel_that_comes_too_late_does_nothing(bench: Bench) -> None:
+    run = running(bench)
+    bench.cancel(run)
+    bench.complete(run, 1)
+    assert bench.state(run) == COMPLETED
+
+
+def test_each_verb_is_audited_and_needs_a_run(bench: Bench) -> None:
+    run = asleep(bench)
+    bench.wake(run)
+    bench.send(run, "x")
+    bench.cancel(run, actor="me", reason="r")
+    bench.cancel(run, at_once=True)
+    sql = "SELECT action FROM audit ORDER BY created_at, id"
+    read = bench.store.db.read(lambda c: bench.store.db.execute(c, sql, ()).fetchall())
+    assert sorted(row[0] for row in read) == ["cancel", "event", "terminate", "wake"]
+    missing = ids.to_bytes(str(ids.new_id())).hex()
+    for verb in (bench.cancel, bench.retry, bench.pause, bench.resume, bench.wake):
+        with pytest.raises(RunNotFound):
+            verb(missing)
+
+
+# ---------------------------------------------------------------- children and a cancel
+def test_a_cancel_reaches_the_children_and_not_the_abandoned_ones(bench: Bench) -> None:
+    run = bench.start()
+    task, flow, kept = child(), child("shop.sub", "workflow"), child()
+    bench.suspend(run, NAP, steps=(submission(0, task), submission(1, flow), submission(2, kept, ab=1)))
+    bench.suspend(bench.id(flow), NAP, steps=(step(0, "sleep", "nap"),))
+    bench.cancel(run)
+    bench.stir()
+    assert bench.state(bench.id(task)) == CANCELLED
+    assert (bench.state(bench.id(flow)), cancels(bench, bench.id(flow))) == (QUEUED, True)
+    assert bench.row(bench.id(flow))["cancel_reason"] == "its parent was cancelled"
+    assert (bench.state(bench.id(kept)), bench.row(bench.id(kept))["cancel_requested"]) == (QUEUED, 0)
+
+
+def test_a_cancel_reaches_grandchildren(bench: Bench) -> None:
+    run, flow, leaf = bench.start(), child("shop.sub", "workflow"), child()
+    bench.suspend(run, NAP, steps=(submission(0, flow),))
+    bench.suspend(bench.id(flow), NAP, steps=(submission(0, leaf),))
+    bench.cancel(run)
+    bench.stir()
+    assert bench.state(bench.id(leaf)) == CANCELLED
+
+
+def test_a_cancel_reaches_children_that_are_started_while_it_is_on_its_way(bench: Bench) -> None:
+    run = running(bench)
+    bench.cancel(run)
+    late, undo = child(n=1), child(n=2)
+    bench.steps(run, submission(1, late), step(2, "sleep", "nap", "cancelled"), submission(3, undo))
+    bench.stir()
+    assert bench.state(bench.id(late)) == CANCELLED
+    assert bench.state(bench.id(undo)) == QUEUED, "what the compensation starts is not cancelled"
+
+
+def test_an_event_to_a_child_does_not_swallow_its_parents_cancel(bench: Bench) -> None:
+    run, flow = bench.start(), child("shop.sub", "workflow")
+    bench.suspend(run, NAP, steps=(submission(0, flow),))
+    bench.suspend(bench.id(flow), NAP, steps=(step(0, "sleep", "nap"),))
+    bench.cancel(run)
+    bench.send(bench.id(flow), "hello")
+    bench.stir()
+    assert cancels(bench, bench.id(flow))
+
+
+def test_a_child_that_suspends_meets_its_parents_cancel_at_once(bench: Bench) -> None:
+    run, flow = bench.start(), child("shop.sub", "workflow")
+    bench.suspend(run, NAP, steps=(submission(0, flow),))
+    bench.cancel(run)
+    bench.suspend(bench.id(flow), NAP, steps=(step(0, "sleep", "nap"),))
+    assert cancels(bench, bench.id(flow))
+
+
+def test_the_end_of_the_children_reaches_a_parent_that_is_cancelled(bench: Bench) -> None:
+    run, task = bench.start(), child()
+    bench.suspend(run, Wait("child", 0, 0, ""), steps=(submission(0, task),))
+    bench.cancel(run)
+    bench.stir()
+    bench.suspend(run, Wait("child", 0, 0, ""), steps=(step(1, "choice", "wait", "cancelled"),))
+    bench.stir()
+    assert [(a.ordinal, a.outcome) for a in bench.history(run).arrivals] == [(0, "cancelled")]
+    assert bench.state(run) == QUEUED
+
+
+# ---------------------------------------------------------------- pause and resume
+def test_a_waiting_workflow_is_paused_at_once_and_waits_again_after_it(bench: Bench) -> None:
+    run = asleep(bench)
+    assert bench.pause(run) == []
+    row = bench.row(run)
+    assert (row["state"], row["waiting_on"], row["waits"]) == (PAUSED, "paused by an operator", None)
+    bench.clock.move(1000)
+    assert bench.sweep() == []
+    bench.send(run, "x")
+    assert bench.state(run) == PAUSED, "nothing but a resume brings it on"
+    bench.resume(run)
+    assert (bench.state(run), bench.row(run)["pause_requested"]) == (QUEUED, 0)
+
+
+def test_a_running_workflow_is_paused_at_its_next_durable_point(bench: Bench) -> None:
+    run = running(bench)
+    assert bench.pause(run) == [m.PAUSE_SOON]
+    assert bench.state(run) == RUNNING
+    bench.report(run, (m.SUSPENDED, {"all": 0, "w": []}))
+    assert bench.state(run) == PAUSED
+    bench.resume(run)
+    assert bench.state(run) == QUEUED
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        (m.SUSPENDED, {"all": 0, "w": [NAP]}),
+        (m.RETURNED, {}),
+        (m.RETRY, {"type": "E", "delay": 5}),
+        (m.CRASHED, {"signal": "SIGKILL"}),
+        (m.CONTINUED, {"e": "json", "r": "[[],{}]"}),
+    ],
+)
+def test_whatever_ends_its_execution_pauses_it(bench: Bench, report: Any) -> None:
+    run = running(bench)
+    bench.pause(run)
+    bench.report(run, report)
+    assert bench.state(run) == PAUSED
+    assert bench.everything()["deliveries"] == []
+    bench.resume(run)
+    assert bench.state(run) == QUEUED
+    bench.report(run, (m.STARTED, {"ms": 1}))
+    assert bench.state(run) == RUNNING
+
+
+def test_one_that_ends_before_the_pause_has_ended(bench: Bench) -> None:
+    run = running(bench)
+    bench.pause(run)
+    bench.complete(run, 1)
+    assert bench.state(run) == COMPLETED
+    with pytest.raises(RunConflict, match="cannot be paused"):
+        bench.pause(run)
+    with pytest.raises(RunConflict, match="only paused runs"):
+        bench.resume(run)
+
+
+def test_a_pause_that_is_taken_back_lets_it_run_on(bench: Bench) -> None:
+    run = running(bench)
+    bench.pause(run)
+    bench.resume(run)
+    bench.report(run, (m.SUSPENDED, {"all": 0, "w": []}))
+    assert bench.state(run) == QUEUED, "given back although nobody wants it any more: it goes on"
+
+
+def test_a_scheduled_workflow_keeps_its_time_over_a_pause(bench: Bench) -> None:
+    run = bench.start(due_at=bench.clock.now + 60_000_000)
+    bench.pause(run)
+    assert bench.state(run) == PAUSED
+    bench.resume(run)
+    assert (bench.state(run), bench.delivery(run)) == ("scheduled", bench.clock.now + 60_000_000)
+    bench.pause(run)
+    bench.clock.move(100)
+    bench.resume(run)
+    assert bench.state(run) == QUEUED
+
+
+def test_a_cancel_ends_a_pause_also_one_that_is_on_its_way(bench: Bench) -> None:
+    paused, pausing = asleep(bench), running(bench)
+    bench.pause(paused)
+    bench.pause(pausing)
+    bench.cancel(paused)
+    bench.cancel(pausing)
+    bench.report(pausing, (m.SUSPENDED, {"all": 0, "w": []}))
+    assert [(bench.state(run), cancels(bench, run)) for run in (paused, pausing)] == [(QUEUED, True)] * 2
+
+
+def test_a_task_is_paused_before_it_runs_and_not_while(bench: Bench) -> None:
+    run = bench.start(kind="task", due_at=bench.clock.now + 60_000_000)
+    bench.pause(run)
+    assert bench.state(run) == PAUSED
+    other = bench.start(kind="task")
+    bench.report(other, (m.STARTED, {"ms": 1}))
+    with pytest.raises(RunConflict, match="task that runs can be cancelled"):
+        bench.pause(other)
+
+
+# ---------------------------------------------------------------- wake
+def test_a_waking_is_given_to_the_sleep_and_brings_it_on(bench: Bench) -> None:
+    run = asleep(bench)
+    with pytest.raises(RunConflict, match=r"waiting on sleep nap until .* \('other'\)"):
+        bench.wake(run, "other")
+    bench.wake(run, "nap")
+    assert (bench.state(run), bench.delivery(run)) == (QUEUED, bench.clock.now + 10_000_000)
+    [arrival] = bench.history(run).arrivals
+    assert (arrival.kind, arrival.name, arrival.ordinal) == ("wake", "nap", None)
+    with pytest.raises(RunConflict, match="only a workflow that sleeps"):
+        bench.wake(run)
+
+
+def test_what_does_not_sleep_cannot_be_woken(bench: Bench) -> None:
+    run = bench.start()
+    bench.suspend(run, Wait("event", 0, 0, "paid", None, None), steps=(step(0, "event", "paid"),))
+    with pytest.raises(RunConflict, match="waiting on event paid"):
+        bench.wake(run)
+
+
+# ---------------------------------------------------------------- retry
+def states_of(bench: Bench, run: str) -> list[tuple[str, str, int]]:
+    return [(view.name, view.state, view.attempt) for view in bench.store.history(bench.text(run))]
+
+
+def test_a_retry_goes_on_from_the_step_that_failed(bench: Bench) -> None:
+    run = bench.start()
+    bench.steps(run, DONE, step(1, "step", "b", "failed", 3, t="E", m="x", tb="y", a="[]"))
+    bench.fail(run, 1)
+    bench.retry(run)
+    assert (bench.state(run), bench.row(run)["attempt"], bench.row(run)["failed_at"]) == (QUEUED, 2, None)
+    again = bench.history(run).steps[1]
+    assert (again.state, again.attempt) == ("open", 0)
+    assert set(again.more) == {"at"}
+    assert states_of(bench, run)[0] == ("a", "completed", 1)
+
+
+def test_a_retry_of_a_timeout_waits_anew(bench: Bench) -> None:
+    run = bench.start()
+    bench.steps(run, step(0, "event", "paid"))
+    bench.clock.move(60)
+    bench.steps(run, step(0, "event", "paid", "timed_out"))
+    bench.fail(run, 0, kind="aiki.EventTimeout")
+    bench.clock.move(10)
+    bench.retry(run)
+    [again] = bench.history(run).steps
+    assert (again.state, again.more) == ("open", {"at": bench.clock.now})
+
+
+def test_a_retry_retries_all_children_that_have_failed(bench: Bench) -> None:
+    run = bench.start()
+    parts = [child(n=n) for n in range(3)]
+    bench.suspend(run, Wait("child", 0, 2, ""), every=True, steps=tuple(submission(n, part) for n, part in enumerate(parts)))
+    for part in parts[:2]:
+        bench.fail(bench.id(part))
+    bench.complete(bench.id(parts[2]), 5)
+    bench.stir()
+    bench.steps(run, step(3, "choice", "gather", "completed", e="json", r="0"))
+    bench.fail(run, 0, 1, 3)
+    bench.retry(run)
+    assert [a.ordinal for a in bench.history(run).arrivals if a.kind == "child"] == [2]
+    assert [s.kind for s in bench.history(run).steps] == ["task"] * 3, "another choice is made"
+    bench.stir()
+    assert [bench.state(bench.id(part)) for part in parts] == [QUEUED, QUEUED, COMPLETED]
+    bench.suspend(run, Wait("child", 0, 1, ""), every=True)
+    for part in parts[:2]:
+        bench.complete(bench.id(part), 6)
+    bench.stir()
+    assert bench.state(run) == QUEUED
+    assert sorted(a.text or "" for a in bench.history(run).arrivals if a.kind == "child") == ["5", "6", "6"]
+
+
+def test_a_child_that_was_retried_meanwhile_tells_its_end_again(bench: Bench) -> None:
+    run, part = bench.start(), child()
+    bench.suspend(run, Wait("child", 0, 0, ""), steps=(submission(0, part),))
+    bench.fail(bench.id(part))
+    bench.stir()
+    bench.fail(run, 0)
+    bench.retry(bench.id(part))
+    bench.complete(bench.id(part), 7)
+    bench.stir()
+    bench.retry(run)
+    bench.suspend(run, Wait("child", 0, 0, ""))
+    bench.stir()
+    assert bench.state(run) == QUEUED
+    assert [a.text for a in bench.history(run).arrivals if a.kind == "child"] == ["7"]
+
+
+def test_a_child_that_cannot_go_on_fails_its_parent_again(bench: Bench) -> None:
+    run, flow = bench.start(), child("shop.sub", "workflow")
+    bench.suspend(run, Wait("child", 0, 0, ""), steps=(submission(0, flow),))
+    bench.fail(bench.id(flow), undone=1)
+    bench.stir()
+    bench.fail(run, 0)
+    bench.retry(run)
+    bench.suspend(run, Wait("child", 0, 0, ""))
+    bench.stir()
+    assert bench.state(run) == QUEUED
+    assert bench.state(bench.id(flow)) == FAILED
+
+
+def test_what_was_compensated_or_cancelled_is_not_retried(bench: Bench) -> None:
+    undone = running(bench)
+    bench.fail(undone, undone=1)
+    cancelled = running(bench)
+    bench.cancel(cancelled)
+    bench.report(cancelled, (m.STEPS, {"s": [MET]}), (m.CANCELLED, {}))
+    for run, word in ((undone, "compensated"), (cancelled, "cancelled")):
+        with pytest.raises(RunConflict, match=f"{word}.*rerun"):
+            bench.retry(run)
+    never = bench.start()
+    bench.cancel(never, at_once=True)
+    bench.retry(never)
+    assert (bench.state(never), bench.row(never)["cancel_requested"]) == (QUEUED, 0)
+
+
+def test_a_dead_workflow_goes_on_with_its_history(bench: Bench) -> None:
+    run = running(bench)
+    for _ in range(3):
+        bench.report(run, (m.CRASHED, {"signal": "SIGKILL"}))
+        bench.clock.move(60)
+        bench.sweep()
+    assert bench.state(run) == DEAD
+    bench.retry(run)
+    assert (bench.state(run), bench.row(run)["crashes"], len(bench.history(run).steps)) == (QUEUED, 0, 1)
+
+
+@pytest.mark.parametrize("state", [QUEUED, RUNNING, WAITING, PAUSED, COMPLETED])
+def test_what_has_not_failed_is_not_retried(bench: Bench, state: str) -> None:
+    run = {QUEUED: bench.start, RUNNING: lambda: running(bench), WAITING: lambda: asleep(bench)}.get(
+        state, lambda: asleep(bench)
+    )()
+    if state == PAUSED:
+        bench.pause(run)
+    if state == COMPLETED:
+        run = running(bench)
+        bench.complete(run)
+    with pytest.raises(RunConflict, match=state):
+        bench.retry(run)
+
+
+def test_a_workflows_own_retry_goes_on_from_where_it_failed_after_a_while(bench: Bench) -> None:
+    run = bench.start()
+    bench.steps(run, DONE, step(1, "step", "b", "failed", 1, t="E", m="x", tb=""))
+    bench.report(run, (m.RETRY, {"type": "E", "message": "x", "tb": "", "at": [1], "delay": 30}))
+    row = bench.row(run)
+    assert (row["state"], row["attempt"], row["waits"]) == (WAITING, 2, None)
+    bench.clock.move(30)
+    assert bench.sweep() == [run]
+    assert [s.state for s in bench.history(run).steps] == ["completed", "open"]
+
+
+# ---------------------------------------------------------------- rerun
+def test_a_rerun_from_a_step_copies_what_came_before_it(bench: Bench) -> None:
+    run, part = bench.start("shop.flow", 1), child()
+    bench.suspend(run, Wait("child", 1, 1, ""), steps=(DONE, submission(1, part)))
+    bench.complete(bench.id(part), "part")
+    bench.stir()
+    bench.steps(run, step(2, "step", "b", "failed", 1), step(3, "step", "c", "completed", 1))
+    bench.fail(run, 2)
+    created = bench.store.rerun(bench.text(run), from_step=2)
+    copy = ids.to_bytes(created.accepted[0].id).hex()
+    assert bench.state(copy) == QUEUED
+    bench.clock.move(10)
+    assert copy in bench.sweep()
+    found = bench.history(copy)
+    assert (found.next, [s.name for s in found.steps]) == (2, ["a", "shop.part"])
+    assert [(a.ordinal, a.text) for a in found.arrivals] == [(1, '"part"')]
+    assert bench.out[copy].input == bench.out[run].input
+    bench.steps(copy, step(2, "step", "b", "completed", 1))
+    assert bench.row(copy)["history"] == 3
+    assert bench.state(run) == FAILED
+
+
+def test_a_rerun_as_a_whole_copies_no_history(bench: Bench) -> None:
+    run = running(bench)
+    created = bench.store.rerun(bench.text(run))
+    copy = ids.to_bytes(created.accepted[0].id).hex()
+    assert bench.row(copy)["history"] == 0
+
+
+@pytest.mark.parametrize(("step_", "words"), [(9, "it has 2 steps"), (-1, "it has 2 steps"), (2, "2 steps")])
+def test_a_rerun_from_a_step_that_is_not_there_is_refused(bench: Bench, step_: int, words: str) -> None:
+    run = bench.start()
+    bench.steps(run, DONE, step(1, "step", "b", "completed", 1))
+    with pytest.raises(RunConflict, match=words):
+        bench.store.rerun(bench.text(run), from_step=step_)
+
+
+def test_a_rerun_behind_something_without_a_result_is_refused(bench: Bench) -> None:
+    run = bench.start()
+    bench.steps(run, submission(0, child()), step(1, "step", "b", "completed", 1))
+    with pytest.raises(RunConflict, match=r"step 0 \(shop.part\) has no result"):
+        bench.store.rerun(bench.text(run), from_step=1)
+
+
+def test_a_run_that_went_on_as_new_is_rerun_as_a_whole_only(bench: Bench) -> None:
+    run = running(bench)
+    bench.report(run, (m.CONTINUED, {"e": "json", "r": "[[2],{}]"}))
+    bench.steps(run, step(2, "step", "a", "completed", 1), step(3, "step", "b", "completed", 1))
+    with pytest.raises(RunConflict, match="went on as new"):
+        bench.store.rerun(bench.text(run), from_step=3)
+
+
+# ---------------------------------------------------------------- nothing is lost
+def test_a_dispatch_that_vanished_is_made_anew_with_the_history(bench: Bench) -> None:
+    run = asleep(bench)
+    bench.wake(run)
+    bench.decide(
+        run, lambda row, rules, effects, out: core.settle_inquiry(row, 3, rules, effects, lost=None, copy_may_be_out=True)
+    )
+    assert (bench.out[run].epoch, len(bench.history(run).arrivals)) == (4, 1)
