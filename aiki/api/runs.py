@@ -13,7 +13,7 @@ from aiki.api.requests import backend, body, given, query
 from aiki.client import wire
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
-from aiki.model import NewRun, RunDetail, RunFilter, RunView
+from aiki.model import Accepted, NewRun, RunDetail, RunFilter, RunView
 
 blueprint = Blueprint("runs", __name__)
 
@@ -38,7 +38,10 @@ _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
 def enqueue() -> Response:
     """Record a run: 201, or 200 if it was there already."""
     run = _new_run(backend(), body(_RUN))
-    accepted = backend().client.enqueue([run])[0]
+    return _accepted(backend().client.enqueue([run])[0])
+
+
+def _accepted(accepted: Accepted) -> Response:
     response = answer(wire.accepted_to_json(accepted), 201 if accepted.created else 200)
     response.headers["Location"] = f"/api/v1/runs/{accepted.id}"
     return response
@@ -209,10 +212,7 @@ def retry(run_id: str) -> Response:
 def rerun(run_id: str) -> Response:
     """A new run with the same input; of a workflow, from a step on: what was before it is copied."""
     asked = body(_RERUN, optional=True)
-    accepted = backend().client.rerun(_checked(run_id), from_step=asked.get("from_step"))
-    response = answer(wire.accepted_to_json(accepted), 201)
-    response.headers["Location"] = f"/api/v1/runs/{accepted.id}"
-    return response
+    return _accepted(backend().client.rerun(_checked(run_id), from_step=asked.get("from_step"), new_id=asked.get("id")))
 
 
 def _told(run: RunView) -> Response:

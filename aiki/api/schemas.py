@@ -365,8 +365,9 @@ class EventSchema(Strict):
 
 
 class RerunSchema(Strict):
-    """From where on a run is to be done again."""
+    """From where on a run is to be done again, and under which id."""
 
+    id = Checked(_id)
     from_step = Checked(_number(0, _INT, whole=True), allow_none=True)
 
 

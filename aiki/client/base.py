@@ -84,9 +84,10 @@ class Client(Protocol):
     def retry(self, run_id: str) -> RunView:
         """Have a failed, dead or cancelled run go on under the same id. Raises `RunConflict` in other states."""
 
-    def rerun(self, run_id: str, *, from_step: int | None = None) -> Accepted:
+    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None) -> Accepted:
         """A new run with the same input; of a workflow, with all steps before `from_step` copied.
 
+        :param new_id: its id, so that asking again is the same run; by default one is made.
         :raises RunConflict: it cannot go on from that step.
         """
 

@@ -207,12 +207,12 @@ class EmbeddedClient:
         parts.publisher.put(retried.outgoing, claimed_at)
         return retried.run
 
-    def rerun(self, run_id: str, *, from_step: int | None = None) -> Accepted:
+    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None) -> Accepted:
         """See `Client.rerun`."""
         parts = self._open()
         claimed_at = time.monotonic()
         claim = CLAIM if parts.publisher.accepting() else None
-        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step)
+        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step, new_id=new_id)
         parts.publisher.put(created.outgoing, claimed_at)
         return created.accepted[0]
 

@@ -22,7 +22,7 @@ from aiki import ids
 from aiki.client import forks, wire
 from aiki.clock import now_us
 from aiki.codec import Payload
-from aiki.errors import ConfigurationError, RunNotFound, ServerError, Unavailable
+from aiki.errors import ConfigurationError, RunConflict, RunNotFound, ServerError, Unavailable
 from aiki.ids import parse_id
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, StepView
 from aiki.settings import Settings
@@ -38,6 +38,8 @@ _AGAIN: Final = frozenset({429, 502, 503, 504})
 _CONNECT_TIMEOUT: Final = 3.0
 _MAX_PAUSE: Final = 2.0
 _MAX_ANSWER: Final = 256 * 1024 * 1024
+_ASKED_AGAIN: Final = "_asked_again"
+"""On an error: the question was asked before, and its answer may have been lost."""
 _POLL_FROM, _POLL_TO = 0.02, 1.0
 
 
@@ -174,6 +176,15 @@ class RemoteClient:
         path = f"/runs/{_checked(run_id)}/{verb}"
         return _understood(wire.run_from_json, self._call("POST", path, asked or {}, again=again))
 
+    def _move(self, run_id: str, verb: str, asked: dict[str, Any] | None = None) -> RunView:
+        """Do a verb that conflicts with what it brings about: asked again, a conflict may be the first question's success."""
+        try:
+            return self._do(run_id, verb, asked)
+        except RunConflict as conflict:
+            if not getattr(conflict, _ASKED_AGAIN, False):
+                raise
+            return self.get(run_id)
+
     def cancel(self, run_id: str, *, reason: str = "", at_once: bool = False, once: bool = False) -> RunView:
         """See `Client.cancel`."""
         asked = {"reason": reason}
@@ -189,11 +200,11 @@ class RemoteClient:
 
     def resume(self, run_id: str) -> RunView:
         """See `Client.resume`."""
-        return self._do(run_id, "resume")
+        return self._move(run_id, "resume")
 
     def wake(self, run_id: str, *, name: str = "") -> RunView:
         """See `Client.wake`."""
-        return self._do(run_id, "wake", {"name": name} if name else {})
+        return self._move(run_id, "wake", {"name": name} if name else {})
 
     def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
         """See `Client.send_event`. Without a reference id, one is made, so that asking again is the same event."""
@@ -207,11 +218,11 @@ class RemoteClient:
 
     def retry(self, run_id: str) -> RunView:
         """See `Client.retry`."""
-        return self._do(run_id, "retry")
+        return self._move(run_id, "retry")
 
-    def rerun(self, run_id: str, *, from_step: int | None = None) -> Accepted:
+    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None) -> Accepted:
         """See `Client.rerun`."""
-        asked = {} if from_step is None else {"from_step": from_step}
+        asked = {"id": new_id or str(ids.new_id()), "from_step": from_step}
         return _understood(wire.accepted_from_json, self._call("POST", f"/runs/{_checked(run_id)}/rerun", asked))
 
     # ------------------------------------------------------------ end
@@ -244,6 +255,7 @@ class RemoteClient:
                     return data
                 problem = wire.problem_from_json(status, data)
                 if status not in _AGAIN:
+                    setattr(problem, _ASKED_AGAIN, tries > 1)
                     raise problem
                 error = Unavailable(str(problem), _retry_after(headers, problem))
                 pause = error.retry_after

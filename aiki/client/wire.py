@@ -26,9 +26,9 @@ answers `{"runs": [Accepted, …]}`; `POST /definitions` takes `{"definitions": 
 | `wake` | `name` of the sleep, absent for any |
 | `events` | `name`; `payload`, or `data` (plain JSON); `reference_id`: sending it again under the same one changes nothing |
 
-but for `rerun`, which takes `from_step` (an ordinal) and answers an `Accepted`. `GET /runs/<id>/history?after=&limit=` answers
-`{"steps": [StepView, …], "next": ordinal or null}`. Each answer carries the server's clock in the header `Aiki-Time`:
-microseconds since the Unix epoch.
+but for `rerun`, which takes `from_step` (an ordinal) and the new run's `id`, and answers an `Accepted`.
+`GET /runs/<id>/history?after=&limit=` answers `{"steps": [StepView, …], "next": ordinal or null}`. Each answer carries the
+server's clock in the header `Aiki-Time`: microseconds since the Unix epoch.
 """
 
 from __future__ import annotations

@@ -340,15 +340,14 @@ class Applying(Creating):
         state, error_type, message, encoding, data, parent = self.db.execute(connection, sql, key).fetchone()
         if parent is not None and bytes(parent) == run.parent_id and holder == ids.to_bytes(run.id):
             return
+        row = (namespace, holder, run.parent_id, run.parent_ordinal)
+        self.db.insert_new(connection, "links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
         if State(state) in _ENDED:
             text = None if encoding is None else payload_of(encoding, data).text
             told = (encoding, text, error_type, message)
             sign = _sign(holder, run.parent_ordinal or 0)
             arrival = Arrival(sign, CHILD_ENDED, run.name, run.parent_ordinal, state, *told)
             effects.arrivals.append((run.parent_id, arrival, False))
-        else:
-            row = (namespace, holder, run.parent_id, run.parent_ordinal)
-            self.db.insert_new(connection, "links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
 
     def _write_arrivals(self, connection: sa.Connection, namespace: str, effects: Effects, now: int) -> None:
         rows = [
@@ -361,7 +360,7 @@ class Applying(Creating):
         end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM runs r "
         result = "LEFT JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
         of = "WHERE r.namespace = ? AND r.id = ?"
-        for run_id in effects.followed:
+        for run_id in (*effects.followed, *effects.told_again):
             sql = "SELECT parent_id, ordinal FROM links WHERE namespace = ? AND run_id = ?"
             for parent, ordinal in self.db.execute(connection, sql, (namespace, run_id)).fetchall():
                 sql = f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}"

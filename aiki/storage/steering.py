@@ -158,6 +158,8 @@ class Steering(Operating):
                     f"run {run_id} cannot be rerun from step {from_step}: step {open_[0]} ({open_[1]}) has no result"
                 )
             created = self._create(connection, self.namespace, [run], None, None)
+            if not created.accepted[0].created:
+                return created
             self._copy_steps(connection, source, raw, from_step)
             self.db.execute(
                 connection,

@@ -60,9 +60,12 @@ class Store(Steering, Roster, Reconciling):
         """Let go of all connections."""
         self.db.close()
 
-    def rerun(self, run_id: str, *, claim: float | None = None, from_step: int | None = None) -> Created:
+    def rerun(
+        self, run_id: str, *, claim: float | None = None, from_step: int | None = None, new_id: str | None = None
+    ) -> Created:
         """A new run of the same name, version, queue, options and input.
 
+        :param new_id: its id, so that asking again is the same run.
         :param from_step: an ordinal of a workflow's step: those before it, and what came for them, are copied.
         :raises RunNotFound: there is no such run.
         :raises RunConflict: it has no such step, or one before it has no result yet.
@@ -72,16 +75,14 @@ class Store(Steering, Roster, Reconciling):
             raise RunNotFound(run_id)
         if detail.input is None:
             raise DecodeError(f"run {run_id} has no recorded input")
-        copy = self._copy(detail.run, detail.input)
+        copy = self._copy(detail.run, detail.input, new_id or str(ids.new_id()))
         if from_step is None:
             return self.create_runs([copy], claim=claim)
         return self.create_from(run_id, copy, from_step)
 
-    def _copy(self, run: RunView, payload: Payload) -> NewRun:
+    def _copy(self, run: RunView, payload: Payload, new_id: str) -> NewRun:
         options = self._options(run.id)
-        return NewRun(
-            str(ids.new_id()), run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options
-        )
+        return NewRun(new_id, run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options)
 
     def _options(self, run_id: str) -> dict[str, object]:
 

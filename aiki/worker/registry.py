@@ -81,8 +81,8 @@ class Registry:
             raise ConfigurationError(f"{len(self.names):,} definitions; a worker carries at most 65,000")
 
     def triples(self) -> list[list[str]]:
-        """`[name, version, kind]` of each, as heartbeats tell them."""
-        return [[d.name, d.version, d.kind] for _, d in sorted(self.definitions.items())]
+        """`[name, version, kind]` of each, as heartbeats tell them; of several versions the newest is the one defined last."""
+        return [[d.name, d.version, d.kind] for d in self.definitions.values()]
 
 
 def load(specs: Sequence[str], broker_url: str | None = None) -> Registry:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from aiki import codec
+from aiki import Aiki, codec
+from aiki.messages import Heartbeat
 from aiki.states import State
+from aiki.worker.registry import Registry
 from tests.api.conftest import Api, problem
 from tests.client.contract import events
 from tests.client.ending import end
@@ -54,6 +56,17 @@ def test_the_version_that_is_registered_last_is_the_one_that_a_name_alone_means(
     assert api.get("/runs/" + api.new_run(name="shop.old")).json["version"] == "9"
     api.post("/definitions", {"definitions": [{"name": "shop.old", "version": "11"}]})
     assert api.get("/runs/" + api.new_run(name="shop.old")).json["version"] == "11"
+
+
+def test_what_a_worker_tells_first_is_registered_in_its_order(api: Api) -> None:
+    app = Aiki("shop")
+    for number in ("9", "10"):
+        app.workflow(name="shop.refund", version=number)(lambda run, order: order)
+    triples = Registry(app.versions, app.settings).triples()
+    fields = {"name": "w1", "host": "h", "pid": 7, "queues": ["a"], "concurrency": 2, "definitions": triples}
+    api.store.save_worker(Heartbeat("default", "hello", uuid.uuid4().hex, fields=fields))
+    run = api.get("/runs/" + api.new_run(name="shop.refund")).json
+    assert (run["kind"], run["version"]) == ("workflow", "10")
 
 
 def test_an_unknown_version_is_told_with_those_that_there_are(api: Api) -> None:
@@ -142,6 +155,7 @@ def test_events_that_nobody_takes_are_refused(api: Api, flow: str) -> None:
         ("resume", {"reason": "x"}, "reason"),
         ("rerun", {"from_step": -1}, "from_step"),
         ("rerun", {"from_step": "1"}, "from_step"),
+        ("rerun", {"id": "again"}, "id"),
     ],
 )
 def test_wrong_bodies_are_told(api: Api, flow: str, verb: str, body: dict[str, object], field: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from aiki import codec, ids
 from aiki.client import Client
 from aiki.codec import Payload
-from aiki.errors import ReferenceConflict, RunConflict, RunNotFound
+from aiki.errors import ConfigurationError, ReferenceConflict, RunConflict, RunNotFound
 from aiki.history import EVENT_SENT
 from aiki.model import DefinitionInfo, NewRun, RunFilter
 from aiki.states import State
@@ -200,6 +200,8 @@ class ClientContract:
         assert ids_of(kind="task", name=NAME) == [*newest_first, alone.id]
         assert client.get(children[0].id).parent_id == flow.id
         assert client.get(alone.id).parent_id is None
+        with pytest.raises(ConfigurationError, match="o-1"):
+            client.list(RunFilter(parent_id="o-1"))
 
     # ------------------------------------------------------------ change
     def test_a_queued_run_is_cancelled_at_once(self, client: Client) -> None:
@@ -346,6 +348,11 @@ class ClientContract:
         (kept,) = client.history(again.id)
         assert (kept.ordinal, kept.name, kept.result) == (0, "reserve", codec.encode({"shelf": 7}))
         assert client.history(client.rerun(flow).id) == []
+        new_id = str(ids.new_id())
+        for from_step in (None, 1):
+            accepted = client.rerun(flow, from_step=from_step, new_id=new_id)
+            assert (accepted.id, accepted.created) == (new_id, from_step is None), "the same run, asked for twice"
+        assert client.history(new_id) == []
         assert client.history(client.rerun(flow, from_step=0).id) == []
         with pytest.raises(RunConflict, match="from step 3: it has 3 steps"):
             client.rerun(flow, from_step=3)

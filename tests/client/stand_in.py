@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
                 steps = client.history(run_id, after=int(query["after"]), limit=int(query["limit"]))
                 return wire.history_to_json(steps, more=False)
             case "POST", ["runs", run_id, "rerun"]:
-                return wire.accepted_to_json(client.rerun(run_id, from_step=body.get("from_step")))
+                return wire.accepted_to_json(client.rerun(run_id, from_step=body["from_step"], new_id=body["id"]))
             case "POST", ["runs", run_id, verb]:
                 return wire.run_to_json(self.act(client, run_id, verb, body))
         raise AssertionError(f"no route for {self.command} {self.path}")

@@ -16,15 +16,16 @@ import pytest
 from aiki.client.embedded import EmbeddedClient
 from aiki.client.remote import RemoteClient
 from aiki.clock import now_us
-from aiki.errors import ConfigurationError, PayloadTooLarge, ServerError, Unauthorized, Unavailable, UnknownTask
+from aiki.errors import ConfigurationError, PayloadTooLarge, RunConflict, ServerError, Unauthorized, Unavailable, UnknownTask
 from aiki.model import RunFilter
 from aiki.settings import Settings
 from aiki.states import State
 from aiki.storage import Store
 from tests.client.contract import ClientContract, events, new_run
+from tests.client.ending import end
 from tests.client.stand_in import Fault, Handler, StandIn
 from tests.client.test_embedded import settings_for
-from tests.client.workflows import done, new_workflow, record
+from tests.client.workflows import done, new_workflow, record, sleep
 
 
 @pytest.fixture
@@ -94,6 +95,34 @@ def test_a_cancel_that_is_asked_again_is_no_second_cancel(server: StandIn, clien
     asked = client.cancel(flow.id, reason="not wanted")
     assert (asked.state, asked.cancel_requested) == (State.RUNNING, True), "its code is to meet the cancel"
     assert client.cancel(flow.id).state is State.CANCELLED
+
+
+def test_a_rerun_that_is_asked_again_is_one_run(server: StandIn, client: RemoteClient, store: Store) -> None:
+    flow = new_workflow()
+    client.enqueue([flow])
+    record(store, flow.id, done(0, "reserve"), done(1, "charge"))
+    made = []
+    for from_step in (None, 1):
+        server.faults.append(hang_up)
+        made.append(client.rerun(flow.id, from_step=from_step).id)
+    assert {run.id for run in client.list(RunFilter()).runs} == {flow.id, *made}
+    assert [step.name for step in client.history(made[1])] == ["reserve"]
+
+
+def test_what_is_asked_again_does_not_conflict_with_itself(server: StandIn, client: RemoteClient, store: Store) -> None:
+    flow = new_workflow()
+    client.enqueue([flow])
+    sleep(store, flow.id, 0, "night")
+    for ask, state in ((client.wake, State.QUEUED), (client.resume, State.QUEUED), (client.retry, State.QUEUED)):
+        if ask == client.resume:
+            sleep(store, flow.id, 1, "winter")
+            client.pause(flow.id)
+        elif ask == client.retry:
+            end(store, flow.id, State.FAILED)
+        server.faults.append(hang_up)
+        assert ask(flow.id).state is state
+        with pytest.raises(RunConflict):
+            ask(flow.id)
 
 
 def test_an_event_that_is_asked_again_is_one_event(server: StandIn, client: RemoteClient, store: Store) -> None:
