@@ -134,7 +134,9 @@ another copy of the dispatch may be out."""
 STEPS: Final = "steps"
 """A workflow's function has issued or done something. Body: `s`: a list of `aiki.history.Step`."""
 SUSPENDED: Final = "suspended"
-"""It waits. Body: `ms`, and `all`, `w` as `aiki.history.Waits` on the wire; nothing to wait for: it was asked to pause."""
+"""It waits. Body: `ms`, `n` (as every report that ends a call of a workflow's function: how many steps there are in all; if not
+all of them are recorded, reports before this one are missing, and it is passed over), and `all`, `w` as `aiki.history.Waits` on
+the wire; nothing to wait for: it was asked to pause."""
 CONTINUED: Final = "continued"
 """It goes on as new. Body: `ms`, `e` and `r`: the new input."""
 CHANGED: Final = "changed"

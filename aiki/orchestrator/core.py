@@ -83,6 +83,8 @@ def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effe
         if report.kind in _STILL_AT_IT:
             outcome.abort.append(key)
         return
+    if row.is_workflow and report.body.get("n", 0) > row.history:
+        return  # reports before it are missing: all are sent again, in order
     row.executor = source.executor
     row.worker = bytes.fromhex(source.worker) if source.worker else None
     effects.forget.add(delivery_id(row.id, row.epoch))

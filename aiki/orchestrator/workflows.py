@@ -41,7 +41,9 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
         step = _checked(item)
         if step.state == CANCELLED and row.cancel_requested:
             row.cancel_requested = CANCEL_MET
-        new = step.ordinal >= row.history
+        if step.ordinal > row.history:
+            return  # reports before it are missing: all are sent again, in order
+        new = step.ordinal == row.history
         if new:
             row.history = step.ordinal + 1
         if "run" in step.more and new:

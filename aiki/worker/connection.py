@@ -1,7 +1,8 @@
 """A broker session that is made anew whenever it is lost, and the messages that it has not confirmed.
 
-Invariant: what was posted is kept until the broker has confirmed it, and is sent again, in order, after each gap. A gap is a
-lost session, a refused or a returned message. Used by one thread at a time.
+Invariant: what was posted is kept until the broker has confirmed it and all that was posted before it, and after each gap
+everything from the first unconfirmed message on is sent again, in order: so whoever reads in order never misses one before
+another. A gap is a lost session, a refused or a returned message. Used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Connection:
         self._uniform = uniform
         self.session: Session | None = None
         self._sent: dict[int, Sent] = {}
+        """In the order of sending, from the first that is not confirmed on."""
         self._waiting: list[Sent] = []
+        self._open = 0
         self._backoff = 0.0
         self._next_try = 0.0
         self._next_log = 0.0
@@ -63,7 +66,7 @@ class Connection:
     @property
     def unconfirmed(self) -> int:
         """How many messages are not confirmed."""
-        return len(self._sent) + len(self._waiting)
+        return self._open
 
     # ------------------------------------------------------------ connecting
     def connect(self) -> bool:
@@ -103,6 +106,7 @@ class Connection:
             self._backoff = self._next_log = 0.0
         self._waiting = [sent for sent in (*self._sent.values(), *self._waiting) if sent.again]
         self._sent.clear()
+        self._open = sum(not sent.confirmed for sent in self._waiting)
         self._put_off(error)
         self._on_lost()
 
@@ -124,6 +128,7 @@ class Connection:
     def post(self, to: Address, body: bytes, token: Any = None, *, again: bool = True) -> Sent:
         """Send a message that must be confirmed; it may have to wait for a session."""
         sent = Sent(to, body, token, again)
+        self._open += 1
         self._send(sent)
         return sent
 
@@ -131,6 +136,8 @@ class Connection:
         if self.session is None:
             if sent.again:
                 self._waiting.append(sent)
+            elif not sent.confirmed:
+                self._open -= 1
             return False
         try:
             self._sent[self.session.send(sent.to, sent.body)] = sent
@@ -162,10 +169,13 @@ class Connection:
                 if not ok:
                     refused = self._sent.get(seq) or refused
                     continue
-                sent = self._sent.pop(seq, None)
-                if sent is not None:
+                sent = self._sent.get(seq)
+                if sent is not None and not sent.confirmed:  # else it was sent again for the sake of one before it
                     sent.confirmed = True
+                    self._open -= 1
                     confirmed.append(sent)
+            while self._sent and (first := next(iter(self._sent.items())))[1].confirmed:
+                del self._sent[first[0]]
         except BrokerUnavailable as error:
             self.lose(error)
         if refused is not None:

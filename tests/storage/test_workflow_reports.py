@@ -8,7 +8,7 @@ import pytest
 
 from aiki import codec
 from aiki import messages as m
-from aiki.history import Wait
+from aiki.history import Wait, Waits
 from aiki.orchestrator import core
 from aiki.storage import Store
 from tests.storage.bench import (
@@ -119,6 +119,23 @@ def test_a_retry_of_a_step_has_its_time_by_the_servers_clock(bench: Bench) -> No
     bench.clock.move(30)
     bench.sweep()
     assert bench.history(run).steps[0].more["due"] == bench.clock.now - 1_000_000
+
+
+def test_reports_that_overtake_others_wait_for_them(bench: Bench) -> None:
+    """After a refused message all from it on are sent again, in order: what came too early is passed over the first time."""
+    part = child()
+    run = bench.start()
+    early = (m.STEPS, {"s": [step(1, "step", "b", "completed", 1)]})
+    waits = Waits(True, [Wait("child", 0, 0, "shop.part")])
+    end = (m.SUSPENDED, {"ms": 1, "n": 2, **waits.to_wire()})
+    bench.report(run, early, end)
+    assert (bench.state(run), bench.row(run)["history"]) == (RUNNING, 0)
+    bench.report(run, (m.STEPS, {"s": [submission(0, part)]}), early, end)
+    assert (bench.state(run), bench.row(run)["history"]) == (WAITING, 2)
+    assert [item.name for item in bench.store.history(bench.text(run))] == ["shop.part", "b"]
+    bench.complete(bench.id(part))
+    bench.stir()
+    assert bench.state(run) == QUEUED
 
 
 def test_a_stale_epoch_and_a_second_executor_change_nothing(bench: Bench) -> None:

@@ -208,6 +208,13 @@ class Fragile:
         self._session = session
         self.broken = False
         self.refuse: set[int] = set()
+        self.sent: list[tuple[Address, bytes]] = []
+
+    def send(self, to: Address, body: bytes) -> int:
+        if self.broken:
+            raise BrokerUnavailable("it is broken")
+        self.sent.append((to, body))
+        return self._session.send(to, body)
 
     def __getattr__(self, name: str) -> object:
         if self.broken and name != "close":
@@ -280,6 +287,24 @@ def test_a_refused_message_ends_the_session_and_is_sent_again(fragile: FragileBr
     now[0] += 10
     assert connection.connect()
     assert settle(connection) == [b"1"]
+
+
+def test_what_was_confirmed_behind_a_refused_message_is_sent_again_too(fragile: FragileBroker) -> None:
+    """So that whoever reads in order never misses one message before another."""
+    now = [0.0]
+    connection = Connection(fragile, "c", lambda: None, lambda: now[0], lambda low, high: high)  # type: ignore[arg-type]
+    connection.connect()
+    for body in (b"0", b"1", b"2"):
+        connection.post(TO, body)
+    fragile.sessions[-1].refuse = {2}
+    assert settle(connection) == [b"0", b"2"]
+    assert connection.unconfirmed == 1
+    now[0] += 10
+    assert connection.connect()
+    sent = fragile.sessions[-1].sent
+    assert [body for _, body in sent] == [b"1", b"2"]
+    assert settle(connection) == [b"1"], "each is told as confirmed once"
+    assert connection.unconfirmed == 0
 
 
 def test_the_backoff_grows_until_a_session_has_lasted(fragile: FragileBroker) -> None:
