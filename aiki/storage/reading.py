@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from aiki import ids
-from aiki.errors import RunNotFound
+from aiki.errors import ConfigurationError, RunNotFound
 from aiki.model import End, Page, RunDetail, RunFilter, RunView
 from aiki.states import TERMINAL, State
 from aiki.storage.database import Database
@@ -153,7 +153,7 @@ class Reading:
 
     def _children(self, connection: sa.Connection, where: RunFilter, limit: int, after: str | None) -> list[Any]:
         """Those that a workflow started. Its steps name them, so that runs need no index by parent."""
-        parent = ids.to_bytes(where.parent_id or "")
+        parent = _parent_of(where)
         sql = "SELECT child_id FROM steps WHERE namespace = ? AND run_id = ? AND child_id IS NOT NULL"
         named = {bytes(row[0]) for row in self.db.execute(connection, sql, (self.namespace, parent))}
         before = None if after is None else ids.to_bytes(after)
@@ -177,6 +177,13 @@ class Reading:
         sql = "SELECT state, COUNT(*) FROM runs WHERE namespace = ? GROUP BY state"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchall())
         return {State(state): count for state, count in rows}
+
+
+def _parent_of(where: RunFilter) -> bytes:
+    try:
+        return ids.to_bytes(where.parent_id or "")
+    except ValueError:
+        raise ConfigurationError(f"parent_id={where.parent_id!r} is not a run id; run ids are UUIDs") from None
 
 
 def _conditions(where: RunFilter) -> tuple[list[str], list[Any]]:

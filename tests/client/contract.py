@@ -12,7 +12,7 @@ import pytest
 from aiki import codec, ids
 from aiki.client import Client
 from aiki.codec import Payload
-from aiki.errors import ReferenceConflict, RunConflict, RunNotFound
+from aiki.errors import ConfigurationError, ReferenceConflict, RunConflict, RunNotFound
 from aiki.history import EVENT_SENT
 from aiki.model import DefinitionInfo, NewRun, RunFilter
 from aiki.states import State
@@ -200,6 +200,8 @@ class ClientContract:
         assert ids_of(kind="task", name=NAME) == [*newest_first, alone.id]
         assert client.get(children[0].id).parent_id == flow.id
         assert client.get(alone.id).parent_id is None
+        with pytest.raises(ConfigurationError, match="o-1"):
+            client.list(RunFilter(parent_id="o-1"))
 
     # ------------------------------------------------------------ change
     def test_a_queued_run_is_cancelled_at_once(self, client: Client) -> None:

@@ -196,6 +196,9 @@ def test_a_workflow_is_enqueued_like_a_task(app: Aiki, checkout: Workflow[..., s
     assert list(app.runs(kind="task")) == []
     with pytest.raises(ConfigurationError, match="kind='job'"):
         app.runs(kind="job")
+    assert list(app.runs(parent=many[0].id)) == []
+    with pytest.raises(ConfigurationError, match="'o-1' is not a run id"):
+        app.runs(parent="o-1")
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [((), {}), (("o", 1), {}), (("o",), {"run": 1}), (("o",), {"cent": 1})])
@@ -404,6 +407,8 @@ def test_a_task_can_be_a_step_under_another_name(app: Aiki, charge: Task[..., st
         assert run.step("deposit", charge, "o", cents=7) == "charged 7"
         assert run.step("invite", mail, "ann") == "mailed ann"
         assert run.step("price", len, "four") == 4
+        with pytest.raises(ConfigurationError, match="call it, or submit it"):
+            run.step("sell", checkout, "o")
     assert [(step.kind, step.name, step.state) for step in host.steps.values()] == [
         ("step", "deposit", "completed"), ("step", "invite", "completed"), ("step", "price", "completed"),
     ]  # fmt: skip
