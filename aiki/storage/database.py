@@ -385,6 +385,9 @@ class Writes:
         """As `Database.insert`."""
         if rows and self._fits(rows):
             self._db._check_size(self._connection, rows)
+            used = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
+            if len(used) < len(columns):
+                columns, rows = [columns[at] for at in used], [[row[at] for at in used] for row in rows]
             self._kept.append(self._db._insert_statement(table, columns, rows))
         elif rows:
             self._db.insert(self._connection, table, columns, rows)

@@ -13,8 +13,8 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,6 +52,23 @@ class Port:
     settings: Any
 
 
+class _Undisturbed:
+    """Around a durable operation: interrupts wait until it is over."""
+
+    __slots__ = ("_gate", "_host")
+
+    def __init__(self, host: Host, gate: Gate) -> None:
+        self._host = host
+        self._gate = gate
+
+    def __enter__(self) -> None:
+        self._gate.leave()
+        self._host.check()
+
+    def __exit__(self, *error: object) -> None:
+        self._gate.enter()
+
+
 class Host:
     """One call of a workflow's function, on this child. See `aiki.workflow_run.Host`."""
 
@@ -60,7 +77,7 @@ class Host:
         self._dispatch = dispatch
         self._index = index
         self._latest = history.now
-        self._depth = 0
+        self._undisturbed = _Undisturbed(self, port.gate)
         self._runner: asyncio.Runner | None = None
         self._progress = progress
         self._cancel = messages.OPT_CANCEL in dispatch.options
@@ -97,19 +114,10 @@ class Host:
     # ------------------------------------------------------------ operations
     def operation(self) -> AbstractContextManager[None]:
         """See `aiki.workflow_run.Host`."""
-        return self._operation()
+        return self._undisturbed
 
-    @contextmanager
-    def _operation(self) -> Iterator[None]:
-        gate = self._port.gate
-        gate.leave()
-        self._check()
-        try:
-            yield
-        finally:
-            gate.enter()
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise if what is done here is of no more use."""
         if self.aborted:
             raise TaskCancelled("the run was ended, or is executed elsewhere: nothing that is done here counts")
 
@@ -135,7 +143,7 @@ class Host:
         with port.lock:
             ledger.flush()
             while connection.unconfirmed or ledger.pending:
-                self._check()
+                self.check()
                 if connection.session is None and not connection.connect():
                     if self.leaving:
                         return False

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aiki.storage import Store, upgrade
+from aiki.storage.tables import metadata
 
 
 class SetClock:
@@ -54,3 +55,27 @@ def open_store(database_url: str, clock: SetClock) -> Iterator[Callable[..., Sto
 @pytest.fixture
 def store(open_store: Callable[..., Store]) -> Store:
     return open_store()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "mysql"])
+def shared_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """One database for all tests of a module: to make one takes much longer than most tests."""
+    maria = request.getfixturevalue("maria") if request.param == "mysql" else None
+    url = maria.create_database() if maria else f"sqlite:///{tmp_path_factory.mktemp('db') / 'aiki.db'}"
+    upgrade(url)
+    store = Store(url)
+    yield store
+    store.close()
+    if maria:
+        maria.drop_database(url)
+
+
+@pytest.fixture
+def emptied_store(shared_store: Store, clock: SetClock) -> Store:
+    """The module's store, without a row, and with a clock that is set."""
+    names = [table.name for table in metadata.sorted_tables]
+    shared_store.clock = clock
+    shared_store.db.transaction(
+        lambda connection: [shared_store.db.execute(connection, f"DELETE FROM {name}", ()) for name in names]
+    )
+    return shared_store

@@ -35,8 +35,8 @@ MET = step(1, "sleep", "nap", "cancelled")
 
 
 @pytest.fixture
-def bench(store: Store, clock: SetClock) -> Bench:
-    return Bench(store, clock)
+def bench(emptied_store: Store, clock: SetClock) -> Bench:
+    return Bench(emptied_store, clock)
 
 
 def asleep(bench: Bench) -> str:

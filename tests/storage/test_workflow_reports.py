@@ -32,8 +32,8 @@ EVENT = Wait("event", 0, 0, "paid", None, None)
 
 
 @pytest.fixture
-def bench(store: Store, clock: SetClock) -> Bench:
-    return Bench(store, clock)
+def bench(emptied_store: Store, clock: SetClock) -> Bench:
+    return Bench(emptied_store, clock)
 
 
 def ended(bench: Bench, value: Any) -> dict[str, Any]:
