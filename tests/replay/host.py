@@ -1,4 +1,4 @@
-"""A workflow's run in memory: what it reported, what came to it, a clock that is set, and one call of its function after another.
+"""A workflow's run in memory: what it reported, what came to it, a clock that is set, one call of its function after another.
 
 It keeps steps the way the database does (keyed by ordinal, later reports set the result), and hands the function a history that
 has been through JSON, as a dispatch's has.
@@ -34,7 +34,7 @@ class Died(BaseException):
 
 
 class Ended(NamedTuple):
-    """What came of one call: `completed`, `failed`, `cancelled`, `suspended`, `changed`, `continued`, `full`, `left`, `died`."""
+    """What a call came to: `completed`, `failed`, `cancelled`, `suspended`, `changed`, `continued`, `full`, `left`, `died`."""
 
     kind: str
     value: Any = None
@@ -57,7 +57,7 @@ class World:
     pausing: bool = False
     leaving: bool = False
     first: int = 0
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     max_payload: int = 100_000
     die_after: int | None = None
     """Reports that are still recorded before the process dies."""
@@ -172,7 +172,7 @@ class World:
         tasks: Mapping[str, Any] | None = None,
         events: Mapping[str, Any] | None = None,
     ) -> Ended:
-        """Call it until it ends: time goes by, children are run (`tasks`: by name), events are sent when they are waited for."""
+        """Call it until it ends: time goes by, children are run (`tasks`: by name), events sent when they are waited for."""
         for _ in range(1000):
             ended = self.call(fn, *args)
             if ended.kind != "suspended":

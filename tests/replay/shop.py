@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from aiki import Aiki, RetryPolicy
 from aiki.errors import RetryLater
@@ -55,7 +55,7 @@ async def nested(n: int) -> str:
 class Flaky:
     """What the next executions of `flaky` do: errors are raised, other things returned."""
 
-    script: list[Any] = []
+    script: ClassVar[list[Any]] = []
 
 
 def _scripted(*_: Any) -> Any:
