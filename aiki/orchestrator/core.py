@@ -56,12 +56,12 @@ class Rules(NamedTuple):
     """What decisions need to know of the world.
 
     :ivar now: the time; `max_crashes`: the default of it.
-    :ivar known: the definitions of live workers, with the time at which the newest worker that has it started.
+    :ivar known: the definitions of live workers, with the ids (hex) of those that have it.
     """
 
     now: int
     max_crashes: int
-    known: Mapping[tuple[str, str], int]
+    known: Mapping[tuple[str, str], frozenset[str]]
 
 
 def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effects: Effects, outcome: Outcome) -> None:
@@ -296,10 +296,11 @@ def _park(row: RunRow, rules: Rules, effects: Effects, outcome: Outcome) -> None
 
 
 def unpark(row: RunRow, rules: Rules, effects: Effects) -> None:
-    """A worker with the definition is here: dispatch the run; if its code did not fit, once for each newer worker."""
+    """A worker with the definition is here: dispatch the run; if its code did not fit, while there is one that has not tried."""
     if row.state != State.STALLED:
         return
-    if row.error_type == workflows.CHANGED_ERROR and rules.known.get((row.name, row.version), 0) <= row.updated_at:
+    there = rules.known.get((row.name, row.version), frozenset())
+    if row.error_type == workflows.CHANGED_ERROR and there <= workflows.tried_by(row):
         return
     bring_on(row, effects, rules.now)
 

@@ -29,8 +29,6 @@ class Worker:
     children: list[dict[str, Any]] = field(default_factory=list)
     beats: int = 0
     """Beats heard in a row by this orchestrator."""
-    started: int = 0
-    """When it started by the server's clock, as far as it is known here (microseconds)."""
 
 
 class Live:
@@ -65,18 +63,17 @@ class Live:
         return 0.0 if self._listening_since is None else now - self._listening_since
 
     # ------------------------------------------------------------ hearing
-    def know(self, namespace: str, worker: str, definitions: Iterable[tuple[str, str]], now: float, started: int = 0) -> None:
+    def know(self, namespace: str, worker: str, definitions: Iterable[tuple[str, str]], now: float) -> None:
         """A worker that the database has as alive; it gets a full term to be heard."""
         if worker not in self.workers:
-            self.workers[worker] = Worker(namespace, worker, now, frozenset(definitions), started=started)
+            self.workers[worker] = Worker(namespace, worker, now, frozenset(definitions))
 
-    def hear(self, beat: Heartbeat, now: float, clock: int = 0) -> bool:
-        """Take in a heartbeat. False: the worker is not known and should say hello. `clock`: the server's time."""
+    def hear(self, beat: Heartbeat, now: float) -> bool:
+        """Take in a heartbeat. False: the worker is not known and should say hello."""
         worker = self.workers.get(beat.worker)
         if beat.kind == m.HELLO:
             definitions = frozenset((str(item[0]), str(item[1])) for item in beat.fields.get("definitions", []))
-            started = worker.started if worker is not None else clock
-            worker = self.workers[beat.worker] = Worker(beat.namespace, beat.worker, now, definitions, started=started)
+            worker = self.workers[beat.worker] = Worker(beat.namespace, beat.worker, now, definitions)
         if worker is None:
             return False
         worker.heard = now
@@ -107,14 +104,14 @@ class Live:
         """The ids of a namespace's live workers."""
         return {worker.id for worker in self.workers.values() if worker.namespace == namespace}
 
-    def definitions(self, namespace: str) -> dict[tuple[str, str], int]:
-        """What the live workers of a namespace know, with the time at which the newest of those that do started."""
-        known: dict[tuple[str, str], int] = {}
+    def definitions(self, namespace: str) -> dict[tuple[str, str], frozenset[str]]:
+        """What the live workers of a namespace know, with the ids of those that do."""
+        known: dict[tuple[str, str], set[str]] = {}
         for worker in self.workers.values():
             if worker.namespace == namespace:
                 for definition in worker.definitions:
-                    known[definition] = max(known.get(definition, 0), worker.started)
-        return known
+                    known.setdefault(definition, set()).add(worker.id)
+        return {definition: frozenset(workers) for definition, workers in known.items()}
 
     def take_fresh(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """Workers heard since the last call, with what their children do: by namespace, then id."""

@@ -151,7 +151,7 @@ class Orchestrator:
             session.subscribe(reports(partition), REPORT_PREFETCH)
         now = self._monotonic()
         for row in self._store.workers(ALIVE, all_namespaces=True):
-            self._live.know(row.namespace, row.id, row.definitions, now, row.started_at)
+            self._live.know(row.namespace, row.id, row.definitions, now)
         self._live.listen(now)
         self._next = {"reconcile": now + RECONCILE_EVERY}
         # Workers whose hello nobody heard wait for an answer; those known already only answer again.
@@ -275,7 +275,7 @@ class Orchestrator:
     def _take_heartbeat(self, beat: Heartbeat, now: float) -> None:
         if beat.kind == m.HELLO:
             self._store.save_worker(beat)
-            self._live.hear(beat, now, self._store.clock())
+            self._live.hear(beat, now)
             echo = {"nonce": beat.fields["nonce"]} if "nonce" in beat.fields else {}
             revoked = self._store.revocations(beat.namespace)
             self._outbound.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, now=self._store.clock(), **echo)

@@ -22,13 +22,14 @@ from aiki import messages as m
 from aiki.broker import Session, reports, work
 from aiki.clock import SECOND
 from aiki.messages import DispatchList, Report, ReportList, RunKey
-from aiki.orchestrator import core
+from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Rules
 from aiki.orchestrator.live import Live
 from aiki.states import State
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.rows import RunRow
+from aiki.storage.waking import rearm
 
 PAGE = 1000
 PAGES = 20
@@ -142,14 +143,17 @@ class Reconciler:
             for row in rows.values():
                 if row.updated_at >= before:
                     continue
-                if row.state == State.SCHEDULED and row.due_at is not None and row.due_at > now:
+                if row.waits is not None:
+                    workflows.heed(row, effects, now)
+                    rearm(row, effects.arrived.get(row.id, ()), effects, now)
+                elif row.state == State.SCHEDULED and row.due_at is not None and row.due_at > now:
                     effects.deliver(row, row.due_at)
                 elif row.state in (State.SCHEDULED, State.WAITING):
                     row.state = State.QUEUED.value
                     row.waiting_on = None
                     effects.deliver(row, now)
 
-        return self._store.apply(namespace, found, decide) if found else Applied()
+        return self._store.apply(namespace, found, decide, arrived=found) if found else Applied()
 
     def unpark(self, namespace: str, names: Iterable[tuple[str, str]] | None = None) -> Applied:
         """Dispatch the stalled runs whose definition a live worker has (all such definitions, or `names`)."""

@@ -36,6 +36,7 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
     row.waiting_on = None
     row.started_at = row.started_at or now
     row.idle_dispatches = row.crashes = 0  # it made progress
+    row.failed_at = None
     for item in report.body.get("s", ()):
         step = _checked(item)
         if step.state == CANCELLED and row.cancel_requested:
@@ -104,10 +105,17 @@ def continued(row: RunRow, report: Report, now: int, effects: Effects) -> None:
 def changed(row: RunRow, report: Report, effects: Effects) -> None:
     """Its code does not fit its history: it waits for a worker with mended code, or for a retry."""
     message = str(report.body.get("message", "")).encode("utf-8", "backslashreplace").decode("utf-8")[:4000]
+    if row.worker is not None:
+        row.failed_at = json.dumps({"tried": sorted(tried_by(row) | {row.worker.hex()})})
     row.state = State.STALLED.value
     row.error_type, row.error_message = CHANGED_ERROR, message
     row.waiting_on = message[:255]
     give_up_dispatch(row, effects)
+
+
+def tried_by(row: RunRow) -> frozenset[str]:
+    """The workers whose code did not fit the run's history, since it last got on."""
+    return frozenset(json.loads(row.failed_at).get("tried", ())) if row.failed_at else frozenset()
 
 
 def remember_failure(row: RunRow, report: Report) -> None:

@@ -4,6 +4,7 @@ taken.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from aiki.clock import Clock
+from aiki.history import Waits
 from aiki.messages import RunKey
 from aiki.states import State
 from aiki.storage.database import Database, is_duplicate
@@ -55,16 +57,16 @@ class Reconciling:
     ) -> tuple[list[bytes], bytes | None]:
         """Scheduled or waiting runs, unchanged since `before`, that have no delivery to bring them on; and where to go on.
 
-        A workflow that waits for something from outside needs none.
+        A workflow that waits for nothing but what comes from outside needs none.
         """
         sql = (
-            "SELECT id, epoch, CASE WHEN waits IS NULL THEN updated_at ELSE 9223372036854775807 END FROM runs "
+            "SELECT id, epoch, updated_at, waits FROM runs "
             f"WHERE namespace = ? AND state = ? AND id > ? ORDER BY id LIMIT {int(limit)}"
         )
 
         def work(connection: sa.Connection) -> tuple[list[bytes], bytes | None]:
             rows = self.db.execute(connection, sql, (namespace, state.value, after)).fetchall()
-            old = [(bytes(raw), epoch) for raw, epoch, updated_at in rows if updated_at < before]
+            old = [(bytes(raw), epoch) for raw, epoch, updated_at, waits in rows if updated_at < before and _timed(waits)]
             there = self._with_delivery(connection, namespace, old)
             return [key[0] for key in old if key not in there], bytes(rows[-1][0]) if len(rows) >= limit else None
 
@@ -132,3 +134,8 @@ class Reconciling:
             )
 
         self.db.transaction(work)
+
+
+def _timed(waits: str | None) -> bool:
+    """Whether a run that waits for this is brought on by a time, not only from outside."""
+    return waits is None or any(item.due is not None for item in Waits.from_wire(json.loads(waits)).items)

@@ -67,6 +67,18 @@ def look(row: RunRow, arrivals: Sequence[Arrival], effects: Effects, now: int) -
         effects.deliver(row, due)  # all else is there: only its time is left
 
 
+def rearm(row: RunRow, arrivals: Sequence[Arrival], effects: Effects, now: int) -> None:
+    """The delivery of a wait is lost: bring the run on, or have it looked at when its time comes."""
+    waits = waits_of(row)
+    if row.state != State.WAITING.value or waits is None:
+        return
+    due = waits.due(arrivals)
+    if waits.satisfied(arrivals, now):
+        bring_on(row, effects, now)
+    elif due is not None:
+        effects.deliver(row, due)
+
+
 def bring_on(row: RunRow, effects: Effects, now: int) -> None:
     """Dispatch the run now."""
     row.state = State.QUEUED.value

@@ -14,7 +14,7 @@ from aiki.storage.rows import RUN_FIELDS, RunRow, delivery_id, run_row
 
 RUN = bytes(range(16))
 NOW = 1_800_000_000_000_000
-RULES = Rules(NOW, 3, frozenset())
+RULES = Rules(NOW, 3, {})
 ONE = Source("a" * 32, "a/0.1")
 OTHER = Source("b" * 32, "b/0.1")
 
@@ -157,7 +157,7 @@ def test_an_unknown_definition_parks_unless_a_live_worker_has_it() -> None:
     assert run.waiting_on == "no worker has shop.charge@1"
     assert outcome.parked == {("shop.charge", "1")}
     run = row()
-    effects, _ = apply(run, m.UNKNOWN, rules=Rules(NOW, 3, frozenset({("shop.charge", "1")})))
+    effects, _ = apply(run, m.UNKNOWN, rules=Rules(NOW, 3, {("shop.charge", "1"): frozenset({"w"})}))
     assert run.state == State.QUEUED
     assert effects.dispatch[RUN][1] == NOW + core.UNKNOWN_RETRY
 

@@ -1,4 +1,4 @@
-"""A workflow's run in memory: what it reported, what came to it, a clock that is set, one call of its function after another.
+"""A workflow's run in memory: what it reported, what came to it, a clock that is set, and calls of its function.
 
 It keeps steps the way the database does (keyed by ordinal, later reports set the result), and hands the function a history that
 has been through JSON, as a dispatch's has.
@@ -34,7 +34,7 @@ class Died(BaseException):
 
 
 class Ended(NamedTuple):
-    """What a call came to: `completed`, `failed`, `cancelled`, `suspended`, `changed`, `continued`, `full`, `left`, `died`."""
+    """What came of a call: `completed`, `failed`, `cancelled`, `suspended`, `changed`, `continued`, `full`, `left`, `died`."""
 
     kind: str
     value: Any = None
@@ -172,7 +172,7 @@ class World:
         tasks: Mapping[str, Any] | None = None,
         events: Mapping[str, Any] | None = None,
     ) -> Ended:
-        """Call it until it ends: time goes by, children are run (`tasks`: by name), events sent when they are waited for."""
+        """Call it until it ends: time goes by, children are run (`tasks`: by name), awaited events are sent."""
         for _ in range(1000):
             ended = self.call(fn, *args)
             if ended.kind != "suspended":

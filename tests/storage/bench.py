@@ -49,7 +49,7 @@ class Bench:
     def __init__(self, store: Store, clock: SetClock) -> None:
         self.store = store
         self.clock = clock
-        self.known: dict[tuple[str, str], int] = {}
+        self.known: dict[tuple[str, str], frozenset[str]] = {}
         self.inbound = Inbound(store, lambda namespace: Rules(clock.now, 3, self.known))
         self.out: dict[str, Dispatch] = {}
         self.soon: list[RunKey] = []

@@ -44,7 +44,7 @@ def recorded(store: Store, run_id: bytes) -> dict[str, Any]:
 
 def settled_one_by_one(store: Store, run_id: bytes) -> list[Dispatch]:
     def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-        rules = Rules(store.clock(), 3, frozenset())
+        rules = Rules(store.clock(), 3, {})
         core.settle_inquiry(rows[run_id], 1, rules, effects, lost=None, copy_may_be_out=False)
 
     return [item.dispatch for item in store.apply("default", [run_id], decide).outgoing]

@@ -329,7 +329,7 @@ def test_a_stalled_workflow_goes_on_by_a_worker_and_by_nothing_else(bench: Bench
     bench.stir()
     assert bench.state(run) == "stalled"
     bench.clock.move(1)
-    bench.known = {("shop.flow", "1"): bench.clock.now}
+    bench.known = {("shop.flow", "1"): frozenset({"c" * 32})}
     bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
     assert bench.state(run) == QUEUED
     assert len(bench.history(run).arrivals) == 2

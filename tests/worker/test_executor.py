@@ -37,14 +37,14 @@ class Bench:
         self.gate.install()
         self.executor = Executor(Settings.load({}), self.gate)
 
-    def run(self, fn: Callable[..., Any], *args: Any, attempt: int = 1, **definition: Any) -> Report:
+    def run(self, fn: Callable[..., Any], *args: Any, attempt: int = 1, durable: Any = None, **definition: Any) -> Report:
         found = Definition("task", fn, **definition)
         dispatch = make("task", *args, attempt=attempt)
         index = self.slot.begin(bytes.fromhex(dispatch.run_id), 1, 0, 0, time.monotonic_ns(), 0, 0, -1, attempt)
         self.gate.arm(index, 0.5)
         self.slot.execute(index)
         try:
-            return self.executor.execute(Attempt(dispatch, found, time.monotonic_ns()))
+            return self.executor.execute(Attempt(dispatch, found, time.monotonic_ns(), durable=durable))
         finally:
             self.slot.executed()
             self.slot.confirm(index + 1)
@@ -320,3 +320,28 @@ def test_interrupts_at_any_moment_never_escape(bench: Bench) -> None:
     assert len(kinds) == 4000
     assert set(kinds) <= {messages.COMPLETED, messages.CANCELLED, messages.FAILED}
     assert messages.CANCELLED in kinds
+
+
+class Compensated:
+    """A workflow's execution that failed after its compensations were run."""
+
+    run = None
+    undone = True
+
+    def stopped(self, body: dict[str, Any]) -> None:
+        """It came to an end of its own."""
+
+    def failed_at(self, error: BaseException, body: dict[str, Any]) -> None:
+        body.update({"at": [3], "undone": 1} if self.undone else {"at": [3]})
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), RetryLater(5)])
+@pytest.mark.parametrize(("undone", "kind"), [(True, messages.FAILED), (False, messages.RETRY)])
+def test_what_was_compensated_is_not_retried(bench: Bench, error: Exception, undone: bool, kind: str) -> None:
+    def flow(run: Any) -> None:
+        raise error
+
+    durable: Any = Compensated()
+    durable.undone = undone
+    report = bench.run(flow, durable=durable, retry=RetryPolicy.fixed(3))
+    assert (report.kind, report.body["at"], "undone" in report.body) == (kind, [3], undone)
