@@ -37,7 +37,7 @@ lock: ## resolve the dependencies anew and rewrite the lock files
 	scripts/lock
 
 clean: ## remove what these targets made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) bench/.cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One virtual environment; a stamp says which lock it holds. The locks agree with each other (see scripts/lock).

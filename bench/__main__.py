@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import importlib.metadata
 import json
@@ -19,11 +20,14 @@ from bench.broker import Broker
 from bench.cases import BY_NAME, CASES, Case
 from bench.config import CHILDREN, ROOT
 from bench.goals import GOALS
+from bench.postgres import PostgresServer
+from bench.provision import provide
 from bench.report import render
 from bench.runner import Outcome, Runner, say
+from tests.provision import NoServer
 from tests.services import MariaServer, RabbitServer, servers
 
-PACKAGES: Final = ("aiki", "celery", "dramatiq", "kombu", "amqp", "pika", "sqlalchemy", "pymysql")
+PACKAGES: Final = ("aiki", "celery", "dramatiq", "kombu", "amqp", "pika", "sqlalchemy", "pymysql", "dbos", "restate-sdk")
 
 
 def main() -> int:
@@ -32,9 +36,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen, notes = choose(options)
     outcomes: list[Outcome] = []
-    with servers() as (rabbit, maria):
-        about = describe(options, rabbit, maria)
-        runner = Runner(rabbit, maria, options.tasks, options.trips, options.flows)
+    with contextlib.ExitStack() as stack:
+        postgres = stack.enter_context(PostgresServer()) if any(case.product == "dbos" for case in chosen) else None
+        rabbit, maria = stack.enter_context(servers())
+        about = describe(options, rabbit, maria, postgres)
+        runner = Runner(rabbit, maria, postgres, options.tasks, options.trips, options.flows)
         say(f"{len(chosen)} cases, {options.rounds} rounds, {options.tasks:,} tasks, {CHILDREN} children")
         for outcome in runner.run(chosen, options.rounds):
             outcomes.append(outcome)
@@ -59,7 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--flows", type=positive, help="workflows of each case of workflows (500)")
     parser.add_argument("--only", default="", metavar="CASE[,CASE]", help=f"of {', '.join(BY_NAME)}")
     parser.add_argument("--no-peers", action="store_true", help="Aiki alone")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: 200 tasks, 20 trips, one round")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: 200 tasks, 20 trips, 50 workflows, one round")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", metavar="DIR", help="where the JSON goes")
     options = parser.parse_args(arguments)
     defaults = {"tasks": 5000, "rounds": 3, "trips": 300, "flows": 500}
@@ -84,19 +90,22 @@ def positive(text: str) -> int:
 
 
 def choose(options: argparse.Namespace) -> tuple[list[Case], dict[str, str]]:
-    """The cases to run, and why the others are not."""
-    chosen, notes = [], {}
-    for case in CASES:
-        if (options.only and case.name not in options.only) or (options.no_peers and case.product != "aiki"):
-            notes[case.name] = "not asked for"
-        elif not case.installed:
-            notes[case.name] = f"{case.product} is not installed"
-        else:
-            chosen.append(case)
-    return chosen, notes
+    """The cases to run, and of others that were asked for why they are not. Their servers are installed now if need be."""
+    asked = [case for case in CASES if not options.only or case.name in options.only]
+    asked = [case for case in asked if not options.no_peers or case.product == "aiki"]
+    notes = {case.name: f"{case.product} is not installed" for case in asked if not case.installed}
+    for product in {case.product for case in asked if case.installed}:
+        try:
+            provide(product)
+        except NoServer as error:
+            say(f"{product} is left out: {error}")
+            notes |= {case.name: f"the server of {product} is not installed" for case in asked if case.product == product}
+    return [case for case in asked if case.name not in notes], notes
 
 
-def describe(options: argparse.Namespace, rabbit: RabbitServer, maria: MariaServer) -> dict[str, Any]:
+def describe(
+    options: argparse.Namespace, rabbit: RabbitServer, maria: MariaServer, postgres: PostgresServer | None
+) -> dict[str, Any]:
     """What was measured, on what."""
     versions = {"Python": platform.python_version()}
     for package in PACKAGES:
@@ -108,6 +117,8 @@ def describe(options: argparse.Namespace, rabbit: RabbitServer, maria: MariaServ
     name, _, versions_of_broker = broker.version.partition(" ")
     broker.close()
     versions |= {name: versions_of_broker, "database": str(maria.execute("SELECT VERSION()")[0][0])}
+    if postgres is not None:
+        versions["PostgreSQL"] = str(postgres.execute("SHOW server_version")[0][0])
     return {
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "machine": platform.platform(),

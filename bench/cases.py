@@ -9,9 +9,18 @@ from typing import Final, Literal
 
 from bench.config import Config
 from bench.contender import Contender
+from bench.provision import obtainable
 
 Kind = Literal["throughput", "enqueue", "latency", "flows"]
-_CLASSES: Final = {"aiki": "AikiContender", "celery": "CeleryContender", "dramatiq": "DramatiqContender"}
+_CLASSES: Final = {
+    "aiki": "AikiContender",
+    "celery": "CeleryContender",
+    "dramatiq": "DramatiqContender",
+    "dbos": "DbosContender",
+    "restate": "RestateContender",
+}
+_MODULES: Final = {"dbos": ("dbos", "psycopg"), "restate": ("restate", "hypercorn")}
+"""What a product consists of where that is not one module of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +28,7 @@ class Case:
     """One row of the tables.
 
     :ivar kind: `throughput` (enqueue all, then run all), `enqueue` (only that), `latency` (round trips, idle) or `flows` (as
-        throughput, with workflows).
+        throughput, with workflows; those that run on arrival are timed from the first send).
     """
 
     product: str
@@ -34,8 +43,9 @@ class Case:
 
     @property
     def installed(self) -> bool:
-        """Whether its product can be imported."""
-        return importlib.util.find_spec(self.product) is not None
+        """Whether its product can be imported, and the server that it needs is there or can be installed."""
+        modules = _MODULES.get(self.product, (self.product,))
+        return all(importlib.util.find_spec(module) is not None for module in modules) and obtainable(self.product)
 
     def contender(self, config: Config) -> Contender:
         """Load the product."""
@@ -58,6 +68,11 @@ CASES: Final = [
     Case("aiki", "flows", "flows", "workflows of 5 steps, enqueue_many, -c 2"),
     Case("aiki", "flows-8", "flows", "workflows of 5 steps, enqueue_many, -c 8"),
     Case("aiki", "flows-single", "flows", "workflows of 5 steps, a loop of enqueue, -c 8"),
+    Case("dbos", "flows", "flows", "workflows of 5 steps, a loop of enqueue, 2 processes"),
+    Case("restate", "flows", "flows", "workflows of 5 steps, 8 senders, 2 processes, run on arrival"),
     Case("aiki", "flow-result", "latency", "a workflow of 5 steps: enqueue().result()"),
+    Case("dbos", "flow-result", "latency", "a workflow of 5 steps, called in the client's process"),
+    Case("dbos", "flow-queue", "latency", "a workflow of 5 steps: enqueue().get_result()"),
+    Case("restate", "flow-result", "latency", "a workflow of 5 steps: a request that waits for its result"),
 ]
 BY_NAME: Final = {case.name: case for case in CASES}

@@ -14,6 +14,8 @@ PAYLOAD: Final = "x" * 20
 """The second argument of every task; the first is its number."""
 CHILDREN: Final = 2
 """Worker processes that execute tasks."""
+STEPS: Final = 5
+"""Steps of every workflow, one after the other; none does anything."""
 _VARIABLE: Final = "AIKI_BENCH"
 
 
@@ -42,6 +44,11 @@ class Config:
     def marks(self) -> Path:
         """Where each process writes which tasks it completed."""
         return Path(self.folder) / "marks"
+
+    @property
+    def starts(self) -> Path:
+        """Where each process writes when it began its first workflow."""
+        return Path(self.folder) / "starts"
 
     @property
     def figures(self) -> Path:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from bench.config import Config
 
+if TYPE_CHECKING:
+    from bench.program import Program
+
 
 class Contender(ABC):
-    """A product in one variant. Its no-op task `noop(number, text)` marks its number and returns `{"n": number}`.
+    """A product in one variant. Its no-op task `noop(number, text)` marks its number and returns `{"n": number}`. So does its
+    workflow `flow(number)`, after `STEPS` steps that do nothing; it notes its beginning, too.
 
     :ivar stores: whether results are stored, so that `stored` counts them.
+    :ivar on_arrival: whether it begins with work when that is sent, so that its worker must run before.
+    :ivar in_process: whether the work is done in the client's process: there is no worker.
     """
 
     stores = False
+    on_arrival = False
+    in_process = False
 
     def __init__(self, config: Config, variant: str) -> None:
         self.config = config
@@ -35,6 +44,9 @@ class Contender(ABC):
     @abstractmethod
     def worker_command(self) -> list[str]:
         """Its worker with `CHILDREN` processes, otherwise as it comes."""
+
+    def await_worker(self, worker: Program) -> None:  # noqa: B027 - most have nothing to wait for
+        """Return when a worker that was just started takes work. Not timed."""
 
     @abstractmethod
     def services(self) -> Mapping[str, int]:

@@ -65,12 +65,12 @@ def number(figures: Mapping[str, Any] | None, name: str) -> float | None:
     if name != "cpu":
         found = figures.get(name)
         return None if found is None else float(found)
-    parts = [figures.get(phase, {}).get("sum") for phase in ("cpu_enqueue", "cpu_run")]
-    return None if None in parts else float(sum(parts))
+    parts = [figures[phase].get("sum") for phase in ("cpu_enqueue", "cpu_run") if phase in figures]
+    return None if not parts or None in parts else float(sum(parts))
 
 
-def _ratio(case: str, figure: str, against: str, target: float) -> Goal:
-    return Goal(case, figure, against, "ratio", target, low=True)
+def _ratio(case: str, figure: str, against: str, target: float, *, low: bool = True) -> Goal:
+    return Goal(case, figure, against, "ratio", target, low=low)
 
 
 GOALS: Final = [
@@ -85,4 +85,10 @@ GOALS: Final = [
     Goal("aiki-single", "cpu", "", "alone", 1.2, low=False),
     _ratio("aiki-single", "enqueue_per_s", "celery-none-confirm", 1.5),
     Goal("aiki-result", "p50_ms", "celery-rpc", "difference", 3, low=False),
+    _ratio("aiki-flows", "tasks_per_s", "dbos-flows", 4),
+    _ratio("aiki-flows-8", "tasks_per_s", "dbos-flows", 8),
+    _ratio("aiki-flows-8", "tasks_per_s", "restate-flows", 1.2),
+    Goal("aiki-flows", "cpu", "", "alone", 6, low=False),  # seconds for 1,000: milliseconds for one
+    Goal("aiki-flows-8", "cpu", "", "alone", 6, low=False),
+    _ratio("aiki-flow-result", "p50_ms", "restate-flow-result", 0.8, low=False),
 ]

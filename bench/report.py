@@ -9,44 +9,44 @@ from typing import Any, Final
 from bench.cases import CASES, Case
 from bench.goals import GOALS, Goal, Rounds, number
 
-COMPONENTS: Final = ("client", "broker", "database", "orchestrator", "worker", "sum")
+COMPONENTS: Final = ("client", "broker", "database", "orchestrator", "server", "worker", "sum")
 NONE: Final = "-"
 
 
 def render(rounds: Rounds, notes: Mapping[str, str]) -> str:
-    """All tables. `notes` says of cases without figures why they have none."""
-    parts = [
-        "Tasks a second: median (lowest – highest of the rounds)",
-        throughput(rounds, notes),
-        "CPU seconds of the whole system for 1,000 tasks, medians",
-        cpu(rounds, notes),
-        "Round trips with nothing else to do, milliseconds",
-        latency(rounds, notes),
-        "Goals: median (lowest – highest) of what each round gave",
-        goals(rounds),
-    ]
-    return "\n\n".join(parts)
+    """All tables, with the cases that have rounds or a note. `notes` says of cases without figures why they have none."""
+    cases = [case for case in CASES if case.name in rounds or case.name in notes]
+    tables = {
+        "Tasks or workflows a second: median (lowest – highest of the rounds)": throughput(cases, rounds, notes),
+        "CPU seconds of the whole system for 1,000 tasks or workflows, medians": cpu(cases, rounds, notes),
+        "Round trips with nothing else to do, milliseconds": latency(cases, rounds, notes),
+        "Goals: median (lowest – highest) of what each round gave": goals(cases, rounds),
+    }
+    return "\n\n".join(f"{title}\n\n{text}" for title, text in tables.items() if text)
 
 
-def throughput(rounds: Rounds, notes: Mapping[str, str]) -> str:
+def throughput(cases: Sequence[Case], rounds: Rounds, notes: Mapping[str, str]) -> str:
     """Enqueueing and running, a row a case."""
     header = ["case", "enqueue/s", "in the broker/s", "tasks/s", "stored/s", "enqueued by"]
     figures = ("enqueue_per_s", "in_broker_per_s", "tasks_per_s", "stored_per_s")
     rows = []
-    for case in CASES:
+    for case in cases:
         if case.kind != "latency":
             cells = [spread(column(rounds, case.name, figure), 0) for figure in figures]
             rows.append([case.name, *cells, case.what + remark(case, notes)])
     return table(header, rows)
 
 
-def cpu(rounds: Rounds, notes: Mapping[str, str]) -> str:
-    """CPU by component, a row a case and phase."""
+def cpu(cases: Sequence[Case], rounds: Rounds, notes: Mapping[str, str]) -> str:
+    """CPU by component, a row a case and phase. What is enqueued and run in one has no phase of enqueueing."""
     rows = []
-    for case in CASES:
+    for case in cases:
+        measured = [figures for figures in rounds.get(case.name, ()) if figures is not None]
         phases = {"enqueue": ("enqueue",), "latency": ()}.get(case.kind, ("enqueue", "run"))
         for phase in phases:
-            taken = [figures.get(f"cpu_{phase}") or {} for figures in rounds.get(case.name, ()) if figures is not None]
+            if measured and not any(f"cpu_{phase}" in figures for figures in measured):
+                continue
+            taken = [figures.get(f"cpu_{phase}") or {} for figures in measured]
             cells = [median([each[name] for each in taken if name in each]) for name in COMPONENTS]
             rows.append([f"{case.name} {phase}", *cells, remark(case, notes).strip()])
         if case.kind in ("throughput", "flows"):
@@ -55,20 +55,22 @@ def cpu(rounds: Rounds, notes: Mapping[str, str]) -> str:
     return table(["case and phase", *COMPONENTS, ""], rows)
 
 
-def latency(rounds: Rounds, notes: Mapping[str, str]) -> str:
+def latency(cases: Sequence[Case], rounds: Rounds, notes: Mapping[str, str]) -> str:
     """Round trips, a row a case."""
     rows = []
-    for case in CASES:
+    for case in cases:
         if case.kind == "latency":
             cells = [spread(column(rounds, case.name, f"p{q}_ms"), 2) for q in (50, 95, 99)]
             rows.append([case.name, *cells, case.what + remark(case, notes)])
     return table(["case", "p50", "p95", "p99", "by"], rows)
 
 
-def goals(rounds: Rounds) -> str:
-    """The goals, each with its verdict."""
+def goals(cases: Sequence[Case], rounds: Rounds) -> str:
+    """The goals of these cases, each with its verdict."""
+    names = {"", *(case.name for case in cases)}
     header = ["goal", "target", "measured", "verdict", "the same for stored/s"]
-    return table(header, [[str(goal), goal.bound, *judge(goal, rounds)] for goal in GOALS])
+    shown = [goal for goal in GOALS if goal.case in names and goal.against in names]
+    return table(header, [[str(goal), goal.bound, *judge(goal, rounds)] for goal in shown])
 
 
 def judge(goal: Goal, rounds: Rounds) -> list[str]:
@@ -104,7 +106,9 @@ def median(values: Sequence[float]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns side by side; the first and the last to the left, figures to the right."""
+    """Columns side by side; the first and the last to the left, figures to the right. Nothing if there are no rows."""
+    if not rows:
+        return ""
     lines = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))]
     out = []

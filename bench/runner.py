@@ -18,6 +18,7 @@ from bench.broker import Broker
 from bench.cases import Case
 from bench.config import Config
 from bench.cpu import listener
+from bench.postgres import PostgresServer
 from bench.program import Failed, Program
 from tests.services import MariaServer, RabbitServer, Server
 
@@ -36,7 +37,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Runs cases on two servers.
+    """Runs cases on these servers; `postgres` may be None if no case needs it.
 
     :param tasks: tasks of a throughput case.
     :param trips: round trips of a latency case.
@@ -45,6 +46,7 @@ class Runner:
 
     rabbit: RabbitServer
     maria: MariaServer
+    postgres: PostgresServer | None
     tasks: int
     trips: int
     flows: int
@@ -68,21 +70,21 @@ class Runner:
 
     def _run_case(self, case: Case) -> dict[str, Any]:
         run = f"bench-{secrets.token_hex(4)}"
-        database = self.maria.create_database(run)
+        server = self.postgres if case.product == "dbos" else self.maria
+        assert server is not None
+        database = server.create_database(run)
         try:
             with tempfile.TemporaryDirectory(prefix=f"{run}-") as folder:
-                return self._measure(self._config(case, run, folder, database))
+                return self._measure(self._config(case, run, folder, database, process_of(server)))
         finally:
-            self.maria.drop_database(database)
+            server.drop_database(database)
             broker = Broker(self.rabbit.url)
             broker.forget(run)
             broker.close()
 
-    def _config(self, case: Case, run: str, folder: str, database: str) -> Config:
-        broker_pid, database_pid = process_of(self.rabbit), process_of(self.maria)
-        return Config(
-            case.name, run, folder, self.rabbit.url, database, broker_pid, database_pid, self.tasks, self.trips, self.flows
-        )
+    def _config(self, case: Case, run: str, folder: str, database: str, database_pid: int) -> Config:
+        pids = process_of(self.rabbit), database_pid
+        return Config(case.name, run, folder, self.rabbit.url, database, *pids, self.tasks, self.trips, self.flows)
 
     def _measure(self, config: Config) -> dict[str, Any]:
         folder = Path(config.folder)

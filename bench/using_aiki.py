@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiki import Aiki, WorkflowRun
-from bench.config import CHILDREN, PAYLOAD
+from bench.config import CHILDREN, PAYLOAD, STEPS
 from bench.contender import Contender
-from bench.marks import mark
+from bench.marks import begin, mark
 
 if TYPE_CHECKING:
     from bench.broker import Broker
@@ -36,8 +36,8 @@ def step(number: int) -> int:
 
 @app.workflow
 def flow(run: WorkflowRun, number: int) -> dict[str, int]:
-    """Five steps one after the other."""
-    for part in range(5):
+    begin()
+    for part in range(STEPS):
         step(number * 10 + part)
     mark(number)
     return {"n": number}

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,27 +86,35 @@ def need_mysqld() -> Path:
 
 
 def _apt() -> bool:
-    """Install both servers if we are root on a system with apt; whether that was tried and done."""
+    """Both servers by `apt_install`; raises `NoServer` if that fails."""
+    try:
+        return apt_install(["rabbitmq-server", "mariadb-server"], lambda: bool(rabbitmq_program() and mysqld()))
+    except NoServer as error:
+        raise NoServer(f"{error}\n{_COMMON}") from None
+
+
+def apt_install(packages: Sequence[str], present: Callable[[], bool]) -> bool:
+    """Install packages if we are root on a system with apt; whether that could be tried. Raises `NoServer` if it fails.
+
+    :param present: whether what they bring is there.
+    """
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return False
     # Two test runs at once on a fresh machine: the second waits, and then finds what the first installed.
     with open(Path(tempfile.gettempdir()) / "aiki-test-apt.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if rabbitmq_program() and mysqld():
+        if present():
             return True
-        say("installing rabbitmq-server and mariadb-server with apt (once, a minute or two)")
+        say(f"installing {' and '.join(packages)} with apt (once, a minute or two)")
         apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
-        packages = ["install", "-y", "--no-install-recommends", "rabbitmq-server", "mariadb-server"]
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for arguments in (["update"], packages):
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
             done = subprocess.run(
                 [*apt, *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
             )
         # A service that cannot be started after the installation (no systemd) is no matter: we start our own.
-        if not (rabbitmq_program() and mysqld()):
-            raise NoServer(
-                f"apt-get install failed ({done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-2000:]}\n{_COMMON}"
-            )
+        if not present():
+            raise NoServer(f"apt-get install failed ({done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return True
 
 

@@ -296,7 +296,7 @@ def _park(row: RunRow, rules: Rules, effects: Effects, outcome: Outcome) -> None
 
 
 def unpark(row: RunRow, rules: Rules, effects: Effects) -> None:
-    """A worker with the definition is here: dispatch the run; if its code did not fit, while there is one that has not tried."""
+    """A worker with the definition is here: dispatch the run; if its code did not fit, to one that has not tried."""
     if row.state != State.STALLED:
         return
     there = rules.known.get((row.name, row.version), frozenset())

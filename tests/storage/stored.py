@@ -67,6 +67,8 @@ class StoredWorld(World):
             self.first = 0
         elif ended.kind == "cancelled":
             bench.report(self.id, (m.CANCELLED, {"ms": 1}))
+        elif ended.kind == "failed":
+            bench.fail(self.id, kind=type(ended.error).__name__, message=str(ended.error))
         else:
             raise AssertionError(f"not foreseen here: {ended}")
 

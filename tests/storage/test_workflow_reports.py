@@ -12,10 +12,10 @@ from aiki.history import Wait
 from aiki.orchestrator import core
 from aiki.storage import Store
 from tests.storage.bench import (
-    ONE,
     CANCELLED,
     COMPLETED,
     FAILED,
+    ONE,
     OTHER,
     QUEUED,
     RUNNING,
