@@ -198,10 +198,10 @@ class WorkflowRun:
         A task as a step has the name that is given here, and its own retries and limits.
         """
         check_step_name(name)
+        if getattr(fn, "kind", "") == "workflow":
+            raise ConfigurationError(f"run.step({name!r}): a workflow is a run of its own; call it, or submit it")
         with self._operation():
             text = Arguments(name, fn).canonical(args, kwargs)
-            if getattr(fn, "kind", "") == "workflow":
-                raise ConfigurationError(f"run.step({name!r}): a workflow is a run of its own; call it, or submit it")
             if getattr(fn, "kind", "") == "task":
                 return self._step(history.STEP, name, fn.fn, args, kwargs, text, fn.retry, _limits(fn))  # type: ignore[attr-defined]
             return self._step(history.STEP, name, fn, args, kwargs, text, RetryPolicy.never())
