@@ -170,6 +170,10 @@ def _crashed(row: RunRow, report: Report, rules: Rules, effects: Effects, outcom
 
 
 def _cancelled(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
+    if not report.body.get("met") and (row.is_workflow or not row.cancel_requested):
+        # It was interrupted because its dispatch is revoked, and not at an end: paused, or to meet its cancel in its code.
+        _go_again(row, effects, rules.now, 0.0, "")
+        return
     effects.attempts.append(_attempt(row, report, rules.now, "cancelled", "TaskCancelled", "interrupted by a cancel"))
     conclude_cancel(row, rules.now)
 

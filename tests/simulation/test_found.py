@@ -1,0 +1,105 @@
+"""What the simulation has found, each as a small test of its own."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+
+from aiki import ids
+from aiki import messages as m
+from aiki.codec import Payload
+from aiki.context import inside_workflow
+from aiki.errors import WorkflowCancelled
+from aiki.history import CHILD, OPEN, History, Step, Wait, Waits
+from aiki.messages import Report, ReportList, RunKey
+from aiki.model import NewRun
+from aiki.orchestrator import Orchestrator
+from aiki.orchestrator.core import Rules
+from aiki.orchestrator.inbound import Inbound, items_of
+from aiki.orchestrator.judge import Verdict
+from aiki.replay import Limits, Replay
+from aiki.settings import Settings
+from aiki.workflow_run import About, WorkflowRun
+from tests.simulation import app as simulated
+from tests.simulation.broker import SimulatedBroker
+from tests.simulation.database import simulated_store
+
+WORKER = "ab" * 16
+EXECUTOR = f"{WORKER}/0.1"
+NOTHING = Payload("json", "[[],{}]")
+
+
+class Place:
+    """A store, and a worker who reports."""
+
+    def __init__(self) -> None:
+        self.store, self.db = simulated_store(lambda: 1_000_000, 1)
+        self._inbound = Inbound(self.store, lambda _: Rules(1_000_000, 3, {}))
+
+    def enqueue(self, kind: str = "task") -> str:
+        run_id = ids.new_text()
+        self.store.create_runs([NewRun(run_id, "a", NOTHING, kind=kind)], claim=10.0)
+        return run_id
+
+    def report(self, kind: str, run_id: str, epoch: int, **body: Any) -> None:
+        item = Report(kind, run_id.replace("-", ""), epoch, body)
+        for _ in self._inbound.apply("default", items_of(ReportList("default", WORKER, EXECUTOR, [item]))):
+            pass
+
+    def state(self, run_id: str) -> tuple[str, int]:
+        state, epoch = self.db.ask("SELECT state, epoch FROM runs WHERE id = ?", ids.to_bytes(run_id))[0]
+        return state, epoch
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+# ---------------------------------------------------------------- pause
+def test_a_result_that_was_on_its_way_when_its_run_was_paused_counts(place: Place) -> None:
+    run_id = place.enqueue()
+    place.store.pause_run(run_id)
+    place.report(m.COMPLETED, run_id, 1, ms=1)
+    assert place.state(run_id) == ("completed", 1)
+
+
+def test_a_run_that_was_paused_while_its_dispatch_was_out_is_inquired_when_it_is_resumed(place: Place) -> None:
+    run_id = place.enqueue()
+    place.store.pause_run(run_id)
+    assert place.state(run_id) == ("paused", 1)
+    (again,) = place.store.resume_run(run_id).outgoing
+    assert (again.again, again.dispatch.epoch) == (True, 1)
+    assert place.state(run_id) == ("queued", 1)
+    place.report(m.COMPLETED, run_id, 1, ms=1)
+    assert place.state(run_id) == ("completed", 1)
+
+
+def test_a_workflow_that_was_paused_on_its_way_and_cancelled_meets_its_cancel(place: Place) -> None:
+    run_id = place.enqueue("workflow")
+    place.store.pause_run(run_id)
+    cancelled = place.store.cancel_run(run_id)
+    assert [item.again for item in cancelled.outgoing] == [True]
+    place.report(m.STEPS, run_id, 1, s=[Step(0, "step", "s", "", "completed", 1, {})])
+    assert place.state(run_id) == ("running", 1)
+
+
+def test_a_workflow_that_is_interrupted_and_was_not_cancelled_goes_on(place: Place) -> None:
+    run_id = place.enqueue("workflow")
+    place.store.pause_run(run_id)
+    place.report(m.CANCELLED, run_id, 1, ms=1)  # a snapshot of the revocations interrupts what runs
+    assert place.state(run_id)[0] == "paused"
+    place.store.resume_run(run_id)
+    assert place.state(run_id)[0] == "queued"
+
+
+def test_a_workflow_that_is_interrupted_before_it_has_met_its_cancel_is_called_again(place: Place) -> None:
+    run_id = place.enqueue("workflow")
+    place.store.cancel_run(run_id)
+    place.report(m.STARTED, run_id, 1, ms=1)
+    place.report(m.CANCELLED, run_id, 1, ms=1)
+    assert place.state(run_id) == ("queued", 2)
+    place.report(m.CANCELLED, run_id, 2, ms=1, met=1)
+    assert place.state(run_id) == ("cancelled", 2)
