@@ -79,8 +79,8 @@ class Inbound:
             outcome = Outcome()
             rules = self._rules(namespace)
             for run_id in suspended:
-                if run_id in rows:
-                    workflows.heed(rows[run_id], effects, rules.now)
+                if run_id in rows:  # looked at here, too: a report that is stale looks at nothing
+                    workflows.stir(rows[run_id], effects, rules.now)
             for item in items:
                 row = rows.get(item.run_id)
                 if row is not None:

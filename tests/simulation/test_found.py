@@ -103,3 +103,18 @@ def test_a_workflow_that_is_interrupted_before_it_has_met_its_cancel_is_called_a
     assert place.state(run_id) == ("queued", 2)
     place.report(m.CANCELLED, run_id, 2, ms=1, met=1)
     assert place.state(run_id) == ("cancelled", 2)
+
+
+# ---------------------------------------------------------------- suspended
+def test_a_stale_suspension_takes_nothing_away_from_the_run(place: Place) -> None:
+    """Redelivered in a batch, before the run was looked at for what had come."""
+    run_id = place.enqueue("workflow")
+    child = NewRun(ids.new_text(), "c", NOTHING)
+    more = {"c": child.id.replace("-", ""), "run": child.to_wire()}
+    place.report(m.STEPS, run_id, 1, s=[Step(0, CHILD, "c", "", OPEN, 0, more)])
+    waits = Waits(True, [Wait("child", 0, 0, "c")]).to_wire()
+    place.report(m.SUSPENDED, run_id, 1, ms=1, **waits)
+    assert place.state(run_id) == ("waiting", 2)
+    place.report(m.COMPLETED, child.id, 1, ms=1)
+    place.report(m.SUSPENDED, run_id, 1, ms=1, **waits)
+    assert place.state(run_id) == ("queued", 3)
