@@ -118,3 +118,16 @@ def test_a_stale_suspension_takes_nothing_away_from_the_run(place: Place) -> Non
     place.report(m.COMPLETED, child.id, 1, ms=1)
     place.report(m.SUSPENDED, run_id, 1, ms=1, **waits)
     assert place.state(run_id) == ("queued", 3)
+
+
+# ---------------------------------------------------------------- inquiries
+def test_of_several_epochs_in_one_verdict_the_newest_counts(place: Place) -> None:
+    run_id = place.enqueue()
+    place.report(m.CRASHED, run_id, 1, ms=1, signal="SIGKILL")
+    assert place.state(run_id) == ("queued", 2)
+    settings = Settings(database_url="sqlite://", broker_url="simulated://", partitions=1)
+    orchestrator = Orchestrator(place.store, SimulatedBroker(), settings)
+    orchestrator._connect()
+    key = run_id.replace("-", "")
+    orchestrator._release(Verdict("default", free={RunKey(key, 2): False, RunKey(key, 1): False}))
+    assert place.state(run_id) == ("queued", 3)
