@@ -131,3 +131,52 @@ def test_of_several_epochs_in_one_verdict_the_newest_counts(place: Place) -> Non
     key = run_id.replace("-", "")
     orchestrator._release(Verdict("default", free={RunKey(key, 2): False, RunKey(key, 1): False}))
     assert place.state(run_id) == ("queued", 3)
+
+
+# ---------------------------------------------------------------- compensations
+class Host:
+    """Executes here and now; a cancel comes while the step `charge` is executed."""
+
+    def __init__(self) -> None:
+        self.cancel_requested = False
+        self.pausing = self.leaving = self.aborted = False
+        self.max_payload = 1 << 20
+        self.done: list[str] = []
+
+    def operation(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def now(self) -> int:
+        return 10_000_000
+
+    def report(self, steps: list[Step]) -> None:
+        pass
+
+    def confirm(self) -> bool:
+        return True
+
+    def execute(self, fn: Any, args: Any, kwargs: Any, call: Any) -> Any:
+        self.done.append(args[0])
+        if args[0] == "charge":
+            self.cancel_requested = True
+            raise ValueError("broken")
+        return None
+
+    def describe(self, error: BaseException) -> tuple[str, str, str]:
+        return "ValueError", str(error), ""
+
+    def progress(self, fraction: float | None, message: str) -> None:
+        pass
+
+
+def test_a_cancel_that_comes_during_a_saga_s_failure_does_not_keep_it_from_being_undone() -> None:
+    host = Host()
+    slept = Step(0, "sleep", "think", "", "completed", 0, {"e": "json", "r": "false"})
+    replay = Replay("undoing", History(0, 0, 1, [slept]), Limits())
+    run = WorkflowRun(host, replay, About("ab" * 16, "undoing", "1", 1), simulated.undoing.arguments)  # type: ignore[arg-type]
+    with inside_workflow(run):
+        try:
+            simulated.undoing.fn(run)
+        except WorkflowCancelled:
+            pytest.fail("the cancel was raised where there was something to undo")
+    assert host.done == ["reserve", "charge", "release"]
