@@ -1,7 +1,7 @@
 """The store's database for simulations: the real statements on one SQLite database in memory, with faults around transactions.
 
-SQLAlchemy's engine costs several times what SQLite does; so its connection is replaced by the thin one below, which has what the
-store uses of it. A test holds the two together.
+SQLAlchemy's engine costs several times what SQLite does; so its connection is replaced by the thin one below, which has what
+the store uses of it. A test holds the two together.
 """
 
 from __future__ import annotations

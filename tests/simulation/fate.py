@@ -1,4 +1,4 @@
-"""What happens to a world: clients enqueue, operators act, processes die, connections break; then all faults stop, and it settles."""
+"""What happens to a world: clients enqueue, operators act, processes die; then all faults stop, and it settles."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from aiki.model import NewRun, Outgoing
 from aiki.publishing import pack
 from tests.simulation import app as simulated
 from tests.simulation.checks import check_causes, check_end
+from tests.simulation.worker import SimulatedWorker
 from tests.simulation.world import Knobs, Started, World, Wrong, living, runs_of
 
 SETTLE_SECONDS: Final = 400.0
@@ -34,6 +35,7 @@ class Fate:
         self._pending_events: list[tuple[str, str, str]] = []
         self._events = 0
         self._restarts: list[tuple[float, Callable[[], None]]] = []
+        self._deploying = self.rng.random() < 0.15
         self._actions = self._choose_actions()
 
     def _choose_actions(self) -> list[Callable[[], None]]:
@@ -62,7 +64,7 @@ class Fate:
         for _ in range(rng.choice((1, 1, 2))):
             world.start_orchestrator(rng.random())
         for _ in range(rng.choice((1, 2, 2))):
-            world.start_worker()
+            self._start_worker()
         starts = [self._new_run() for _ in range(rng.randrange(1, 4))]
         end = world.scheduler.now + rng.choice((4.0, 8.0, 14.0))
         self._wait(rng.random())
@@ -74,6 +76,11 @@ class Fate:
             self._turn()
             self._wait(rng.expovariate(2.0))
         self._settle()
+
+    def _start_worker(self) -> None:
+        """In some worlds the workers do not have all definitions (a deploy that is under way)."""
+        names = sorted(simulated.app.definitions)
+        self.world.start_worker(self.rng.sample(names, len(names) // 3) if self._deploying and self.rng.random() < 0.6 else ())
 
     def _new_run(self) -> NewRun:
         definition, choose = self.rng.choice(simulated.starts())
@@ -98,9 +105,13 @@ class Fate:
 
     def _do_deaths(self) -> None:
         doomed, self.world.doomed = self.world.doomed, []
-        for actor in doomed:
+        for actor, stopped in doomed:
             for worker in self.world.living:
-                if actor in worker.children:
+                if actor not in worker.children:
+                    continue
+                if stopped:
+                    self._freeze(worker, self.rng.choice((12.0, 16.0)))
+                else:
                     self.world.say(f"kill {actor.name} at its work")
                     worker.kill_child(worker.children.index(actor))
 
@@ -120,14 +131,15 @@ class Fate:
         world.storage_away = 0.0
         world.broker.away = False
         now = world.scheduler.now
+        longest = self.rng.choice((1.0, 20.0))
         for actor in world.scheduler.actors:
-            actor.frozen_until = min(actor.frozen_until, now + 1)
+            actor.frozen_until = min(actor.frozen_until, now + longest)
         for _, restart in self._restarts:
             restart()
         self._restarts.clear()
         if not world.orchestrators:
             world.start_orchestrator()
-        if not any(not worker.shared.draining for worker in world.living):
+        if self._deploying or not any(not worker.shared.draining for worker in world.living):
             world.start_worker()
         limit = now + SETTLE_SECONDS
         while not self._quiet():
@@ -336,25 +348,27 @@ class Fate:
         if worker is not None:
             self.world.say(f"kill all of {worker.name}")
             worker.kill()
-            self._later(self.rng.choice((0.0, 1.0, 5.0)), self.world.start_worker)
+            self._later(self.rng.choice((0.0, 1.0, 5.0)), self._start_worker)
 
     def freeze_worker(self) -> None:
         worker = self._some_worker()
         if worker is not None:
-            seconds = self.rng.choice((1.0, 5.0, 12.0, 20.0))
-            self.world.say(f"freeze {worker.name} for {seconds} s")
-            worker.freeze(seconds)
-            if self.rng.random() < 0.5:
-                for actor in worker.actors():
-                    for session in list(actor.sessions):
-                        session.lose("no sign of life", None)
+            self._freeze(worker, self.rng.choice((1.0, 5.0, 12.0, 20.0)))
+
+    def _freeze(self, worker: SimulatedWorker, seconds: float) -> None:
+        self.world.say(f"freeze {worker.name} for {seconds} s")
+        worker.freeze(seconds)
+        if self.rng.random() < 0.5:
+            for actor in worker.actors():
+                for session in list(actor.sessions):
+                    session.lose("no sign of life", None)
 
     def drain_worker(self) -> None:
         worker = self._some_worker()
         if worker is not None and not worker.shared.draining:
             self.world.say(f"drain {worker.name}")
             worker.drain()
-            self._later(self.rng.choice((0.0, 2.0)), self.world.start_worker)
+            self._later(self.rng.choice((0.0, 2.0)), self._start_worker)
 
     def kill_orchestrator(self) -> None:
         if self.world.orchestrators:

@@ -104,7 +104,7 @@ class Scheduler:
                 actor.main()
         except Killed:
             pass
-        except BaseException as error:  # noqa: BLE001  told by fate
+        except BaseException as error:
             self.failure = self.failure or error
         actor.ended = True
         if actor.dead:

@@ -120,7 +120,9 @@ def no_keys_of_arrivals() -> Iterator[None]:
     """An event that is sent again is another one."""
     real = Store.send_event
 
-    def send_event(self: Store, run_id: str, name: str, payload: Any, *, reference_id: str | None = None, actor: str = "") -> Any:
+    def send_event(
+        self: Store, run_id: str, name: str, payload: Any, *, reference_id: str | None = None, actor: str = ""
+    ) -> Any:
         return real(self, run_id, name, payload, actor=actor)
 
     with patch.object(Store, "send_event", send_event):
@@ -146,5 +148,3 @@ def test_what_is_switched_off_is_missed(switched_off: Callable[[], Any]) -> None
                 print(text.splitlines()[-1], f"(found by seed {seed})")
                 return
     pytest.fail(f"none of {len(SEEDS)} seeds finds it")
-
-

@@ -1,14 +1,14 @@
 """A simulated worker: the real child and the real link, as actors; the supervisor and the operating system are played.
 
-A child can be killed wherever it waits, which is between any two operations and around each side effect. Its supervisor tells the
-link of it, as the real one does; when the whole worker dies, nobody tells anybody.
+A child can be killed wherever it waits, which is between any two operations and around each side effect. Its supervisor tells
+the link of it, as the real one does; when the whole worker dies, nobody tells anybody.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -159,12 +159,12 @@ class Lines:
 class SimulatedWorker:
     """See the module."""
 
-    def __init__(self, world: World, number: int, concurrency: int, prefetch: int) -> None:
+    def __init__(self, world: World, number: int, concurrency: int, prefetch: int, registry: Registry) -> None:
         self.world = world
         self.name = f"w{number}"
         self.id = ids.new_id().hex
         self.options = Options((), concurrency, ("default",), self.name, prefetch=prefetch)
-        self.registry = world.registry
+        self.registry = registry
         self.shared = Shared(concurrency)
         self.children: list[Actor | None] = [None] * concurrency
         self.link: Actor | None = None
@@ -331,6 +331,6 @@ class SimulatedWorker:
         return out
 
 
-def registry_of(app: Any, settings: Settings) -> Registry:
-    """What the simulated workers can execute."""
-    return Registry(app.versions, settings)
+def registry_of(app: Any, settings: Settings, without: Sequence[str] = ()) -> Registry:
+    """What a simulated worker can execute."""
+    return Registry({key: one for key, one in app.versions.items() if key[0] not in without}, settings)

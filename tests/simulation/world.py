@@ -1,4 +1,4 @@
-"""One simulated world: the real store, orchestrators and workers' core over a broker with faults, in virtual time, from one seed."""
+"""One simulated world: the real store, orchestrators and core of the workers over a broker with faults, from one seed."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ class Knobs:
     slow: float = 0.0
     deaths: float = 0.0
     """How often a process dies in the middle of a side effect."""
+    zombies: float = 0.0
+    """How often it is stopped for long instead."""
     disorder: float = 0.0
     """How often a report overtakes others of its partition."""
 
@@ -73,6 +75,7 @@ class Knobs:
             repeats=some(0.05),
             slow=some(0.3),
             deaths=some(0.15),
+            zombies=some(0.5),
         )
 
 
@@ -216,7 +219,6 @@ class World:
         self.db.committed = self._tell_changes if tell is not None else bool
         self.broker = WorldBroker(VirtualClock(self.scheduler), WorldFaults(self))
         self.broker.world = self
-        self.registry = registry_of(simulated.app, self.settings)
         self.workers: list[SimulatedWorker] = []
         self.orchestrators: list[Actor] = []
         self.storage_away = 0.0
@@ -256,7 +258,9 @@ class World:
     def _tell_changes(self) -> None:
         """What a transaction has changed, for the trace."""
         now = {}
-        for raw, *columns in self.db.ask("SELECT id, state, epoch, history, executor, cancel_requested, pause_requested FROM runs"):
+        for raw, *columns in self.db.ask(
+            "SELECT id, state, epoch, history, executor, cancel_requested, pause_requested FROM runs"
+        ):
             now[raw.hex()] = " ".join(map(str, columns))
         for raw, name, kind, ordinal, taken in self.db.ask("SELECT run_id, id, kind, ordinal, taken FROM inbox"):
             now[f"inbox {raw.hex()} {name.hex()[-6:]}"] = f"{kind} of step {ordinal}, taken {taken}"
@@ -315,19 +319,22 @@ class World:
         self.point()
 
     def _die(self, actor: Actor) -> None:
-        """The process is killed, here and now or at its next operation: fate does it."""
-        self.doomed.append(actor)
+        """The process is killed, or stopped for longer than its lease, here and now or soon: fate does it."""
+        self.doomed.append((actor, self.knobs.zombies > 0 and self.rng.random() < self.knobs.zombies))
         self.scheduler.fate.wake_at = min(self.scheduler.fate.wake_at, self.scheduler.now)
         if self.rng.random() < 0.6:
             self.scheduler.wait(self.scheduler.now + 0.5)
 
-    doomed: list[Actor]
+    doomed: list[tuple[Actor, bool]]
+    """Who is to be killed, or (True) stopped with all of its worker."""
 
     def _check_repeat(self, key: tuple[str, str], worker: SimulatedWorker, epoch: int) -> None:
         run_id, label = key
         run = self.runs.get(run_id)
         if run is not None and run.never is not None and self.scheduler.now > run.never + 15 and not worker.cut_off:
-            self.scheduler.fail(Wrong(f"run {run_id} was cancelled at {run.never:.1f} before it started, and starts now in {worker.name}"))
+            self.scheduler.fail(
+                Wrong(f"run {run_id} was cancelled at {run.never:.1f} before it started, and starts now in {worker.name}")
+            )
         recorded = self.db.ask(
             "SELECT 1 FROM steps WHERE run_id = ? AND state = 'completed' AND kind IN ('step', 'undo') AND input LIKE ?",
             bytes.fromhex(run_id),
@@ -393,11 +400,12 @@ class World:
         for session in sessions:
             session.lose("its process was killed", None)
 
-    def start_worker(self) -> None:
-        """One more."""
+    def start_worker(self, without: Sequence[str] = ()) -> None:
+        """One more; it may lack some definitions."""
         self._workers += 1
         rng = self.rng
-        self.workers.append(SimulatedWorker(self, self._workers, rng.choice((1, 1, 2)), rng.choice((1, 4, 32))))
+        registry = registry_of(simulated.app, self.settings, without)
+        self.workers.append(SimulatedWorker(self, self._workers, rng.choice((1, 1, 2)), rng.choice((1, 4, 32)), registry))
 
     @property
     def living(self) -> list[SimulatedWorker]:
