@@ -14,7 +14,7 @@ from aiki.storage.applying import Applied, Effects
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
 from aiki.storage.rows import RunRow
-from aiki.storage.waking import PAUSED_OUT, bring_on, go_on
+from aiki.storage.waking import bring_on, go_on, is_out
 
 _RETRYABLE = frozenset({State.FAILED.value, State.DEAD.value, State.CANCELLED.value})
 _STALLED = State.STALLED.value
@@ -111,7 +111,7 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
         effects.revoke.append((key, True))
         if not row.is_workflow:
             return
-    if row.state == State.QUEUED.value or row.pause_requested == PAUSED_OUT:
+    if is_out(row):
         # Its dispatch may be out, or just begun without our knowing: never begin it, stop it if it runs.
         effects.revoke.append((key, True))
     conclude_cancel(row, now)
@@ -121,7 +121,7 @@ def _cancel_workflow(row: RunRow, effects: Effects, now: int) -> None:
     key = RunKey(row.run_id, row.epoch)
     if row.state == State.RUNNING.value:
         effects.soon.append(key)
-    elif row.state == State.QUEUED.value or (row.state == State.PAUSED.value and row.pause_requested == PAUSED_OUT):
+    elif is_out(row):
         # Its dispatch may be out. If it is begun it meets the cancel; if not, and nothing is recorded, it never begins.
         effects.soon.append(key)
         if not row.history:

@@ -94,6 +94,11 @@ def pause_out(row: RunRow, effects: Effects) -> None:
     effects.forget.add(delivery_id(row.id, row.epoch))
 
 
+def is_out(row: RunRow) -> bool:
+    """Whether the dispatch of a run that nobody is known to execute may be out."""
+    return row.state == State.QUEUED.value or (row.state == State.PAUSED.value and row.pause_requested == PAUSED_OUT)
+
+
 def go_on(row: RunRow, effects: Effects, now: int) -> None:
     """Dispatch a paused run; where somebody may be at it, by asking first (a dispatch that is marked is inquired)."""
     out, row.pause_requested = row.pause_requested == PAUSED_OUT, 0

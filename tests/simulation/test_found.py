@@ -86,6 +86,15 @@ def test_a_workflow_that_was_paused_on_its_way_and_cancelled_meets_its_cancel(pl
     assert place.state(run_id) == ("running", 1)
 
 
+def test_a_run_that_was_paused_on_its_way_and_executes_can_be_terminated(place: Place) -> None:
+    run_id = place.enqueue("workflow")
+    place.store.pause_run(run_id)
+    place.report(m.STARTED, run_id, 1, ms=1)
+    cancelled = place.store.cancel_run(run_id, at_once=True)
+    assert cancelled.interrupt == [RunKey(run_id.replace("-", ""), 1)]
+    assert place.state(run_id) == ("cancelled", 1)
+
+
 def test_a_workflow_that_is_interrupted_and_was_not_cancelled_goes_on(place: Place) -> None:
     run_id = place.enqueue("workflow")
     place.store.pause_run(run_id)
