@@ -1,7 +1,7 @@
 """A broker in this process, for simulations: it keeps the contract of `tests/broker/contract.py`, and has faults to switch on.
 
 What a session is given to do stands in its pipe until it is handed on; what the broker answers stands in another. A session
-that is lost loses what is in both, but for as much as had already come through: that is where lost messages, lost confirmations and
+that is lost loses what is in both, but for as much as had come through: that is where lost messages, lost confirmations and
 redeliveries come from, just as with TCP.
 """
 
