@@ -132,7 +132,8 @@ The run id is empty. Body: `n`: the number of the question; `runs`: `[[run_id, e
 another copy of the dispatch may be out."""
 
 STEPS: Final = "steps"
-"""A workflow's function has issued or done something. Body: `s`: a list of `aiki.history.Step`."""
+"""A workflow's function has issued or done something. Body: `s`: a list of `aiki.history.Step`. The report at the end of a call
+of the function has `n`, how many steps the run has by then: so a missing report of steps is noticed."""
 SUSPENDED: Final = "suspended"
 """It waits. Body: `ms`, and `all`, `w` as `aiki.history.Waits` on the wire; nothing to wait for: it was asked to pause."""
 CONTINUED: Final = "continued"

@@ -78,13 +78,14 @@ class Replay:
     """One call of a workflow's function against its history.
 
     :param name: the workflow's, for messages.
+    :ivar reported: the ordinal after the last step that is recorded or to be reported.
     """
 
     def __init__(self, name: str, history: History, limits: Limits) -> None:
         self._name = name
         self._limits = limits
         self._first = history.first
-        self._next = history.next
+        self._next = self.reported = history.next
         self._left: dict[int, Step] = {}
         """Recorded and not called yet, by ordinal, oldest first; `_issued_left` of them are counted by the rule."""
         self._issued_left = 0
@@ -216,6 +217,7 @@ class Replay:
         """Have this step, new or changed, reported; the same step."""
         self._weight += len(step.more.get("r", ""))
         self._fresh[step.ordinal] = step
+        self.reported = max(self.reported, step.ordinal + 1)
         return step
 
     def take_fresh(self) -> list[Step]:

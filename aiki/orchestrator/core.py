@@ -87,6 +87,11 @@ def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effe
     effects.forget.add(delivery_id(row.id, row.epoch))
     if row.cancel_requested and report.kind in m.ENDS_DISPATCH:
         effects.unrevoke.append((row.id, report.epoch))  # the dispatch is out no more
+    if row.is_workflow and workflows.missing(row, report):
+        if report.kind in _STILL_AT_IT:
+            outcome.abort.append(key)
+        _go_again(row, effects, rules.now, 0.0, "")
+        return
     _HANDLERS[report.kind](row, report, rules, effects, outcome)
 
 

@@ -251,7 +251,8 @@ class Applying(Creating):
             else:
                 known.append((run_id, step.ordinal, *(values[column] for column in histories.STEP_RESULT)))
         writes.insert("steps", histories.STEP_COLUMNS, fresh)
-        writes.update("steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"))
+        # One that is done stays as it is, whatever comes late.
+        writes.update("steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"), only="state")
         taken = [(run_id, arrival, ordinal) for run_id, ordinal, arrival in effects.bind]
         writes.update("inbox", ("ordinal",), namespace, taken, ("run_id", "id"))
         for run_id, ordinals in effects.reset.items():

@@ -243,21 +243,31 @@ class Database:
         namespace: str,
         rows: Sequence[Sequence[Any]],
         key: Sequence[str] = ("id",),
+        only: str = "",
     ) -> None:
-        """Set `columns` of many rows, each to its own values. A row is `(*key, value, …)`; the namespace begins every key."""
+        """Set `columns` of many rows, each to its own values. A row is `(*key, value, …)`; the namespace begins every key.
+
+        :param only: change those rows only of which this column has the value `'open'`.
+        """
         if not rows:
             return
         if self.is_sqlite:
             sets, where = ", ".join(f"{column} = ?" for column in columns), " AND ".join(f"{name} = ?" for name in key)
-            sql = f"UPDATE {table} SET {sets} WHERE namespace = ? AND {where}"
+            sql = f"UPDATE {table} SET {sets} WHERE namespace = ? AND {where}" + (f" AND {only} = 'open'" if only else "")
             connection.exec_driver_sql(sql, [(*row[len(key) :], namespace, *row[: len(key)]) for row in rows])
             return
         for chunk in chunks(rows):
-            sql, parameters = self._update_statement(table, columns, namespace, chunk, key)
+            sql, parameters = self._update_statement(table, columns, namespace, chunk, key, only)
             connection.exec_driver_sql(sql, tuple(parameters))
 
     def _update_statement(
-        self, table: str, columns: Sequence[str], namespace: str, rows: Sequence[Sequence[Any]], key: Sequence[str]
+        self,
+        table: str,
+        columns: Sequence[str],
+        namespace: str,
+        rows: Sequence[Sequence[Any]],
+        key: Sequence[str],
+        only: str,
     ) -> Statement:
         """Many rows in one round trip, on MySQL and MariaDB alike: a join with a derived table of what differs among them.
 
@@ -270,14 +280,17 @@ class Database:
             [f"t.{columns[at - width]} = %s" for at in same] + [f"t.{columns[at - width]} = v.c{at}" for at in differ]
         )
         constants = [first[at] for at in same]
+        limit = f"t.{only} = 'open'" if only else ""
         if not differ and width == 1:
             marks = ", ".join(["%s"] * len(rows))
-            sql = f"UPDATE {table} t SET {sets} WHERE t.namespace = %s AND t.{key[0]} IN ({marks})"
+            more = f" AND {limit}" if limit else ""
+            sql = f"UPDATE {table} t SET {sets} WHERE t.namespace = %s AND t.{key[0]} IN ({marks}){more}"
             return sql, [*constants, namespace, *(row[0] for row in rows)]
         head = "SELECT " + ", ".join([f"%s AS {name}" for name in key] + [f"%s AS c{at}" for at in differ])
         more = " UNION ALL SELECT " + ", ".join(["%s"] * (len(differ) + width))
         match = " AND ".join(f"t.{name} = v.{name}" for name in key)
         sql = f"UPDATE {table} t JOIN ({head}{more * (len(rows) - 1)}) v ON t.namespace = %s AND {match} SET {sets}"
+        sql += f" WHERE {limit}" if limit else ""
         varying = itemgetter(*range(width), *differ)
         return sql, [*(value for row in rows for value in varying(row)), namespace, *constants]
 
@@ -377,12 +390,13 @@ class Writes:
         namespace: str,
         rows: Sequence[Sequence[Any]],
         key: Sequence[str] = ("id",),
+        only: str = "",
     ) -> None:
         """As `Database.update`."""
         if rows and self._fits(rows):
-            self._kept.append(self._db._update_statement(table, columns, namespace, rows, key))
+            self._kept.append(self._db._update_statement(table, columns, namespace, rows, key, only))
         elif rows:
-            self._db.update(self._connection, table, columns, namespace, rows, key)
+            self._db.update(self._connection, table, columns, namespace, rows, key, only)
 
     def run(self, sql: str, parameters: Sequence[Any]) -> None:
         """Run one statement, written with `?`, after those that are kept."""

@@ -361,10 +361,10 @@ class World:
         self.scheduler.fail(Wrong(f"run {run_id}: {label!r} was {what}, and is done again by {worker.name}, epoch {epoch}"))
 
     def note_copies(self, what: str, session: SimulatedSession, body: bytes) -> None:
-        """A child gives a run back as a fresh copy, and then the one that it had taken comes back all the same: its ack was lost.
+        """A child gives a run back as a fresh copy, and then the one that it had taken comes back all the same.
 
-        That one is inquired and the run dispatched anew, while the copy is out, and a worker that was not there to be asked may
-        begin it. This is a gap of the protocol that is known (`docs/decisions/0002`): the run is executed twice, and counts once.
+        That one is inquired and the run dispatched anew, while the copy is out, and a worker that was not there to be asked
+        may begin it. This is a known gap of the protocol (`docs/decisions/0002`): executed twice, it counts once.
         """
         if what == "sent" and " child " in session.name:
             self._given_back |= runs_of(body)
