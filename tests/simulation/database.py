@@ -103,7 +103,8 @@ class SimulatedDatabase(Database):
         raw.deserialize(_schema())
         raw.executescript(WATCH)
         raw.execute("PRAGMA synchronous=OFF")
-        self.connection = Connection(raw)
+        self.connection: Any = Connection(raw)
+        self.raw = raw
         self._tables = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         self._inside = False
         self.before: Callable[[], object] = bool
@@ -112,15 +113,20 @@ class SimulatedDatabase(Database):
         self.again: Callable[[], bool] = bool
         """Whether a transaction is rolled back and done once more, as after a deadlock."""
 
+    def use_sqlalchemy(self) -> None:
+        """Have the store's statements run over SQLAlchemy's own connection."""
+        engine = sa.create_engine("sqlite://", creator=lambda: self.raw, poolclass=sa.StaticPool, hide_parameters=True)
+        self.connection = engine.connect()
+
     def clear(self) -> None:
         """Empty all tables."""
         for table in self._tables:
             if table != "aiki_schema":
-                self.connection.raw.execute(f"DELETE FROM {table}")
+                self.raw.execute(f"DELETE FROM {table}")
 
     def ask(self, sql: str, *parameters: Any) -> list[Any]:
         """What a check wants to know; outside of everything that is simulated."""
-        return self.connection.raw.execute(sql, parameters).fetchall()
+        return self.raw.execute(sql, parameters).fetchall()
 
     def transaction(self, work: Callable[[Any], T], *, deadline: float | None = None) -> T:
         self.before()
@@ -132,7 +138,7 @@ class SimulatedDatabase(Database):
         return out
 
     def _once(self, work: Callable[[Any], T], commit: bool) -> T:
-        raw = self.connection.raw
+        raw = self.raw
         raw.execute("BEGIN IMMEDIATE")
         self._inside = True
         done = False
@@ -158,7 +164,7 @@ class SimulatedDatabase(Database):
         self.transaction(work)
 
     def close(self) -> None:
-        self.connection.raw.close()
+        self.raw.close()
 
     def after_fork(self) -> None:
         pass

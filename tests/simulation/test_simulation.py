@@ -23,6 +23,7 @@ from aiki.storage.store import Store
 from aiki.storage.waking import Waits
 from tests.scale import scaled
 from tests.simulation import world as worlds
+from tests.simulation.database import simulated_store
 from tests.simulation.fate import simulate
 
 SEEDS = range(1, 1 + scaled(2000, 40_000))
@@ -78,6 +79,15 @@ def test_a_seed_is_the_same_in_every_process() -> None:
         for number in ("1", "2", "3")
     }
     assert len(outputs) == 1
+
+
+def test_the_thin_connection_is_as_sqlalchemy_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = range(1, 13)
+    thin = [simulate(seed) for seed in seeds]
+    store, db = simulated_store(lambda: worlds.BEGINNING, worlds.PARTITIONS)
+    db.use_sqlalchemy()
+    monkeypatch.setattr(worlds, "_shared_store", lambda: (store, db))
+    assert [simulate(seed) for seed in seeds] == thin
 
 
 # ---------------------------------------------------------------- the checks find things
