@@ -38,6 +38,9 @@ CREATE TRIGGER watch_results AFTER UPDATE ON payloads
 BEGIN INSERT INTO watched VALUES ('payload changed', NEW.run_id, NULL, OLD.role, CAST(NEW.data AS TEXT)); END;
 CREATE TRIGGER watch_inbox AFTER UPDATE OF ordinal ON inbox WHEN OLD.ordinal IS NOT NULL AND NEW.ordinal IS NOT OLD.ordinal
 BEGIN INSERT INTO watched VALUES ('arrival taken twice', NEW.run_id, NEW.ordinal, OLD.ordinal, NEW.ordinal); END;
+CREATE TRIGGER watch_executors AFTER UPDATE OF worker, executor ON runs WHEN OLD.epoch = NEW.epoch
+AND OLD.worker IS NOT NULL AND (NEW.worker IS NOT OLD.worker OR NEW.executor IS NOT OLD.executor)
+BEGIN INSERT INTO watched VALUES ('a second executor of an epoch counts', NEW.id, NEW.epoch, OLD.executor, NEW.executor); END;
 CREATE TRIGGER watch_workers AFTER UPDATE OF state ON workers WHEN NEW.state = 'lost'
 BEGIN INSERT INTO watched VALUES ('worker lost', NEW.id, NULL, OLD.state, NEW.state); END;
 """

@@ -110,7 +110,7 @@ class Fate:
                 if actor not in worker.children:
                     continue
                 if stopped:
-                    self._freeze(worker, self.rng.choice((12.0, 16.0)))
+                    self._freeze(worker, self.rng.choice((6.5, 7.5, 8.5, 12.0)))
                 else:
                     self.world.say(f"kill {actor.name} at its work")
                     worker.kill_child(worker.children.index(actor))
@@ -353,7 +353,7 @@ class Fate:
     def freeze_worker(self) -> None:
         worker = self._some_worker()
         if worker is not None:
-            self._freeze(worker, self.rng.choice((1.0, 5.0, 12.0, 20.0)))
+            self._freeze(worker, self.rng.choice((1.0, 5.0, 7.0, 8.0, 12.0, 20.0)))
 
     def _freeze(self, worker: SimulatedWorker, seconds: float) -> None:
         self.world.say(f"freeze {worker.name} for {seconds} s")
