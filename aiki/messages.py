@@ -113,7 +113,7 @@ RETRY: Final = "retry"
 CRASHED: Final = "crashed"
 """The process that executed it died. Body: `ms`, `message`, `signal` (a name such as SIGKILL) or `exit` (code), `oom`: 1."""
 CANCELLED: Final = "cancelled"
-"""It was interrupted by a cancel. Body: `ms`."""
+"""It was interrupted by a cancel. Body: `ms`; `met`: 1 where a workflow's function met its cancel and let it pass."""
 RETURNED: Final = "returned"
 """It was begun but given up through no fault of its own (cold shutdown): dispatch it again, charge nothing. Body: `ms`."""
 INQUIRE: Final = "inquire"
@@ -132,7 +132,8 @@ The run id is empty. Body: `n`: the number of the question; `runs`: `[[run_id, e
 another copy of the dispatch may be out."""
 
 STEPS: Final = "steps"
-"""A workflow's function has issued or done something. Body: `s`: a list of `aiki.history.Step`."""
+"""A workflow's function has issued or done something. Body: `s`: a list of `aiki.history.Step`. The report at the end of a call
+of the function has `n`, how many steps the run has by then: so a missing report of steps is noticed."""
 SUSPENDED: Final = "suspended"
 """It waits. Body: `ms`, `n` (as every report that ends a call of a workflow's function: how many steps there are in all; if not
 all of them are recorded, reports before this one are missing, and it is passed over), and `all`, `w` as `aiki.history.Waits` on

@@ -93,13 +93,14 @@ class Replay:
     """One call of a workflow's function against its history.
 
     :param name: the workflow's, for messages.
+    :ivar reported: the ordinal after the last step that is recorded or to be reported.
     """
 
     def __init__(self, name: str, history: History, limits: Limits) -> None:
         self._name = name
         self._limits = limits
         self._first = history.first
-        self._next = self._told = history.next
+        self._next = self.reported = history.next
         self._left: dict[int, Step] = {}
         """Recorded and not called yet, by ordinal, oldest first; `_issued_left` of them are counted by the rule."""
         self._issued_left = 0
@@ -144,11 +145,6 @@ class Replay:
             self._wakings.append(arrival)
 
     # ------------------------------------------------------------ the history's size
-    @property
-    def told(self) -> int:
-        """How many steps there are in all, recorded or to be reported, without one that was issued and never begun."""
-        return self._told
-
     @property
     def replaying(self) -> bool:
         """Whether recorded steps are still to be called. What the code calls no more does not count once it is behind."""
@@ -244,7 +240,7 @@ class Replay:
         """Have this step, new or changed, reported; the same step."""
         self._weight += len(step.more.get("r", ""))
         self._fresh[step.ordinal] = step
-        self._told = max(self._told, step.ordinal + 1)
+        self.reported = max(self.reported, step.ordinal + 1)
         return step
 
     def take_fresh(self) -> list[Step]:

@@ -241,7 +241,8 @@ class WorkflowRun:
             step = self._replay.issue(kind, name, digest, i=text)
         if step.done:
             return self._outcome(step)
-        self._cancel_point(step)
+        if kind != history.UNDO:  # what is being undone is undone, cancelled or not
+            self._cancel_point(step)
         self._await_retry(step)
         while True:
             step = self._execute(step, fn, args, kwargs, policy, limits)

@@ -83,13 +83,16 @@ def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effe
         if report.kind in _STILL_AT_IT:
             outcome.abort.append(key)
         return
-    if row.is_workflow and report.body.get("n", 0) > row.history:
-        return  # reports before it are missing: all are sent again, in order
     row.executor = source.executor
     row.worker = bytes.fromhex(source.worker) if source.worker else None
     effects.forget.add(delivery_id(row.id, row.epoch))
     if row.cancel_requested and report.kind in m.ENDS_DISPATCH:
         effects.unrevoke.append((row.id, report.epoch))  # the dispatch is out no more
+    if row.is_workflow and workflows.missing(row, report):
+        if report.kind in _STILL_AT_IT:
+            outcome.abort.append(key)
+        _go_again(row, effects, rules.now, 0.0, "")
+        return
     _HANDLERS[report.kind](row, report, rules, effects, outcome)
 
 
@@ -173,6 +176,10 @@ def _crashed(row: RunRow, report: Report, rules: Rules, effects: Effects, outcom
 
 
 def _cancelled(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
+    if not report.body.get("met") and (row.is_workflow or not row.cancel_requested):
+        # It was interrupted because its dispatch is revoked, and not at an end: paused, or to meet its cancel in its code.
+        _go_again(row, effects, rules.now, 0.0, "")
+        return
     effects.attempts.append(_attempt(row, report, rules.now, "cancelled", "TaskCancelled", "interrupted by a cancel"))
     conclude_cancel(row, rules.now)
 

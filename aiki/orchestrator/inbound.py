@@ -127,17 +127,14 @@ class Inbound:
             outcome = Outcome()
             rules = self._rules(namespace)
             for run_id in suspended:
-                if run_id in rows:
-                    workflows.heed(rows[run_id], effects, rules.now)
+                if run_id in rows:  # looked at here, too: a report that is stale looks at nothing
+                    workflows.stir(rows[run_id], effects, rules.now)
             for item in items:
                 row = rows.get(item.run_id)
                 if row is not None:
                     core.apply_report(row, item.report, item.source, rules, effects, outcome)
                 elif item.report.kind in (m.STARTED, m.PROGRESS):
                     outcome.abort.append(RunKey(item.report.run_id, item.report.epoch))
-            for run_id in suspended:
-                if run_id in rows and run_id not in effects.dispatch:
-                    workflows.stir(rows[run_id], effects, rules.now)  # a stale report: what has come counts as looked at
 
         attempts = [(item.run_id, item.report.epoch) for item in items if item.report.kind == m.CRASHED]
         # What a run waits for may have come while it was being left.

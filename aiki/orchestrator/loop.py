@@ -260,7 +260,7 @@ class Orchestrator:
             self._outbound.control(namespace, m.CANCEL_SOON, applied.soon)
         if outcome.abort:
             self._outbound.control(namespace, m.ABORT, outcome.abort)
-        self._stirring.note(namespace, applied.stirred)
+        self._stirring.note(namespace, sorted(applied.stirred))
         if applied.oversized:
             self._fail_oversized(namespace, applied.oversized)
         for key, again in outcome.inquire:
@@ -353,7 +353,8 @@ class Orchestrator:
             self._outbound.control(round_.namespace, m.ASK, list(round_.open), nonce=round_.nonce)
 
     def _bind(self, verdict: Verdict) -> None:
-        held = {bytes.fromhex(key.run_id): (key, worker, item) for key, worker, item in verdict.held}
+        found = sorted(verdict.held, key=lambda one: one[0])  # of several epochs of a run, the newest counts
+        held = {bytes.fromhex(key.run_id): (key, worker, item) for key, worker, item in found}
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             rules = self._rules(verdict.namespace)
@@ -367,7 +368,8 @@ class Orchestrator:
 
     def _release(self, verdict: Verdict) -> None:
         """Nobody holds these: dispatch them anew."""
-        keys = {bytes.fromhex(key.run_id): (key, again) for key, again in verdict.free.items()}
+        # Of several epochs of a run, the newest counts.
+        keys = {bytes.fromhex(key.run_id): (key, again) for key, again in sorted(verdict.free.items())}
         by_epoch: dict[int, list[bytes]] = {}
         for run_id, (key, again) in keys.items():
             if not again:

@@ -27,23 +27,24 @@ class Stirring:
     def __init__(self, store: Store, monotonic: Callable[[], float]) -> None:
         self._store = store
         self._monotonic = monotonic
-        self._noted: set[tuple[str, bytes]] = set()
+        self._noted: dict[tuple[str, bytes], None] = {}
         self._resting: dict[tuple[str, bytes], float] = {}
 
     def note(self, namespace: str, run_ids: Iterable[bytes]) -> None:
         """Something has come to these runs."""
-        self._noted.update((namespace, run_id) for run_id in run_ids)
+        self._noted.update(dict.fromkeys((namespace, run_id) for run_id in run_ids))
 
     def find(self) -> None:
         """Note what is in the inbox and was not looked at."""
-        self._noted.update(self._store.stirred())
+        self._noted.update(dict.fromkeys(self._store.stirred()))
 
     def run_once(self, now: float) -> Iterator[tuple[str, Applied]]:
         """Look at what was noted; what it yields is to be followed. Raises `StorageUnavailable`."""
         self._resting = {key: until for key, until in self._resting.items() if until > now}
         due: dict[str, list[bytes]] = {}
-        for namespace, run_id in self._noted.difference(self._resting):
-            due.setdefault(namespace, []).append(run_id)
+        for namespace, run_id in self._noted:
+            if (namespace, run_id) not in self._resting:
+                due.setdefault(namespace, []).append(run_id)
         for namespace, run_ids in due.items():
             for start in range(0, len(run_ids), AT_ONCE):
                 yield namespace, self._look(namespace, run_ids[start : start + AT_ONCE], now)
@@ -59,7 +60,8 @@ class Stirring:
 
         begun = self._monotonic()
         applied = self._store.apply(namespace, run_ids, decide, arrived=run_ids)
-        self._noted.difference_update((namespace, run_id) for run_id in run_ids)
+        for run_id in run_ids:
+            self._noted.pop((namespace, run_id), None)
         until = now + REST * (self._monotonic() - begun)
         self._resting.update({(namespace, run_id): until for run_id in heavy})
         return applied

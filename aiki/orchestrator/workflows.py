@@ -13,7 +13,7 @@ from aiki.clock import SECOND
 from aiki.codec import Payload
 from aiki.errors import RunConflict
 from aiki.history import CANCELLED, OPEN, STEP, UNDO, Step, Waits
-from aiki.messages import Report, RunKey
+from aiki.messages import STEPS, Report, RunKey
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage.applying import Effects
@@ -41,9 +41,7 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
         step = _checked(item)
         if step.state == CANCELLED and row.cancel_requested:
             row.cancel_requested = CANCEL_MET
-        if step.ordinal > row.history:
-            return  # reports before it are missing: all are sent again, in order
-        new = step.ordinal == row.history
+        new = step.ordinal >= row.history
         if new:
             row.history = step.ordinal + 1
         if "run" in step.more and new:
@@ -66,6 +64,18 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
         effects.steps[row.id, step.ordinal] = (step, new)
     if row.cancel_requested == CANCEL_ASKED:
         effects.soon.append(RunKey(row.run_id, row.epoch))
+
+
+def missing(row: RunRow, report: Report) -> bool:
+    """Whether steps are missing that were issued before this report: it has overtaken the report of them.
+
+    Partitions keep their order, so this hardly ever happens; but what follows must not be recorded without what was before.
+    """
+    if report.kind != STEPS:
+        count = report.body.get("n")
+        return type(count) is int and count > row.history
+    new = sorted({_checked(item).ordinal for item in report.body.get("s", ())}.difference(range(row.history)))
+    return new != list(range(row.history, row.history + len(new)))
 
 
 def _checked(item: Any) -> Step:

@@ -14,7 +14,7 @@ from aiki.storage.applying import Applied, Effects
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
 from aiki.storage.rows import RunRow
-from aiki.storage.waking import bring_on
+from aiki.storage.waking import bring_on, go_on, is_out
 
 _RETRYABLE = frozenset({State.FAILED.value, State.DEAD.value, State.CANCELLED.value})
 _STALLED = State.STALLED.value
@@ -114,7 +114,7 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
         effects.revoke.append((key, True))
         if not row.is_workflow:
             return
-    if row.state == State.QUEUED.value:
+    if is_out(row):
         # Its dispatch may be out, or just begun without our knowing: never begin it, stop it if it runs.
         effects.revoke.append((key, True))
     conclude_cancel(row, now)
@@ -122,14 +122,18 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
 
 def _cancel_workflow(row: RunRow, effects: Effects, now: int) -> None:
     key = RunKey(row.run_id, row.epoch)
-    row.pause_requested = 0
+    out = is_out(row)
+    if not (out and row.state == State.PAUSED.value):
+        row.pause_requested = 0
     if row.state == State.RUNNING.value:
         effects.soon.append(key)
-    elif row.state == State.QUEUED.value:
+    elif out:
         # Its dispatch may be out. If it is begun it meets the cancel; if not, and nothing is recorded, it never begins.
         effects.soon.append(key)
         if not row.history:
             effects.revoke.append((key, False))
+        if row.state == State.PAUSED.value:
+            go_on(row, effects, now)
     elif row.history == 0 and row.state != State.WAITING.value:
         conclude_cancel(row, now)
     elif row.state != State.STALLED.value:

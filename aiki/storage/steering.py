@@ -19,7 +19,7 @@ from aiki.storage.applying import Effects
 from aiki.storage.history import INBOX_COLUMNS, STEP_COLUMNS, select_arrivals, step_view
 from aiki.storage.operating import Operating, _present, _raw
 from aiki.storage.rows import RunRow
-from aiki.storage.waking import bring_on, look, pause, waits_of
+from aiki.storage.waking import bring_on, go_on, look, pause, pause_out, waits_of
 
 
 class Steering(Operating):
@@ -42,17 +42,15 @@ class Steering(Operating):
                 return
             effects.audit.append((actor, "pause", run_id, reason[:1000]))
             key = RunKey(row.run_id, row.epoch)
-            row.pause_requested = 1
             if row.state == State.RUNNING:
+                row.pause_requested = 1
                 controls.append((m.PAUSE_SOON, [key]))
-                return
-            if row.state == State.QUEUED:
-                # Its dispatch may be out, or just begun: whoever takes it gives it back, and what is begun is not done twice.
+            elif row.state == State.QUEUED:
                 effects.revoke.append((key, False))
                 controls.append((m.PAUSE_SOON, [key]))
-                row.waiting_on = "to be paused by an operator"
-                return
-            pause(row, effects)
+                pause_out(row, effects)
+            else:
+                pause(row, effects)
 
         applied = self.apply(self.namespace, [raw], decide)
         return Steered(self._view(run_id), applied.outgoing, [*controls, (m.REVOKE, applied.revoke)])
@@ -66,17 +64,16 @@ class Steering(Operating):
             if row.ended or (row.state != State.PAUSED and not row.pause_requested):
                 raise RunConflict(f"run {run_id} is {row.state}; only paused runs can be resumed")
             effects.audit.append((actor, "resume", run_id, ""))
-            row.pause_requested = 0
-            if row.state != State.PAUSED:
-                row.waiting_on = None if row.state == State.QUEUED else row.waiting_on
-                return
             now = self.clock()
-            if row.due_at is not None and row.due_at > now and not row.history:
+            if row.state != State.PAUSED:
+                row.pause_requested = 0
+            elif row.due_at is not None and row.due_at > now and not row.history:
+                row.pause_requested = 0
                 row.state = State.SCHEDULED.value
                 row.waiting_on = None
                 effects.deliver(row, row.due_at)
             else:
-                bring_on(row, effects, now)
+                go_on(row, effects, now)
 
         applied = self.apply(self.namespace, [raw], decide)
         return Steered(self._view(run_id), applied.outgoing, [])

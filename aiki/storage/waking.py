@@ -14,6 +14,8 @@ from aiki.storage.applying import Effects
 from aiki.storage.rows import CANCEL_ASKED, RunRow, delivery_id
 
 MAX_SHOWN: Final = 3
+PAUSED_OUT: Final = 2
+"""`pause_requested` of a run that was paused while its dispatch was out: somebody may execute it, or have reported of it."""
 
 
 def waits_of(row: RunRow) -> Waits | None:
@@ -90,9 +92,34 @@ def bring_on(row: RunRow, effects: Effects, now: int) -> None:
 def pause(row: RunRow, effects: Effects) -> None:
     """Keep the run where it is until it is resumed."""
     row.state = State.PAUSED.value
+    row.pause_requested = 1
     row.waits = None
     row.waiting_on = "paused by an operator"
     give_up_dispatch(row, effects)
+
+
+def pause_out(row: RunRow, effects: Effects) -> None:
+    """As `pause`, while the dispatch is out. Its epoch stays: what was reported under it, and is not applied yet, counts."""
+    row.state = State.PAUSED.value
+    row.pause_requested = PAUSED_OUT
+    row.waiting_on = "paused by an operator"
+    effects.forget.add(delivery_id(row.id, row.epoch))
+
+
+def is_out(row: RunRow) -> bool:
+    """Whether the dispatch of a run that nobody is known to execute may be out."""
+    return row.state == State.QUEUED.value or (row.state == State.PAUSED.value and row.pause_requested == PAUSED_OUT)
+
+
+def go_on(row: RunRow, effects: Effects, now: int) -> None:
+    """Dispatch a paused run; where somebody may be at it, by asking first (a dispatch that is marked is inquired)."""
+    out, row.pause_requested = row.pause_requested == PAUSED_OUT, 0
+    if not out:
+        bring_on(row, effects, now)
+        return
+    row.state = State.QUEUED.value
+    row.waiting_on = None
+    effects.deliver_again(row, now)
 
 
 def described(waits: Waits) -> str:

@@ -256,7 +256,7 @@ class Execution:
 
     def stopped(self, body: dict[str, Any]) -> str | None:
         """The kind of report if the function was left by us, with its body filled; None if it came to an end of its own."""
-        body["n"] = self._replay.told
+        body["n"] = self._replay.reported
         stop: Stop | None = self._replay.stop
         if stop is None:
             return None

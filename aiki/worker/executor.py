@@ -208,6 +208,8 @@ class Executor:
     def _classify_error(self, attempt: Attempt, error: BaseException, body: dict[str, Any]) -> str:
         raised = self._gate.raised
         if (raised & CANCEL or isinstance(error, WorkflowCancelled)) and not attempt.final:
+            if attempt.durable is not None and not raised & CANCEL:
+                body["met"] = 1
             return messages.CANCELLED
         if raised & SOFT and isinstance(error, asyncio.CancelledError):
             error = self._gate.soft_error().with_traceback(error.__traceback__)

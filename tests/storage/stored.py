@@ -66,7 +66,7 @@ class StoredWorld(World):
             self.steps.clear()
             self.first = 0
         elif ended.kind == "cancelled":
-            bench.report(self.id, (m.CANCELLED, {"ms": 1}))
+            bench.report(self.id, (m.CANCELLED, {"ms": 1, "met": 1}))
         elif ended.kind == "failed":
             bench.fail(self.id, kind=type(ended.error).__name__, message=str(ended.error))
         else:

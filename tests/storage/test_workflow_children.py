@@ -274,7 +274,7 @@ REPORTS: dict[str, tuple[str, dict[str, Any]]] = {
     "failed": (m.FAILED, {"type": "E"}),
     "retry": (m.RETRY, {"type": "E", "delay": 5}),
     "crashed": (m.CRASHED, {"signal": "SIGKILL"}),
-    "cancelled": (m.CANCELLED, {}),
+    "cancelled": (m.CANCELLED, {"met": 1}),
     "returned": (m.RETURNED, {}),
     "unknown": (m.UNKNOWN, {}),
     "progress": (m.PROGRESS, {"p": 0.5}),

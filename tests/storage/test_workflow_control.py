@@ -72,11 +72,9 @@ def test_a_cancel_of_what_no_worker_knows_ends_it(bench: Bench) -> None:
 
 @pytest.mark.parametrize("state", ["scheduled", "paused", "stalled"])
 def test_a_cancel_of_what_has_not_begun_and_is_not_out_ends_it_at_once(bench: Bench, state: str) -> None:
-    run = bench.start(due_at=bench.clock.now + 60_000_000) if state == "scheduled" else bench.start()
+    run = bench.start() if state == "stalled" else bench.start(due_at=bench.clock.now + 60_000_000)
     if state == "paused":
         bench.pause(run)
-        bench.report(run, (m.DROPPED, {}))
-        bench.nobody_has_it(run)
     elif state == "stalled":
         bench.report(run, (m.UNKNOWN, {}))
     assert bench.state(run) == state
@@ -88,7 +86,7 @@ def test_a_cancel_of_a_waiting_workflow_dispatches_it_to_meet_it(bench: Bench) -
     run = asleep(bench)
     bench.cancel(run, reason="enough")
     assert (bench.state(run), bench.out[run].epoch, cancels(bench, run)) == (QUEUED, 3, True)
-    bench.report(run, (m.STEPS, {"s": [MET]}), (m.CANCELLED, {"ms": 1}))
+    bench.report(run, (m.STEPS, {"s": [MET]}), (m.CANCELLED, {"ms": 1, "met": 1}))
     row = bench.row(run)
     assert (row["state"], row["cancel_reason"], row["cancel_requested"]) == (CANCELLED, "enough", 2)
 
@@ -101,7 +99,7 @@ def test_a_cancel_of_a_running_workflow_is_told_until_it_has_met_it(bench: Bench
     assert len(bench.soon) == 2, "the steps crossed the cancel"
     bench.steps(run, step(2, "sleep", "nap", "cancelled"), step(3, "step", "undo", "completed", 1))
     assert len(bench.soon) == 2
-    bench.report(run, (m.CANCELLED, {}))
+    bench.report(run, (m.CANCELLED, {"met": 1}))
     assert bench.state(run) == CANCELLED
 
 
@@ -129,7 +127,7 @@ def test_a_compensation_may_wait(bench: Bench) -> None:
     bench.clock.move(60)
     assert bench.sweep() == [run]
     assert not cancels(bench, run), "it is in the history"
-    bench.report(run, (m.CANCELLED, {}))
+    bench.report(run, (m.CANCELLED, {"met": 1}))
     assert bench.state(run) == CANCELLED
 
 

@@ -133,7 +133,7 @@ def test_what_was_compensated_or_cancelled_is_not_retried(bench: Bench) -> None:
     bench.fail(undone, undone=1)
     cancelled = running(bench)
     bench.cancel(cancelled)
-    bench.report(cancelled, (m.STEPS, {"s": [MET]}), (m.CANCELLED, {}))
+    bench.report(cancelled, (m.STEPS, {"s": [MET]}), (m.CANCELLED, {"met": 1}))
     for run, word in ((undone, "compensated"), (cancelled, "cancelled")):
         with pytest.raises(RunConflict, match=f"{word}.*rerun"):
             bench.retry(run)
