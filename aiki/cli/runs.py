@@ -289,10 +289,7 @@ def pause(run_ids: tuple[str, ...], reason: str, output: str, **given: str | Non
 
 
 def _to_be_paused(run: RunView) -> str:
-    if run.state is State.PAUSED:
-        return ""
-    when = "at its next durable point" if run.state is State.RUNNING else "when a worker has given its dispatch back"
-    return f" (to be paused: {when})"
+    return " (to be paused: at its next durable point)" if run.state is State.RUNNING else ""
 
 
 @runs.command()

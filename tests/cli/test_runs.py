@@ -86,9 +86,9 @@ def test_runs_are_paused_and_resumed(cli: Cli, store: Store, flow: str) -> None:
     task = new()
     store.create_runs([task])
     said = cli("pause", flow, task.id, "--reason", "look").out
-    assert said == f"{flow}  paused\n{task.id}  queued (to be paused: when a worker has given its dispatch back)\n"
+    assert said == f"{flow}  paused\n{task.id}  paused\n"
     assert "  paused by an operator" in cli("list").out
-    assert "to be paused by an operator" in cli("show", task.id).out
+    assert "paused by an operator" in cli("show", task.id).out
     assert [run["state"] for run in as_json(cli("resume", flow, task.id, "-o", "json"))] == ["queued", "queued"]
     again = cli("resume", flow)
     assert (again.code, again.out) == (1, "")

@@ -273,7 +273,7 @@ class ClientContract:
         queued, later = new_run(), new_run(due_at=client.now() + 3_600_000_000)
         client.enqueue([queued, later])
         asked = client.pause(queued.id)
-        assert (asked.state, asked.waiting_on) == (State.QUEUED, "to be paused by an operator"), "its dispatch is out"
+        assert (asked.state, asked.waiting_on) == (State.PAUSED, "paused by an operator")
         resumed = client.resume(queued.id)
         assert (resumed.state, resumed.waiting_on) == (State.QUEUED, None)
         assert client.pause(later.id).state is State.PAUSED
