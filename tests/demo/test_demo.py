@@ -35,8 +35,9 @@ def test_the_demo_accounts_for_every_run(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
-    with Process([DEMO, "--orders", "24"], tmp_path, TMPDIR=str(tmp_path)) as process:
-        process.wait_for_line("runs of 24 orders are enqueued")
+    # So many that it cannot be through before it is stopped, however slow this process is.
+    with Process([DEMO, "--orders", "3000"], tmp_path, TMPDIR=str(tmp_path)) as process:
+        process.wait_for_line("runs of 3000 orders are enqueued")
         wait_until(lambda: len(process.family()) >= 6, 20)
         family = process.family()
         process.signal(signal.SIGINT)
