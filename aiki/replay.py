@@ -182,10 +182,6 @@ class Replay:
         queue = self._events.get(name)
         return queue.popleft() if queue else None
 
-    def has_event(self, name: str) -> bool:
-        """Whether `event` would give one."""
-        return bool(self._events.get(name))
-
     def waking(self, name: str) -> Arrival | None:
         """Take a waking that is meant for this sleep, or None."""
         for arrival in self._wakings:

@@ -23,7 +23,7 @@ from aiki.states import State
 from aiki.storage.applying import Effects
 from aiki.storage.history import MAX_HISTORY
 from aiki.storage.operating import conclude_cancel
-from aiki.storage.rows import RunRow, delivery_id
+from aiki.storage.rows import CANCEL_ASKED, RunRow, delivery_id
 from aiki.storage.waking import bring_on, pause
 
 BACKSTOP: Final = 30
@@ -124,7 +124,7 @@ def _started(row: RunRow, report: Report, rules: Rules, effects: Effects, outcom
     row.started_at = rules.now - _ms(report) * 1000
     if row.cancel_requested and not row.is_workflow:
         effects.revoke.append((RunKey(row.run_id, row.epoch), True))
-    elif row.cancel_requested == 1:
+    elif row.cancel_requested == CANCEL_ASKED:
         effects.soon.append(RunKey(row.run_id, row.epoch))
 
 
