@@ -13,6 +13,7 @@ from urllib.parse import quote
 from flask import Flask, Response, g, request
 
 from aiki.api import guard, problems, roster, runs
+from aiki.api.access import LOCAL
 from aiki.api.backend import Backend
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
@@ -62,6 +63,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         g.began = time.monotonic()
         guard.check(request.method, request.path, dict(request.headers), settings.api_key)
+        g.principal = LOCAL
 
     @app.after_request
     def _after(response: Response) -> Response:

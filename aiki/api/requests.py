@@ -14,6 +14,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from aiki.api import schemas
 from aiki.api.backend import Backend
 from aiki.api.problems import Refused, invalid
+from aiki.client.embedded import EmbeddedClient
+from aiki.storage import Store
 
 DRAIN_BYTES: Final = 256 << 20
 DRAIN_SECONDS: Final = 10.0
@@ -24,6 +26,16 @@ def backend() -> Backend:
     found = current_app.extensions["aiki"]
     assert isinstance(found, Backend)
     return found
+
+
+def client() -> EmbeddedClient:
+    """The client of this request's namespace, acting for whoever asks."""
+    return backend().client
+
+
+def store() -> Store:
+    """The store of this request's namespace."""
+    return client().store
 
 
 def body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:

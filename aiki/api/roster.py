@@ -8,8 +8,9 @@ from typing import Any, Final
 from flask import Blueprint, Response
 
 from aiki.api import schemas
+from aiki.api.access import needs
 from aiki.api.problems import answer
-from aiki.api.requests import backend, body, query
+from aiki.api.requests import backend, body, query, store
 from aiki.client import wire
 from aiki.errors import ConfigurationError, StorageUnavailable
 from aiki.storage.roster import WorkerRow
@@ -25,6 +26,7 @@ _NO_QUERY: Final = schemas.EmptySchema()
 
 
 @blueprint.post("/definitions")
+@needs("definitions.register")
 def register() -> Response:
     """Make names known; repeating it changes nothing."""
     data = body(_DEFINITIONS)
@@ -34,17 +36,19 @@ def register() -> Response:
 
 
 @blueprint.get("/definitions")
+@needs("look")
 def definitions() -> Response:
     """All definitions."""
     query(_NO_QUERY)
-    return answer({"definitions": [wire.definition_to_json(item) for item in backend().store.definitions()]})
+    return answer({"definitions": [wire.definition_to_json(item) for item in store().definitions()]})
 
 
 @blueprint.get("/workers")
+@needs("look")
 def workers() -> Response:
     """Workers, newest first; `?state=alive` for those that live."""
     asked = query(_WORKERS_QUERY)
-    return answer({"workers": [_worker(item) for item in backend().store.workers(asked.get("state"))]})
+    return answer({"workers": [_worker(item) for item in store().workers(asked.get("state"))]})
 
 
 def _worker(worker: WorkerRow) -> dict[str, Any]:

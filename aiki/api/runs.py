@@ -7,9 +7,10 @@ from typing import Any, Final
 from flask import Blueprint, Response, current_app
 
 from aiki.api import paging, schemas, values
+from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.problems import answer, invalid
-from aiki.api.requests import backend, body, given, query
+from aiki.api.requests import backend, body, client, given, query
 from aiki.client import wire
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
@@ -35,10 +36,11 @@ _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
 
 # ---------------------------------------------------------------- new runs
 @blueprint.post("/runs")
+@needs("runs.enqueue")
 def enqueue() -> Response:
     """Record a run: 201, or 200 if it was there already."""
     run = _new_run(backend(), body(_RUN))
-    return _accepted(backend().client.enqueue([run])[0])
+    return _accepted(client().enqueue([run])[0])
 
 
 def _accepted(accepted: Accepted) -> Response:
@@ -48,11 +50,12 @@ def _accepted(accepted: Accepted) -> Response:
 
 
 @blueprint.post("/runs/batch")
+@needs("runs.enqueue")
 def enqueue_many() -> Response:
     """Record many runs, all or none."""
     data = body(_BATCH)
     runs = [_new_run(backend(), item) for item in data["runs"]]
-    accepted = backend().client.enqueue(runs, batch=data.get("batch")) if runs else []
+    accepted = client().enqueue(runs, batch=data.get("batch")) if runs else []
     return answer({"runs": [wire.accepted_to_json(item) for item in accepted]})
 
 
@@ -83,6 +86,7 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
 
 # ---------------------------------------------------------------- looking
 @blueprint.get("/runs/<run_id>")
+@needs("look")
 def show(run_id: str) -> Response:
     """A run; `?wait=30` answers when it has ended, or after so many seconds."""
     asked = query(_WAIT_QUERY)
@@ -90,13 +94,14 @@ def show(run_id: str) -> Response:
 
 
 @blueprint.get("/runs/<run_id>/detail")
+@needs("look")
 def detail(run_id: str) -> Response:
     """A run with its payloads and attempts, and as `values` what of the payloads can be read (`?values=false`: without)."""
     asked = query(_DETAIL_QUERY)
     at, checked = backend(), _checked(run_id)
     if asked.get("wait"):
         _run(at, checked, asked["wait"])
-    found = at.client.detail(checked)
+    found = client().detail(checked)
     out = wire.detail_to_json(found)
     if asked.get("values") != "false":
         out["values"] = _values(found)
@@ -104,10 +109,10 @@ def detail(run_id: str) -> Response:
 
 
 def _run(at: Backend, run_id: str, wait: float) -> RunView:
-    run = at.client.get(run_id)
+    run = client().get(run_id)
     if wait > 0 and not run.ended:
         at.hold(run_id, min(wait, wire.MAX_WAIT))
-        run = at.client.get(run_id)
+        run = client().get(run_id)
     return run
 
 
@@ -124,15 +129,17 @@ def _values(found: RunDetail) -> dict[str, Any]:
 
 
 @blueprint.get("/runs/<run_id>/history")
+@needs("look")
 def history(run_id: str) -> Response:
     """What a workflow has issued, by ordinal; `?after=` takes the `next` of the page before."""
     asked = query(_HISTORY_QUERY)
     limit = asked.get("limit", 1000)
-    steps = backend().client.history(_checked(run_id), after=asked.get("after", -1), limit=limit + 1)
+    steps = client().history(_checked(run_id), after=asked.get("after", -1), limit=limit + 1)
     return answer(wire.history_to_json(steps[:limit], more=len(steps) > limit))
 
 
 @blueprint.get("/runs")
+@needs("look")
 def list_runs() -> Response:
     """A page of runs, newest first."""
     asked = query(_LIST_QUERY, repeatable=("state",))
@@ -147,48 +154,53 @@ def list_runs() -> Response:
         created_before=asked.get("created_before"),
     )
     after = paging.run_after(where, asked["after"]) if "after" in asked else None
-    page = backend().client.list(where, limit=asked.get("limit", 50), after=after)
+    page = client().list(where, limit=asked.get("limit", 50), after=after)
     return answer({**wire.page_to_json(page), "next": paging.token_of(where, page.next)})
 
 
 # ---------------------------------------------------------------- changing
 @blueprint.post("/runs/<run_id>/cancel")
+@needs("runs.operate")
 def cancel(run_id: str) -> Response:
     """Cancel a run; one that has ended stays as it is. A second cancel ends a workflow at once, unless `once` is true."""
     asked = body(_CANCEL, optional=True)
-    client = backend().client
-    return _told(client.cancel(_checked(run_id), reason=asked.get("reason", ""), once=asked.get("once", False)))
+    return _told(client().cancel(_checked(run_id), reason=asked.get("reason", ""), once=asked.get("once", False)))
 
 
 @blueprint.post("/runs/<run_id>/terminate")
+@needs("runs.operate")
 def terminate(run_id: str) -> Response:
     """End a run now, without calling its code again."""
     asked = body(_REASON, optional=True)
-    return _told(backend().client.cancel(_checked(run_id), reason=asked.get("reason", ""), at_once=True))
+    return _told(client().cancel(_checked(run_id), reason=asked.get("reason", ""), at_once=True))
 
 
 @blueprint.post("/runs/<run_id>/pause")
+@needs("runs.operate")
 def pause(run_id: str) -> Response:
     """Keep a run from going on."""
     asked = body(_REASON, optional=True)
-    return _told(backend().client.pause(_checked(run_id), reason=asked.get("reason", "")))
+    return _told(client().pause(_checked(run_id), reason=asked.get("reason", "")))
 
 
 @blueprint.post("/runs/<run_id>/resume")
+@needs("runs.operate")
 def resume(run_id: str) -> Response:
     """Have a paused run go on."""
     body(_EMPTY, optional=True)
-    return _told(backend().client.resume(_checked(run_id)))
+    return _told(client().resume(_checked(run_id)))
 
 
 @blueprint.post("/runs/<run_id>/wake")
+@needs("runs.operate")
 def wake(run_id: str) -> Response:
     """End a workflow's sleep early."""
     asked = body(_WAKE, optional=True)
-    return _told(backend().client.wake(_checked(run_id), name=asked.get("name", "")))
+    return _told(client().wake(_checked(run_id), name=asked.get("name", "")))
 
 
 @blueprint.post("/runs/<run_id>/events")
+@needs("runs.operate")
 def send_event(run_id: str) -> Response:
     """Send an event to a workflow, with an opaque payload or with plain JSON."""
     asked = body(_EVENT)
@@ -198,21 +210,23 @@ def send_event(run_id: str) -> Response:
         raise values.too_large(f"the data of event {name}", len(payload.text), limit)
     if asked.get("data") is not None:
         payload = values.payload_of_data(asked["data"], limit=limit, name=name)
-    return _told(backend().client.send_event(_checked(run_id), name, payload, reference_id=asked.get("reference_id")))
+    return _told(client().send_event(_checked(run_id), name, payload, reference_id=asked.get("reference_id")))
 
 
 @blueprint.post("/runs/<run_id>/retry")
+@needs("runs.operate")
 def retry(run_id: str) -> Response:
     """Have a failed, dead or cancelled run go on."""
     body(_EMPTY, optional=True)
-    return _told(backend().client.retry(_checked(run_id)))
+    return _told(client().retry(_checked(run_id)))
 
 
 @blueprint.post("/runs/<run_id>/rerun")
+@needs("runs.operate")
 def rerun(run_id: str) -> Response:
     """A new run with the same input; of a workflow, from a step on: what was before it is copied."""
     asked = body(_RERUN, optional=True)
-    return _accepted(backend().client.rerun(_checked(run_id), from_step=asked.get("from_step"), new_id=asked.get("id")))
+    return _accepted(client().rerun(_checked(run_id), from_step=asked.get("from_step"), new_id=asked.get("id")))
 
 
 def _told(run: RunView) -> Response:

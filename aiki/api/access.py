@@ -1,0 +1,92 @@
+"""Who asks, and what they may do: one table of actions, one decorator that every endpoint and every page carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import wraps
+from typing import Any, Final, Literal, ParamSpec, TypeVar
+
+from flask import g
+
+from aiki.api.problems import Refused
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Role(StrEnum):
+    """What somebody is, from least to most: each may do what those before it may."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+RANK: Final = {role: rank for rank, role in enumerate(Role)}
+
+ACTIONS: Final[Mapping[str, Role]] = {
+    "look": Role.VIEWER,  # everything that changes nothing and shows no secret
+    "runs.enqueue": Role.OPERATOR,
+    "runs.operate": Role.OPERATOR,  # cancel, terminate, pause, resume, wake, retry, rerun, send events; one run or many
+    "queues.operate": Role.OPERATOR,  # pause and resume a queue
+    "queues.purge": Role.ADMIN,
+    "workers.operate": Role.OPERATOR,  # drain and stop
+    "dead.operate": Role.OPERATOR,  # requeue and discard dead letters
+    "definitions.register": Role.OPERATOR,
+    "payloads.unmasked": Role.ADMIN,  # see values that are masked for others
+    "audit.look": Role.OPERATOR,
+    "keys.manage": Role.ADMIN,
+    "users.manage": Role.ADMIN,
+    "settings.look": Role.ADMIN,
+}
+"""The least role for each action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks.
+
+    :ivar kind: `local` is whoever can connect to a server that listens on loopback and has no key; it may do everything.
+    :ivar namespaces: those that it may see; None is all.
+    """
+
+    name: str
+    role: Role
+    kind: Literal["user", "key", "local"]
+    namespaces: frozenset[str] | None = None
+
+    def may(self, action: str) -> bool:
+        """Whether the role allows an action."""
+        return RANK[self.role] >= RANK[ACTIONS[action]]
+
+
+LOCAL: Final = Principal("local", Role.ADMIN, "local")
+
+
+def principal() -> Principal:
+    """Who asks; set by the guard before any endpoint is called. Raises `Refused` (401) if nobody was recognised."""
+    found = g.get("principal")
+    if not isinstance(found, Principal):
+        raise Refused(401, "unauthorized", "sign in, or send an API key: Authorization: Bearer <key>")
+    return found
+
+
+def needs(action: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Have an endpoint or a page called only for those who may do `action`; `needs.action` can be read from the view."""
+    assert action in ACTIONS, action
+
+    def decorate(view: Callable[P, R]) -> Callable[P, R]:
+        @wraps(view)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            who = principal()
+            if not who.may(action):
+                raise Refused(403, "forbidden", f"{who.name} is {who.role}; this needs the role {ACTIONS[action]}")
+            return view(*args, **kwargs)
+
+        marked: Any = checked
+        marked.action = action
+        return checked
+
+    return decorate
