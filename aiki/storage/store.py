@@ -1,7 +1,7 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`steering` (people and workflows), `reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`.
+`steering` (people and workflows), `reading`, `searching`, `roster` (workers, definitions, revocations, dead letters), `reconciling`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from aiki.storage.database import Database
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
+from aiki.storage.searching import Searching
 from aiki.storage.steering import Steering
 
 
-class Store(Steering, Roster, Reconciling):
+class Store(Searching, Steering, Roster, Reconciling):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
