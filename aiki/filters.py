@@ -12,11 +12,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import difflib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
@@ -61,6 +62,7 @@ _KEY: Final = re.compile(r"([A-Za-z_][^\s:\",\\*]*):")
 _BARE: Final = re.compile(r"[\w./@#+=~!?%&$^|;'()\[\]{}<>-]+")
 _SPECIAL: Final = re.compile(r'[\s",\\*:]|^-')
 _OPERATOR: Final = re.compile(r"(>=|<=|>|<)?(.*)", re.DOTALL)
+_NUMBERS: Final = re.compile(r"-?[\d.]*\d\.\.-?\d[\d.]*", re.ASCII)
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _SPANS: Final = re.compile(rf"(?:{_SPAN.pattern})+")
 _UNITS: Final = {"ms": 1000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND, "d": 86400 * SECOND, "w": 604800 * SECOND}
@@ -143,8 +145,8 @@ class Term:
     values: tuple[Value, ...]
     negated: bool = False
     path: tuple[str, ...] = ()
-    position: int = field(default=0, compare=False)
-    length: int = field(default=0, compare=False)
+    position: int = dataclasses.field(default=0, compare=False)
+    length: int = dataclasses.field(default=0, compare=False)
 
     @property
     def text(self) -> str:
@@ -196,7 +198,9 @@ class Filter:
 def parse(text: str) -> Filter:
     """Read a filter; raises `FilterError`, which points at the place."""
     if len(text) > MAX_TEXT:
-        raise FilterError(f"a filter has at most {MAX_TEXT:,} characters, this one {len(text):,}", MAX_TEXT, len(text) - MAX_TEXT)
+        raise FilterError(
+            f"a filter has at most {MAX_TEXT:,} characters, this one {len(text):,}", MAX_TEXT, len(text) - MAX_TEXT
+        )
     for at, char in enumerate(text):
         if "\ud800" <= char <= "\udfff" or char == "\0":
             raise FilterError("this character cannot be searched for", at, 1)
@@ -222,7 +226,9 @@ def _term(text: str, start: int) -> Term:
     negated = text[start] == "-"
     at = start + negated
     if negated and (at == len(text) or text[at].isspace()):
-        raise FilterError('a minus sign stands directly before what must not hold; quote it to look for it: "-"', start, 1, ['"-"'])
+        raise FilterError(
+            'a minus sign stands directly before what must not hold; quote it to look for it: "-"', start, 1, ['"-"']
+        )
     key = _KEY.match(text, at)
     name, path = (TEXT, ()) if key is None else _field(key[1], at)
     at = at if key is None else key.end()
@@ -294,7 +300,8 @@ def _raw(text: str, start: int) -> _Raw:
 
 
 def _quoted(text: str, start: int) -> tuple[str, int]:
-    out, at = [], start + 1
+    out: list[str] = []
+    at = start + 1
     while at < len(text):
         if text[at] == '"':
             return "".join(out), at + 1
@@ -322,7 +329,9 @@ def _choice(choices: tuple[str, ...]) -> Callable[[str, _Raw], Value]:
             return Pattern((word,))
         close = difflib.get_close_matches(word, choices, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(choices)}"
-        raise FilterError(f"{raw.text[:40]!r} is no {name}; {hint}", raw.start, raw.end - raw.start, [str(item) for item in close])
+        raise FilterError(
+            f"{raw.text[:40]!r} is no {name}; {hint}", raw.start, raw.end - raw.start, [str(item) for item in close]
+        )
 
     return read
 
@@ -357,7 +366,9 @@ def _range(check: Callable[[str], object], what: str) -> Callable[[str, _Raw], V
                 raise FilterError(f"{bound[:40]!r} is not {what}", raw.start, raw.end - raw.start) from None
         if op == "=" and not dots and name in ("created", "started", "finished") and _SPANS.fullmatch(low):
             close = [f">{low}", f"<{low}"]
-            raise FilterError(f"{name}:{low} is a single moment; say >{low} (since) or <{low}", raw.start, raw.end - raw.start, close)
+            raise FilterError(
+                f"{name}:{low} is a single moment; say >{low} (since) or <{low}", raw.start, raw.end - raw.start, close
+            )
         if name in ("since", "until") and (dots or op != "="):
             raise FilterError(f"{name} takes one time; for a range say created:{raw.text}", raw.start, raw.end - raw.start)
         return Range(".." if dots else op, low, high)
@@ -366,7 +377,8 @@ def _range(check: Callable[[str], object], what: str) -> Callable[[str, _Raw], V
 
 
 def _args(_name: str, raw: _Raw) -> Value:
-    if raw.plain and len(raw.parts) == 1 and raw.text[:1] in ("<", ">"):
+    compared = raw.text[:1] in ("<", ">") or _NUMBERS.fullmatch(raw.text)
+    if raw.plain and len(raw.parts) == 1 and compared:
         value = _range(number_of, "a number, such as 42 or 0.5")("args", raw)
         assert isinstance(value, Range)
         return value

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
+from aiki import filters
 from aiki.api.problems import invalid
 from aiki.client import wire
 from aiki.errors import ConfigurationError
@@ -445,6 +446,13 @@ class EmptySchema(Strict):
 
 
 # ---------------------------------------------------------------- queries
+def _filter(value: str) -> filters.Filter:
+    return filters.parse(value)
+
+
+shaped(_filter, type="string", maxLength=filters.MAX_TEXT)
+
+
 class WaitQuery(Strict):
     """The query of one run. More than the longest wait is the longest wait."""
 
@@ -457,9 +465,10 @@ class DetailQuery(WaitQuery):
     values = Checked(_one_of("true", "false"))
 
 
-class ListQuery(Strict):
-    """The filters of a list, and which page of it."""
+class CountQuery(Strict):
+    """Which runs are meant."""
 
+    q = Checked(_filter)
     state = Checked(_states)
     name = Checked(_text(MAX_NAME))
     kind = Checked(_one_of("task", "workflow"))
@@ -468,8 +477,14 @@ class ListQuery(Strict):
     reference_id = Checked(_text(MAX_REFERENCE))
     created_after = Checked(_query_time)
     created_before = Checked(_query_time)
+
+
+class ListQuery(CountQuery):
+    """The filters of a list, and which page of it."""
+
     limit = Checked(_from_text(_number(1, MAX_PAGE, whole=True), int))
-    after = Checked(_text(64))
+    after = Checked(_text(200))
+    before = Checked(_text(200))
 
 
 class HistoryQuery(Strict):

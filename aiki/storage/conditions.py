@@ -34,9 +34,9 @@ _COLUMNS: Final = {
 }
 _ASCII: Final = frozenset({"queue", "kind", "state"})
 _WORDS_IN: Final = ("name", "reference_id", "error_type", "error_message")
-_NOTHING: Final = ("0 = 1", [])
 
 Sql = tuple[str, list[Any]]
+_NOTHING: Final[Sql] = ("0 = 1", [])
 
 
 class Condition(NamedTuple):
@@ -132,7 +132,10 @@ class Conditions:
             return ("parent_id IS NOT NULL", []) if value.anything else ("parent_id = ?", [ids.to_bytes(value.parts[0])])
         if term.field == "error" and value.parts[0]:
             # Types are recorded with their module; people write them without.
-            own, within = self.matches(column, value), self.matches(column, Pattern(("", f".{value.parts[0]}", *value.parts[1:])))
+            own, within = (
+                self.matches(column, value),
+                self.matches(column, Pattern(("", f".{value.parts[0]}", *value.parts[1:]))),
+            )
             return f"{own[0]} OR {within[0]}", [*own[1], *within[1]]
         return self.matches(column, value)
 

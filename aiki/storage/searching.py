@@ -3,11 +3,11 @@
 Runs are listed by the time they were recorded, newest first; runs recorded at once by their ids. Every query walks an index in
 that order:
 
-* The **way** is the index that the filter narrows most: a handful of ids, a parent's children, states, names, queues, or all by time.
-  A way may have several **lanes** (three states are three lanes, merged). Times of recording bound each lane.
+* The **way** is the index that the filter narrows most: a handful of ids, a parent's children, states, names, queues, or all by
+  time. A way may have several **lanes** (three states are three lanes, merged). Times of recording bound each lane.
 * What the way does not decide is the **rest**. Without one, a page is read and that is all. With one the lanes are walked in
-  chunks of bounded length, until the page is full or `BUDGET` is used up; then the page says that looking was stopped, and where to
-  go on. A rest that the index itself holds (a name in the index of states) costs far less than one in the rows, or in the inputs.
+  chunks of bounded length, until the page is full or the budget is used up; then the page says so, and where to go on. A rest
+  that the index itself holds (a name in the index of states) costs far less than one in the rows or inputs.
 
 No query sorts more than its lanes' pages, and none is longer than a chunk. The server ends each after a second regardless.
 """
@@ -120,9 +120,7 @@ class Searching(Reading):
     namespace: str
     clock: Clock
 
-    def search(
-        self, where: Filter, *, limit: int = 50, after: str | None = None, before: str | None = None
-    ) -> Found:
+    def search(self, where: Filter, *, limit: int = 50, after: str | None = None, before: str | None = None) -> Found:
         """A page of the runs that match, newest first.
 
         :param after: the `next` of another page: older runs than that page's.
@@ -287,8 +285,8 @@ class Searching(Reading):
     ) -> Iterator[tuple[str, list[Any]]]:
         """SELECTs of one lane from `start` (not included) to `stop` (included), without their LIMIT.
 
-        Two where there is a start: the rest of the runs that were recorded in the same microsecond, and those beyond. Each is one range
-        of the index.
+        Two where there is a start: the rest of the runs that were recorded in the same microsecond, and those beyond. Each is
+        one range of the index.
         """
         head = f"SELECT created_at, id FROM runs {self._hint(way.index)} WHERE namespace = ?"
         base: list[Any] = [self.namespace]
@@ -370,15 +368,14 @@ class Searching(Reading):
             find = finders.get(term.field)
             if find is None or term.negated:
                 continue
-            found: list[bytes] | None = []
+            found: dict[bytes, None] = {}
             for value in term.values:
                 more = find(connection, value) if isinstance(value, Pattern) else None
                 if more is None or len(found) + len(more) > FEW_IDS:
-                    found = None
                     break
-                found += more
-            if found is not None:
-                return list(dict.fromkeys(found)), frozenset({term})
+                found |= dict.fromkeys(more)
+            else:
+                return list(found), frozenset({term})
         return None, frozenset()
 
     def _named_by_id(self, connection: sa.Connection, pattern: Pattern) -> list[bytes] | None:
@@ -451,7 +448,9 @@ class Searching(Reading):
                 found[pattern.exact] = None
                 continue
             regex, seen, start = pattern.regex(), 0, pattern.parts[0]
-            sql = f"SELECT name FROM runs {self._hint('ix_runs_name')} WHERE namespace = ? AND name {{}} ? ORDER BY name LIMIT 1"
+            sql = (
+                f"SELECT name FROM runs {self._hint('ix_runs_name')} WHERE namespace = ? AND name {{}} ? ORDER BY name LIMIT 1"
+            )
             compare, last = ">=", start
             while seen <= FEW_NAMES:  # from name to name, each by a look at the index
                 rows = self.db.look(connection, sql.format(compare), (self.namespace, last))
@@ -490,7 +489,7 @@ def filter_of(where: RunFilter) -> Filter:
     """The same conditions as a filter. Raises `ConfigurationError` for a parent that is no run id."""
     terms = []
     if where.states:
-        terms.append(Term("status", tuple(Pattern((state.value,)) for state in where.states)))
+        terms.append(Term("status", tuple(Pattern((state,)) for state in sorted({s.value for s in where.states}))))
     pairs = (("name", where.name), ("queue", where.queue), ("reference", where.reference_id), ("kind", where.kind))
     terms += [Term(name, (Pattern((value,)),)) for name, value in pairs if value is not None]
     if where.parent_id is not None:
