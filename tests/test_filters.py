@@ -118,7 +118,7 @@ def test_times() -> None:
 
 _texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 _patterns = st.lists(_texts | st.just(""), min_size=1, max_size=3).map(
-    lambda parts: Pattern(tuple([parts[0], *[p for p in parts[1:-1] if p], *parts[1:][-1:]]))
+    lambda parts: Pattern((parts[0], *[part for part in parts[1:-1] if part], *parts[1:][-1:]))
 )
 _numbers = st.integers(0, 10**8).map(str)
 _ranges = st.builds(Range, st.sampled_from(["=", ">", ">=", "<", "<="]), _numbers) | st.builds(
@@ -158,11 +158,13 @@ def test_what_is_written_is_read_again(terms: list[Term]) -> None:
 
 @given(st.text(max_size=60) | st.text('ab-*,:" \\.<>12', max_size=30))
 def test_any_text_is_a_filter_or_an_error_that_points_into_it(text: str) -> None:
+    problem = None
     try:
         where = parse(text)
     except FilterError as error:
-        assert 0 <= error.position <= len(text)
-        assert error.length >= 1
-        assert error.position + error.length <= max(1, len(text)) or error.position == len(text)
-    else:
+        problem = error
+    if problem is None:
         assert parse(where.text) == where
+    else:
+        assert 0 <= problem.position <= len(text)
+        assert 1 <= problem.length <= max(1, len(text) - problem.position)
