@@ -1,7 +1,8 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`steering` (people and workflows), `reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`.
+`steering` (people and workflows), `reading`, `watching` (again and again), `roster` (workers, definitions, revocations, dead
+letters), `reconciling`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 from aiki.storage.steering import Steering
+from aiki.storage.watching import Watching
 
 
-class Store(Steering, Roster, Reconciling):
+class Store(Steering, Roster, Reconciling, Watching):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
