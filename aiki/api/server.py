@@ -31,6 +31,7 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
+from aiki.api import instruments
 from aiki.api.app import ApiOptions, backend_of, create_app
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
@@ -89,10 +90,13 @@ def main(
     except ConfigurationError as error:
         print(f"aiki-server: {error}", file=sys.stderr)
         return 1
+    shared = instruments.share()
     try:
         _Application(settings, options, host, port, listening, pages).run()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        instruments.unshare(shared)
     return 0
 
 
@@ -155,6 +159,7 @@ class _Application(BaseApplication):
             "proc_name": "aiki-server",
             "when_ready": self._ready,
             "worker_exit": _worker_exit,
+            "child_exit": _child_exit,
         }
 
     def _ready(self, arbiter: Any) -> None:
@@ -177,6 +182,10 @@ def _worker_exit(_arbiter: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if isinstance(app, Flask):
         backend_of(app).close()
+
+
+def _child_exit(_arbiter: Any, worker: Any) -> None:
+    instruments.left(worker.pid)
 
 
 class Worker(ThreadWorker):
