@@ -31,6 +31,7 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
+from aiki.api import instruments
 from aiki.api.app import ApiOptions, backend_of, create_app
 from aiki.api.listening import HandedOver, HandsOver
 from aiki.errors import ConfigurationError
@@ -63,10 +64,16 @@ class ServerOptions:
     access_log: bool = False
 
 
-def main(settings: Settings, options: ServerOptions, listening: Callable[[str], None] | None = None) -> int:
+def main(
+    settings: Settings,
+    options: ServerOptions,
+    listening: Callable[[str], None] | None = None,
+    pages: Callable[[Flask], None] | None = None,
+) -> int:
     """Serve until TERM or INT; the exit code. Logging is the caller's to set up.
 
     :param listening: told the server's URL once it listens, in the master process.
+    :param pages: adds the pages for people to the app; they stand in a layer above.
     :returns: 0 stopped as asked, 1 the schema is not current or the address is taken.
     :raises ConfigurationError: the address is wrong, or open to others without an API key.
     :raises StorageUnavailable: the database is away.
@@ -85,10 +92,13 @@ def main(settings: Settings, options: ServerOptions, listening: Callable[[str], 
     except ConfigurationError as error:
         print(f"aiki-server: {error}", file=sys.stderr)
         return 1
+    shared = instruments.share()
     try:
-        _Application(settings, options, host, port, listening).run()
+        _Application(settings, options, host, port, listening, pages).run()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        instruments.unshare(shared)
     return 0
 
 
@@ -111,12 +121,19 @@ class _Application(BaseApplication):
     """Gunicorn, set up from our options alone: no configuration file, no environment of gunicorn's, no pid file."""
 
     def __init__(
-        self, settings: Settings, options: ServerOptions, host: str, port: int, listening: Callable[[str], None] | None
+        self,
+        settings: Settings,
+        options: ServerOptions,
+        host: str,
+        port: int,
+        listening: Callable[[str], None] | None,
+        pages: Callable[[Flask], None] | None,
     ) -> None:
         self._settings = settings
         self._options = options
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._listening = listening
+        self._pages = pages
         super().__init__()
 
     def load_config(self) -> None:
@@ -144,6 +161,7 @@ class _Application(BaseApplication):
             "proc_name": "aiki-server",
             "when_ready": self._ready,
             "worker_exit": _worker_exit,
+            "child_exit": _child_exit,
         }
 
     def _ready(self, arbiter: Any) -> None:
@@ -158,6 +176,8 @@ class _Application(BaseApplication):
         held = max(1, self._options.threads // 2)
         options = ApiOptions(max_held=held, max_streams=self._options.streams, access_log=self._options.access_log)
         app = create_app(self._settings, options=options)
+        if self._pages is not None:
+            self._pages(app)
         app.wsgi_app = HandsOver(app.wsgi_app, lambda: backend_of(app).hub.sender)  # type: ignore[method-assign]
         return app
 
@@ -166,6 +186,10 @@ def _worker_exit(_arbiter: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if isinstance(app, Flask):
         backend_of(app).close()
+
+
+def _child_exit(_arbiter: Any, worker: Any) -> None:
+    instruments.left(worker.pid)
 
 
 class Worker(ThreadWorker):
