@@ -280,6 +280,13 @@ def _states(value: Any) -> tuple[State, ...]:
 shaped(_states, type="array", items={"type": "string", "enum": [*State]})
 
 
+def _topics(value: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_one_of("runs", "overview")(name) for name in str(value).split(",")))
+
+
+shaped(_topics, type="string", pattern="^(runs|overview)(,(runs|overview))*$")
+
+
 def _from_text(check: Callable[[Any], Any], kind: Callable[[str], Any]) -> Callable[[Any], Any]:
     """A check of a number that comes as text, in a query."""
 
@@ -465,8 +472,8 @@ class DetailQuery(WaitQuery):
     values = Checked(_one_of("true", "false"))
 
 
-class CountQuery(Strict):
-    """Which runs are meant."""
+class FilterQuery(Strict):
+    """The filters of a list."""
 
     q = Checked(_filter)
     state = Checked(_states)
@@ -479,12 +486,19 @@ class CountQuery(Strict):
     created_before = Checked(_query_time)
 
 
-class ListQuery(CountQuery):
+class ListQuery(FilterQuery):
     """The filters of a list, and which page of it."""
 
     limit = Checked(_from_text(_number(1, MAX_PAGE, whole=True), int))
     after = Checked(_text(200))
     before = Checked(_text(200))
+
+
+class StreamQuery(FilterQuery):
+    """What a stream tells of: `topics` (`runs`, `overview`), and of which runs."""
+
+    topics = Checked(_topics)
+    limit = Checked(_from_text(_number(1, 50, whole=True), int))
 
 
 class HistoryQuery(Strict):
