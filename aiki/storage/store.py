@@ -1,7 +1,8 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`steering` (people and workflows), `reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`.
+`steering` (people and workflows), `reading`, `queues`, `roster` (workers, orchestrators, definitions, revocations, dead
+letters), `reconciling`.
 """
 
 from __future__ import annotations
