@@ -12,6 +12,7 @@ from typing import Any, Final
 from marshmallow import Schema, fields, validate
 
 from aiki.states import State
+from aiki.storage.why import CODES
 
 _ID: Final = {"format": "uuid"}
 _TIME: Final = {"format": "date-time"}
@@ -149,6 +150,14 @@ class Values(Answer):
     result = fields.Raw(allow_none=True, metadata={"optional": True})
 
 
+class Why(Answer):
+    """Why a run is not moving. `until` is null where nobody knows."""
+
+    code = fields.String(validate=validate.OneOf([*CODES]))
+    text = fields.String()
+    until = a_time(allow_none=True)
+
+
 class Detail(Answer):
     """A run with its payloads and attempts."""
 
@@ -158,6 +167,7 @@ class Detail(Answer):
     traceback = fields.String()
     attempts = fields.List(fields.Nested(Attempt))
     values = fields.Nested(Values, metadata={"optional": True})
+    why = fields.Nested(Why)
 
 
 class Step(Answer):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from flask import Flask, Response, g, request
 
-from aiki.api import documents, guard, problems, roster, runs
+from aiki.api import documents, guard, problems, queues, roster, runs
 from aiki.api.access import LOCAL
 from aiki.api.backend import Backend
 from aiki.client import wire
@@ -85,6 +85,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
+    app.register_blueprint(queues.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
     return app

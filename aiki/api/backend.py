@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from aiki.api.depths import Depths
 from aiki.client.embedded import EmbeddedClient
 from aiki.client.waiter import Waiter
 from aiki.clock import now_us
@@ -37,6 +38,7 @@ class Backend:
         self._opened = False
         self._held = threading.BoundedSemaphore(max_held)
         self._waiter = Waiter(self._ended)
+        self.depths = Depths(settings)
         self._definitions: dict[tuple[str, str | None], tuple[float, DefinitionInfo]] = {}
 
     # ------------------------------------------------------------ the client

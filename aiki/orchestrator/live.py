@@ -28,6 +28,8 @@ class Worker:
     definitions: frozenset[tuple[str, str]] = frozenset()
     held: dict[RunKey, Held] = field(default_factory=dict)
     queues: frozenset[str] = frozenset()
+    paused: frozenset[str] = frozenset()
+    """What it held to be paused by the beat before."""
     said: Said = field(default_factory=lambda: Said([]))
     beats: int = 0
     """Beats heard in a row by this orchestrator."""

@@ -292,8 +292,8 @@ class Orchestrator:
             self._store.set_worker_state(beat.namespace, beat.worker, STOPPED)
         elif not self._live.hear(beat, now):
             self._outbound.control(beat.namespace, m.RESEND_HELLO)
-        elif beat.kind == m.BEAT and "paused" in beat.fields:
-            self._wishes.compare(self._live.workers[beat.worker], self._outbound)
+        elif beat.kind == m.BEAT and self._wishes.compare(self._live.workers[beat.worker], self._outbound):
+            self._next["save"] = 0.0
         if beat.kind == m.ANSWER:
             verdict = self._judge.answer(beat.worker, int(beat.fields.get("nonce", 0)), beat.held)
             if verdict is not None:

@@ -46,10 +46,13 @@ class Wishes:
             if found != before.get(namespace):
                 out.control(namespace, m.QUEUES, (), **self.paused(namespace))
 
-    def compare(self, worker: Worker, out: Outbound) -> None:
-        """A beat said which queues its worker holds to be paused: tell it again if it is wrong."""
-        if set(worker.said.paused) != worker.queues.intersection(self._pauses.get(worker.namespace, (0, []))[1]):
+    def compare(self, worker: Worker, out: Outbound) -> bool:
+        """A beat said which queues its worker holds to be paused: tell it again if it is wrong. True: it said something new."""
+        said = frozenset(worker.said.paused)
+        if said != worker.queues.intersection(self._pauses.get(worker.namespace, (0, []))[1]):
             out.control(worker.namespace, m.QUEUES, (), **self.paused(worker.namespace))
+        before, worker.paused = worker.paused, said
+        return said != before
 
     # ------------------------------------------------------------ stops
     def tell_stops(self, out: Outbound) -> None:

@@ -15,13 +15,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from aiki import ids
-from aiki.clock import Clock
+from aiki.clock import SECOND, Clock
 from aiki.errors import RunConflict
 from aiki.states import State
 from aiki.storage.applying import AUDIT_COLUMNS
 from aiki.storage.database import Database, is_duplicate
 from aiki.words import moment
 
+HEARD: Final = 30 * SECOND
+"""A worker that was not heard for so long is not counted on."""
 COUNTED: Final = 20_000
 """Runs of a state, oldest first, that are counted by queue; of more it is said that there are more."""
 
@@ -118,6 +120,13 @@ class Queues:
         rows = self.db.read(read) if connection is None else read(connection)
         paused = {row[0]: Pause(row[0], row[2] or "", row[3] or 0, row[4] or "") for row in rows if row[1]}
         return Pauses(max((row[5] for row in rows), default=0), paused)
+
+    def pause_is_heard(self, queue: str) -> bool:
+        """Whether all workers that live and take from a queue have said that they hold it to be paused."""
+        sql = "SELECT queues, paused FROM workers WHERE namespace = ? AND state = 'alive' AND heard_at > ?"
+        key = (self.namespace, self.clock() - HEARD)
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
+        return all(queue in json.loads(paused or "[]") for queues, paused in rows if queue in json.loads(queues))
 
     def all_pauses(self) -> dict[str, tuple[int, list[str]]]:
         """The number and the names of the paused queues of each namespace that has ever paused one; for an orchestrator."""

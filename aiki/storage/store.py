@@ -1,7 +1,7 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`steering` (people and workflows), `reading`, `queues`, `roster` (workers, orchestrators, definitions, revocations, dead
+`steering` (people and workflows), `reading`, `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead
 letters), `reconciling`.
 """
 
@@ -23,9 +23,10 @@ from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 from aiki.storage.steering import Steering
+from aiki.storage.why import Explaining
 
 
-class Store(Steering, Roster, Reconciling):
+class Store(Steering, Roster, Reconciling, Explaining):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none

@@ -238,6 +238,7 @@ class Link:
         if paused != self._shared.paused:
             self._shared.pause(paused)
             self._wake_children()
+            self._next_beat = 0.0  # whoever paused it waits to hear that it is in effect
             there = [queue for queue, is_ in zip(self._options.queues, paused, strict=True) if is_]
             _log.info("paused queues: %s", ", ".join(there) or "none")
 
