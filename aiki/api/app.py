@@ -6,13 +6,16 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
 
-from aiki.api import documents, guard, problems, queues, roster, runs
+from aiki import logs
+from aiki.api import documents, guard, metrics, problems, queues, roster, runs
 from aiki.api.access import LOCAL
 from aiki.api.backend import Backend
 from aiki.client import wire
@@ -56,12 +59,26 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held)
+    measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
+
+    @contextmanager
+    def _holding() -> Iterator[None]:
+        g.held = True
+        with measured.instruments.holding():
+            yield
+
+    backend.holding = _holding
 
     @app.before_request
     def _before() -> None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        logs.set_about(request_id=g.request_id)
         g.began = time.monotonic()
+        scraper = measured.visitor(request.path, request.headers.get("Authorization", ""))
+        if scraper is not None:
+            g.principal = scraper
+            return
         guard.check(request.method, request.path, dict(request.headers), settings.api_key)
         g.principal = LOCAL
 
@@ -73,14 +90,21 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
             response.headers.setdefault(name, value)
         if response.status_code == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
+        took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
+        if not (g.get("held") or response.is_streamed):
+            measured.instruments.answered(request.endpoint, request.method, response.status_code, took / 1000)
         if options.access_log:
-            took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
             size = response.content_length or 0
             who = request.remote_addr or "-"
-            access_log.info(
-                "%s %s %s %d %d bytes %.0f ms %s", who, request.method, _path(), response.status_code, size, took, g.request_id
-            )
+            extra = {"method": request.method, "path": _path(), "status": response.status_code, "ms": round(took, 1)}
+            line = "%s %s %s %d %d bytes %.0f ms %s"
+            shown = (who, request.method, _path(), response.status_code, size, took, g.request_id)
+            access_log.info(line, *shown, extra=extra)
         return response
+
+    @app.teardown_request
+    def _after_all(_error: BaseException | None) -> None:
+        logs.set_about()
 
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
@@ -88,6 +112,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(queues.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
+    app.register_blueprint(metrics.blueprint)
     return app
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from aiki.api.depths import Depths
@@ -36,6 +37,8 @@ class Backend:
         self._client = EmbeddedClient(settings, "api") if client is None else client
         self._opening = threading.Lock()
         self._opened = False
+        self.holding: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered while a request waits."""
         self._held = threading.BoundedSemaphore(max_held)
         self._waiter = Waiter(self._ended)
         self.depths = Depths(settings)
@@ -114,7 +117,8 @@ class Backend:
         if not self._held.acquire(blocking=False):
             return
         try:
-            self._waiter.wait(run_id, seconds)
+            with self.holding():
+                self._waiter.wait(run_id, seconds)
         finally:
             self._held.release()
 

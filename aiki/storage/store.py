@@ -2,7 +2,7 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead
-letters), `reconciling`.
+letters), `reconciling`, `gauging` (metrics).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from aiki.model import Created, NewRun, RunView
 from aiki.settings import Settings
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
+from aiki.storage.gauging import Gauging
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
@@ -26,7 +27,7 @@ from aiki.storage.steering import Steering
 from aiki.storage.why import Explaining
 
 
-class Store(Steering, Roster, Reconciling, Explaining):
+class Store(Steering, Roster, Reconciling, Explaining, Gauging):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
