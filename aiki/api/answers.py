@@ -226,28 +226,6 @@ class DefinitionName(Answer):
     version = fields.String()
 
 
-class Worker(Answer):
-    """An incarnation of a worker: `alive`, `stopped` (said bye) or `lost`."""
-
-    id = an_id()
-    name = fields.String()
-    state = fields.String(validate=validate.OneOf(["alive", "stopped", "lost"]))
-    host = fields.String()
-    pid = fields.Integer()
-    queues = fields.List(fields.String())
-    concurrency = fields.Integer()
-    definitions = fields.List(fields.Nested(DefinitionName))
-    children = fields.List(fields.Raw())
-    started_at = a_time()
-    heard_at = a_time()
-
-
-class Workers(Answer):
-    """Workers, newest first."""
-
-    workers = fields.List(fields.Nested(Worker))
-
-
 class Health(Answer):
     """How the server is."""
 
