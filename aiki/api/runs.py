@@ -133,7 +133,7 @@ def detail(run_id: str) -> Response:
 def why(run_id: str) -> Response:
     """Why a run is not moving: a sentence, and a code for programs."""
     query(_EMPTY)
-    return answer(why_to_json(store().why(_checked(run_id))))
+    return answer(why_to_json(store().why(checked_id(run_id))))
 
 
 def why_to_json(found: Why) -> dict[str, Any]:
