@@ -12,7 +12,7 @@ from aiki import ids
 from aiki.errors import RunNotFound
 from aiki.model import Attempt, End, RunDetail, RunView
 from aiki.states import TERMINAL, State
-from aiki.storage.database import Database
+from aiki.storage.queues import Pause, Queues
 from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload_of, run_view
 
 _VIEW_COLUMNS_OF_R = ", ".join(f"r.{column}" for column in VIEW_COLUMNS.split(", "))
@@ -21,11 +21,8 @@ _WORKER_AT = VIEW_COLUMNS.split(", ").index("worker")
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 
 
-class Reading:
+class Reading(Queues):
     """Looking at runs."""
-
-    db: Database
-    namespace: str
 
     def get_run(self, run_id: str) -> RunView | None:
         """The run, or None."""
@@ -44,15 +41,26 @@ class Reading:
     def _get(self, connection: sa.Connection, raw: bytes) -> RunView | None:
         row = self.db.execute(
             connection,
-            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name FROM runs r "
+            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name, q.paused_by, q.paused_at, q.reason FROM runs r "
             "LEFT JOIN workers w ON w.namespace = r.namespace AND w.id = r.worker "
+            "LEFT JOIN queues q ON q.namespace = r.namespace AND q.name = r.queue AND q.paused = 1 "
             "WHERE r.namespace = ? AND r.id = ?",
             (self.namespace, raw),
         ).fetchone()
         if row is None:
             return None
-        *values, worker_name = row
-        return run_view(values, {bytes(row[_WORKER_AT]): worker_name} if worker_name else None)
+        *values, worker_name, paused_by, paused_at, reason = row
+        view = run_view(values, {bytes(row[_WORKER_AT]): worker_name} if worker_name else None)
+        if paused_at is None:
+            return view
+        return self._held_up(view, {view.queue: Pause(view.queue, paused_by or "", paused_at, reason or "")})
+
+    def _held_up(self, view: RunView, paused: dict[str, Pause]) -> RunView:
+        """A run that is queued in a paused queue says so."""
+        pause = paused.get(view.queue)
+        if pause is None or view.state is not State.QUEUED:
+            return view
+        return replace(view, waiting_on=pause.told(self.clock()))
 
     def _worker_names(self, connection: sa.Connection, raws: Sequence[bytes | None]) -> dict[bytes, str]:
         wanted = sorted({bytes(raw) for raw in raws if raw is not None})

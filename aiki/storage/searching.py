@@ -23,13 +23,11 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from aiki import ids
-from aiki.clock import Clock
 from aiki.errors import ConfigurationError
 from aiki.filters import TEXT, Filter, Pattern, Range, Term, states_of
 from aiki.model import Count, Found, Page, RunFilter
 from aiki.states import State
 from aiki.storage.conditions import ALWAYS, ArgumentTest, Condition, Conditions, Window, id_bounds, window_of
-from aiki.storage.database import Database
 from aiki.storage.reading import Reading
 from aiki.storage.rows import VIEW_COLUMNS, run_view
 
@@ -116,10 +114,6 @@ class _Walk:
 class Searching(Reading):
     """Looking for runs."""
 
-    db: Database
-    namespace: str
-    clock: Clock
-
     def search(self, where: Filter, *, limit: int = 50, after: str | None = None, before: str | None = None) -> Found:
         """A page of the runs that match, newest first.
 
@@ -179,7 +173,11 @@ class Searching(Reading):
         rows = self.db.where_in(connection, sql, (self.namespace,), [place.id for place in places])
         by_id = {bytes(row[0]): row for row in rows}
         names = self._worker_names(connection, [row[_WORKER_AT] for row in rows])
-        return [run_view(by_id[place.id], names) for place in places if place.id in by_id]
+        views = [run_view(by_id[place.id], names) for place in places if place.id in by_id]
+        if any(view.state is State.QUEUED for view in views):
+            paused = self.pauses(connection).queues
+            views = [self._held_up(view, paused) for view in views]
+        return views
 
     # ------------------------------------------------------------ walking
     def _chunks(self, connection: sa.Connection, plan: Plan, walk: _Walk, wanted: int | None) -> Iterator[list[Place]]:
@@ -351,7 +349,9 @@ class Searching(Reading):
         else:
             ways = list(self._ways(connection, terms))
             way = self._narrowest(connection, ways, window) if len(ways) > 1 else ways[0]
-        conditions = Conditions(sqlite=self.db.is_sqlite, now=now, workers_like=lambda like: self._workers(connection, like))
+        conditions = Conditions(
+            sqlite=self.db.is_sqlite, now=now, workers_like=lambda like: self._workers_like(connection, like)
+        )
         left = [term for term in terms if term not in way.decided]
         arguments = [term for term in left if term.field == "args"]
         rest = [conditions.of(term) for term in left if term.field != "args"]
@@ -468,7 +468,7 @@ class Searching(Reading):
         lengths = [(self._length(connection, way, window, PROBE), -len(way.covered), at) for at, way in enumerate(ways)]
         return ways[min(lengths)[2]]
 
-    def _workers(self, connection: sa.Connection, pattern: Pattern) -> list[bytes]:
+    def _workers_like(self, connection: sa.Connection, pattern: Pattern) -> list[bytes]:
         conditions = Conditions(sqlite=self.db.is_sqlite, now=0, workers_like=lambda _: [])
         like, parameters = conditions.matches("name", pattern)
         sql = f"SELECT id FROM workers WHERE namespace = ? AND {like} ORDER BY id DESC LIMIT {FEW_IDS}"
