@@ -11,13 +11,17 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
+from flask.typing import ResponseReturnValue
 
 from aiki.api import guard, problems, roster, runs
-from aiki.api.access import LOCAL
+from aiki.api.access import principal
 from aiki.api.backend import Backend
+from aiki.api.requests import store
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
+from aiki.errors import Unavailable
 from aiki.settings import Settings
+from aiki.storage.auditing import REFUSED
 
 access_log = logging.getLogger("aiki.api.access")
 
@@ -33,11 +37,15 @@ class ApiOptions:
     :ivar max_held: requests that may wait for a run's end at a time; half of the threads leaves room for the others.
     :ivar max_body: largest body, in bytes; 0 is enough for one run of the largest payload and its escapes, and at least 32 MiB.
     :ivar access_log: log one line a request (without query or payload).
+    :ivar local: it listens on loopback only: whoever can connect may do everything, as long as there are no users and no keys.
+    :ivar people: there were users or keys when the server started.
     """
 
     max_held: int = 8
     max_body: int = 0
     access_log: bool = False
+    local: bool = True
+    people: bool = False
 
 
 class _App(Flask):
@@ -56,14 +64,14 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held)
+    gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
 
     @app.before_request
-    def _before() -> None:
+    def _before() -> ResponseReturnValue | None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         g.began = time.monotonic()
-        guard.check(request.method, request.path, dict(request.headers), settings.api_key)
-        g.principal = LOCAL
+        return gatekeeper.check()
 
     @app.after_request
     def _after(response: Response) -> Response:
@@ -71,6 +79,8 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
         response.headers[wire.TIME_HEADER] = str(backend.now())
         for name, value in guard.SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
+        if "refused" in g and request.method not in guard.SAFE_METHODS:
+            _audit_refused(str(g.refused))
         if response.status_code == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         if options.access_log:
@@ -94,6 +104,14 @@ def backend_of(app: Flask) -> Backend:
     backend = app.extensions[EXTENSION]
     assert isinstance(backend, Backend)
     return backend
+
+
+def _audit_refused(action: str) -> None:
+    """Record that somebody known tried what its role does not allow."""
+    try:
+        store().audit(principal().name, action, request.path[:255], outcome=REFUSED)
+    except Unavailable as error:
+        access_log.warning("request %s: the refusal could not be recorded: %s", g.get("request_id", "-"), error)
 
 
 def _path() -> str:

@@ -16,6 +16,7 @@ from aiki.clock import Clock
 from aiki.messages import Heartbeat, RunKey
 from aiki.model import DefinitionInfo
 from aiki.states import State
+from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
 from aiki.storage.database import Database, is_duplicate
 
 ALIVE, STOPPED, LOST = "alive", "stopped", "lost"
@@ -45,15 +46,22 @@ class Roster:
     db: Database
     namespace: str
     clock: Clock
+    origin: Origin
 
     # ------------------------------------------------------------ definitions
-    def register_definitions(self, definitions: Sequence[DefinitionInfo], namespace: str | None = None) -> None:
-        """Make definitions known; options of known ones are replaced. Of several new versions the last given is the newest."""
+    def register_definitions(
+        self, definitions: Sequence[DefinitionInfo], namespace: str | None = None, *, actor: str = ""
+    ) -> None:
+        """Make definitions known; options of known ones are replaced. Of several new versions the last given is the newest.
+
+        :param actor: who asks, to be audited if anything changes.
+        """
         where = namespace or self.namespace
         order = {(item.name, item.version): position for position, item in enumerate(definitions)}
 
         def work(connection: sa.Connection) -> None:
             now = self.clock()
+            changed: list[str] = []
             known = {
                 (row[0], row[1]): (row[2], row[3])
                 for row in self.db.execute(
@@ -64,6 +72,7 @@ class Roster:
                 options = json.dumps(item.options, sort_keys=True)
                 if known.get((item.name, item.version)) == (item.kind, options):
                     continue
+                changed.append(f"{item.name}@{item.version}")
                 if (item.name, item.version) not in known:
                     columns = ("namespace", "name", "version", "kind", "options", "registered_at")
                     registered_at = now + order[item.name, item.version]
@@ -79,6 +88,9 @@ class Roster:
                     "UPDATE definitions SET kind = ?, options = ? WHERE namespace = ? AND name = ? AND version = ?",
                     (item.kind, options, where, item.name, item.version),
                 )
+            if actor and changed:
+                entry = Audited(actor, "register", changed[0], ", ".join(changed)[:4000], affected=len(changed))
+                self.db.insert(connection, "audit", AUDIT_COLUMNS, audit_rows(where, now, self.origin, [entry]))
 
         self.db.transaction(work)
 
