@@ -20,6 +20,7 @@ class Settings:
 
     :ivar server_url: the server's address for the remote client; empty means embedded (database and broker from here).
     :ivar api_key: the bearer key that clients send and the server asks for; empty means none (loopback only).
+    :ivar metrics_token: a bearer token that opens the server's `/metrics` and nothing else; empty means none.
     :ivar database_url: SQLAlchemy URL, `mysql+pymysql://…` or `sqlite:///…`.
     :ivar broker_url: see `aiki.broker.open_broker`.
     :ivar prefix: begins the name of every exchange and queue.
@@ -39,6 +40,7 @@ class Settings:
 
     server_url: str = ""
     api_key: str = ""
+    metrics_token: str = ""
     database_url: str = ""
     broker_url: str = ""
     prefix: str = "aiki"

@@ -44,7 +44,7 @@ ACTIONS: Final[Mapping[str, Role]] = {
 """The least role for each action."""
 
 
-OPEN: Final = frozenset({"health.healthz", "health.readyz", "signin.page", "signin.sign_in", "dashboard.static"})
+OPEN: Final = frozenset({"health.healthz", "health.readyz", "signin.page", "signin.sign_in", "assets.static"})
 """Endpoints for everybody: whether the server is there, signing in, and files that are the same for all."""
 NAMESPACE_HEADER: Final = "X-Aiki-Namespace"
 NAMESPACE_QUERY: Final = "namespace"

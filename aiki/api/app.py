@@ -6,6 +6,8 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -13,7 +15,8 @@ from urllib.parse import quote
 from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 
-from aiki.api import guard, problems, roster, runs
+from aiki import logs
+from aiki.api import documents, guard, metrics, problems, roster, runs
 from aiki.api.access import principal
 from aiki.api.backend import Backend
 from aiki.api.requests import store
@@ -65,12 +68,26 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held)
     gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
+    measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
+
+    @contextmanager
+    def _holding() -> Iterator[None]:
+        g.held = True
+        with measured.instruments.holding():
+            yield
+
+    backend.holding = _holding
 
     @app.before_request
     def _before() -> ResponseReturnValue | None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        logs.set_about(request_id=g.request_id)
         g.began = time.monotonic()
+        scraper = measured.visitor(request.path, request.headers.get("Authorization", ""))
+        if scraper is not None:
+            g.principal, g.namespace = scraper, settings.namespace
+            return None
         return gatekeeper.check()
 
     @app.after_request
@@ -83,19 +100,28 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
             _audit_refused(str(g.refused))
         if response.status_code == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
+        took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
+        if not (g.get("held") or response.is_streamed):
+            measured.instruments.answered(request.endpoint, request.method, response.status_code, took / 1000)
         if options.access_log:
-            took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
             size = response.content_length or 0
             who = request.remote_addr or "-"
-            access_log.info(
-                "%s %s %s %d %d bytes %.0f ms %s", who, request.method, _path(), response.status_code, size, took, g.request_id
-            )
+            extra = {"method": request.method, "path": _path(), "status": response.status_code, "ms": round(took, 1)}
+            line = "%s %s %s %d %d bytes %.0f ms %s"
+            shown = (who, request.method, _path(), response.status_code, size, took, g.request_id)
+            access_log.info(line, *shown, extra=extra)
         return response
+
+    @app.teardown_request
+    def _after_all(_error: BaseException | None) -> None:
+        logs.set_about()
 
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
+    app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
+    app.register_blueprint(metrics.blueprint)
     return app
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from aiki.client.embedded import EmbeddedClient
@@ -35,6 +36,8 @@ class Backend:
         self._client = EmbeddedClient(settings, "api") if client is None else client
         self._opening = threading.Lock()
         self._opened = False
+        self.holding: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered while a request waits."""
         self._held = threading.BoundedSemaphore(max_held)
         self._waiter = Waiter(self._ended)
         self._definitions: dict[tuple[str, str, str | None], tuple[float, DefinitionInfo]] = {}
@@ -113,7 +116,8 @@ class Backend:
         if not self._held.acquire(blocking=False):
             return
         try:
-            self._waiter.wait(f"{namespace}/{run_id}", seconds)
+            with self.holding():
+                self._waiter.wait(f"{namespace}/{run_id}", seconds)
         finally:
             self._held.release()
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from flask import current_app, g, redirect, request, url_for
+from flask import Response, current_app, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -105,7 +105,7 @@ class Guard:
     """
 
     def __init__(self, settings: Settings, backend: Backend, *, local: bool, people: bool) -> None:
-        self._settings = settings
+        self.settings = settings
         self._backend = backend
         self._local = local and not settings.api_key and not settings.trusted_proxies
         self._people = people
@@ -155,7 +155,7 @@ class Guard:
         secret = secret.strip()
         if scheme.lower() == "bearer" and secret:
             # Both are compared as bytes, in a time that does not depend on where they differ.
-            ours = self._settings.api_key.encode("utf-8", "replace")
+            ours = self.settings.api_key.encode("utf-8", "replace")
             if ours and hmac.compare_digest(secret.encode("utf-8", "replace"), ours):
                 return ENVIRONMENT
             key = self._key(secret)
@@ -167,7 +167,7 @@ class Guard:
         return self._known.get(b"key" + session_id(secret), lambda: self._backend.store.key_of(secret))
 
     def _session(self, token: str) -> Session | None:
-        idle = self._settings.session_idle
+        idle = self.settings.session_idle
         return self._known.get(b"session" + session_id(token), lambda: self._backend.store.session(token, idle))
 
     def _has_people(self) -> bool:
@@ -180,7 +180,10 @@ class Guard:
     def _nobody(self) -> ResponseReturnValue:
         page = not request.path.startswith("/api/") and "signin.page" in current_app.view_functions
         if page and request.headers.get("HX-Request") == "true":
-            raise Refused(401, "unauthorized", "sign in again")  # the page's script leads to the form
+            # A part of a page: the whole of it is to be left.
+            current = urlsplit(request.headers.get("HX-Current-URL", "/"))
+            place = current.path + (f"?{current.query}" if current.query else "")
+            return Response(status=401, headers={"HX-Redirect": url_for("signin.page", next=place)})
         if page and request.accept_mimetypes.accept_html and request.endpoint is not None:
             place = request.full_path.rstrip("?") if request.method in SAFE_METHODS else "/"
             return redirect(url_for("signin.page", next=place), 303)
@@ -200,8 +203,8 @@ class Guard:
         chosen = "" if who.kind == "key" else request.cookies.get(NAMESPACE_COOKIE, "")
         if chosen and _is_name(chosen) and who.sees(chosen):
             return chosen
-        if who.sees(self._settings.namespace):
-            return self._settings.namespace
+        if who.sees(self.settings.namespace):
+            return self.settings.namespace
         theirs = sorted(who.namespaces or ())
         if len(theirs) > 1 and who.kind == "key":
             raise invalid(f"the key is for several namespaces; name one: {NAMESPACE_HEADER}: {theirs[0]}")
@@ -224,7 +227,7 @@ def _check_csrf(session: Session) -> None:
     if not hmac.compare_digest(given.encode("utf-8", "replace"), session.csrf.encode()):
         raise Refused(
             403,
-            "csrf",
+            "forbidden",
             f"the request does not come from a page of this session; reload it, or send {CSRF_HEADER} (see /api/v1/me)",
         )
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from flask import Blueprint, Response
 
-from aiki.api import schemas
+from aiki.api import answers, schemas
 from aiki.api.access import needs
+from aiki.api.openapi import describe
 from aiki.api.problems import answer
 from aiki.api.requests import backend, body, client, query, store
 from aiki.client import wire
@@ -27,6 +28,11 @@ _NO_QUERY: Final = schemas.EmptySchema()
 
 @blueprint.post("/definitions")
 @needs("definitions.register")
+@describe(
+    body=_DEFINITIONS,
+    answer=answers.Registered,
+    example={"definitions": [{"name": "shop.charge", "options": {"queue": "payments", "time_limit": 30}}]},
+)
 def register() -> Response:
     """Make names known; repeating it changes nothing."""
     data = body(_DEFINITIONS)
@@ -37,6 +43,7 @@ def register() -> Response:
 
 @blueprint.get("/definitions")
 @needs("look")
+@describe(query=_NO_QUERY, answer=answers.Definitions)
 def definitions() -> Response:
     """All definitions."""
     query(_NO_QUERY)
@@ -45,6 +52,7 @@ def definitions() -> Response:
 
 @blueprint.get("/workers")
 @needs("look")
+@describe(query=_WORKERS_QUERY, answer=answers.Workers)
 def workers() -> Response:
     """Workers, newest first; `?state=alive` for those that live."""
     asked = query(_WORKERS_QUERY)
@@ -68,12 +76,14 @@ def _worker(worker: WorkerRow) -> dict[str, Any]:
 
 
 @health.get("/healthz")
+@describe(answer=answers.Health)
 def healthz() -> Response:
     """The process answers."""
     return answer({"status": "ok"})
 
 
 @health.get("/readyz")
+@describe(answers={200: answers.Health, 503: answers.Health})
 def readyz() -> Response:
     """The database answers and its schema is current. The broker is only told of: runs are accepted without it."""
     try:

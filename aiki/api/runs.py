@@ -6,9 +6,10 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, current_app
 
-from aiki.api import paging, schemas, values
+from aiki.api import answers, paging, schemas, values
 from aiki.api.access import needs
 from aiki.api.backend import Backend
+from aiki.api.openapi import describe
 from aiki.api.problems import answer, invalid
 from aiki.api.requests import backend, body, client, given, namespace, query, store
 from aiki.client import wire
@@ -30,6 +31,7 @@ _WAIT_QUERY: Final = schemas.WaitQuery()
 _DETAIL_QUERY: Final = schemas.DetailQuery()
 _HISTORY_QUERY: Final = schemas.HistoryQuery()
 _LIST_QUERY: Final = schemas.ListQuery()
+_EXAMPLE: Final = {"name": "shop.charge", "args": ["o-1", 4200], "queue": "payments", "reference_id": "order-o-1"}
 _AS_THEY_ARE: Final = ("id", "name", "queue", "reference_id", "on_conflict", "countdown", "expires_in")
 _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
 
@@ -37,6 +39,12 @@ _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
 # ---------------------------------------------------------------- new runs
 @blueprint.post("/runs")
 @needs("runs.enqueue")
+@describe(
+    body=_RUN,
+    answers={200: answers.Accepted, 201: answers.Accepted},
+    errors=("unknown_task", "reference_conflict", "conflict"),
+    example=_EXAMPLE,
+)
 def enqueue() -> Response:
     """Record a run: 201, or 200 if it was there already."""
     run = _new_run(backend(), body(_RUN))
@@ -51,6 +59,12 @@ def _accepted(accepted: Accepted) -> Response:
 
 @blueprint.post("/runs/batch")
 @needs("runs.enqueue")
+@describe(
+    body=_BATCH,
+    answer=answers.AcceptedMany,
+    errors=("unknown_task", "reference_conflict", "conflict"),
+    example={"runs": [_EXAMPLE]},
+)
 def enqueue_many() -> Response:
     """Record many runs, all or none."""
     data = body(_BATCH)
@@ -87,6 +101,7 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
 # ---------------------------------------------------------------- looking
 @blueprint.get("/runs/<run_id>")
 @needs("look")
+@describe(query=_WAIT_QUERY, answer=answers.Run)
 def show(run_id: str) -> Response:
     """A run; `?wait=30` answers when it has ended, or after so many seconds."""
     asked = query(_WAIT_QUERY)
@@ -95,6 +110,7 @@ def show(run_id: str) -> Response:
 
 @blueprint.get("/runs/<run_id>/detail")
 @needs("look")
+@describe(query=_DETAIL_QUERY, answer=answers.Detail)
 def detail(run_id: str) -> Response:
     """A run with its payloads and attempts, and as `values` what of the payloads can be read (`?values=false`: without)."""
     asked = query(_DETAIL_QUERY)
@@ -130,6 +146,7 @@ def _values(found: RunDetail) -> dict[str, Any]:
 
 @blueprint.get("/runs/<run_id>/history")
 @needs("look")
+@describe(query=_HISTORY_QUERY, answer=answers.History)
 def history(run_id: str) -> Response:
     """What a workflow has issued, by ordinal; `?after=` takes the `next` of the page before."""
     asked = query(_HISTORY_QUERY)
@@ -140,6 +157,7 @@ def history(run_id: str) -> Response:
 
 @blueprint.get("/runs")
 @needs("look")
+@describe(query=_LIST_QUERY, repeatable=("state",), answer=answers.Runs)
 def list_runs() -> Response:
     """A page of runs, newest first."""
     asked = query(_LIST_QUERY, repeatable=("state",))
@@ -161,6 +179,13 @@ def list_runs() -> Response:
 # ---------------------------------------------------------------- changing
 @blueprint.post("/runs/<run_id>/cancel")
 @needs("runs.operate")
+@describe(
+    body=_CANCEL,
+    optional_body=True,
+    answer=answers.Run,
+    errors=("conflict",),
+    example={"reason": "ordered twice"},
+)
 def cancel(run_id: str) -> Response:
     """Cancel a run; one that has ended stays as it is. A second cancel ends a workflow at once, unless `once` is true."""
     asked = body(_CANCEL, optional=True)
@@ -169,6 +194,13 @@ def cancel(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/terminate")
 @needs("runs.operate")
+@describe(
+    body=_REASON,
+    optional_body=True,
+    answer=answers.Run,
+    errors=("conflict",),
+    example={"reason": "ordered twice"},
+)
 def terminate(run_id: str) -> Response:
     """End a run now, without calling its code again."""
     asked = body(_REASON, optional=True)
@@ -177,6 +209,9 @@ def terminate(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/pause")
 @needs("runs.operate")
+@describe(
+    body=_REASON, optional_body=True, answer=answers.Run, errors=("conflict",), example={"reason": "until the bank is back"}
+)
 def pause(run_id: str) -> Response:
     """Keep a run from going on."""
     asked = body(_REASON, optional=True)
@@ -185,6 +220,7 @@ def pause(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/resume")
 @needs("runs.operate")
+@describe(body=_EMPTY, optional_body=True, answer=answers.Run, errors=("conflict",))
 def resume(run_id: str) -> Response:
     """Have a paused run go on."""
     body(_EMPTY, optional=True)
@@ -193,6 +229,7 @@ def resume(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/wake")
 @needs("runs.operate")
+@describe(body=_WAKE, optional_body=True, answer=answers.Run, errors=("conflict",), example={"name": "settle"})
 def wake(run_id: str) -> Response:
     """End a workflow's sleep early."""
     asked = body(_WAKE, optional=True)
@@ -201,6 +238,12 @@ def wake(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/events")
 @needs("runs.operate")
+@describe(
+    body=_EVENT,
+    answer=answers.Run,
+    errors=("conflict",),
+    example={"name": "approved", "data": {"by": "ann"}},
+)
 def send_event(run_id: str) -> Response:
     """Send an event to a workflow, with an opaque payload or with plain JSON."""
     asked = body(_EVENT)
@@ -215,6 +258,7 @@ def send_event(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/retry")
 @needs("runs.operate")
+@describe(body=_EMPTY, optional_body=True, answer=answers.Run, errors=("conflict",))
 def retry(run_id: str) -> Response:
     """Have a failed, dead or cancelled run go on."""
     body(_EMPTY, optional=True)
@@ -223,6 +267,13 @@ def retry(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/rerun")
 @needs("runs.operate")
+@describe(
+    body=_RERUN,
+    optional_body=True,
+    answers={200: answers.Accepted, 201: answers.Accepted},
+    errors=("conflict", "unknown_task"),
+    example={"from_step": 3},
+)
 def rerun(run_id: str) -> Response:
     """A new run with the same input; of a workflow, from a step on: what was before it is copied."""
     asked = body(_RERUN, optional=True)

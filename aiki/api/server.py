@@ -31,6 +31,7 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
+from aiki.api import instruments
 from aiki.api.app import ApiOptions, backend_of, create_app
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
@@ -61,32 +62,45 @@ class ServerOptions:
     access_log: bool = False
 
 
-def main(settings: Settings, options: ServerOptions, listening: Callable[[str], None] | None = None) -> int:
+def main(
+    settings: Settings,
+    options: ServerOptions,
+    listening: Callable[[str], None] | None = None,
+    pages: Callable[[Flask], None] | None = None,
+) -> int:
     """Serve until TERM or INT; the exit code. Logging is the caller's to set up.
 
     :param listening: told the server's URL once it listens, in the master process.
+    :param pages: adds the pages for people to the app; they stand in a layer above.
     :returns: 0 stopped as asked, 1 the schema is not current or the address is taken.
     :raises ConfigurationError: the address is wrong, or open to others without an API key.
     :raises StorageUnavailable: the database is away.
     """
     host, port, loopback = resolve(options.bind)
-    if not loopback and not settings.api_key:
-        raise ConfigurationError(
-            f"--bind {options.bind}: this address can be reached from other machines, and there is no API key, so anybody "
-            "could run anything; set AIKI_API_KEY (or --api-key), or bind to 127.0.0.1"
-        )
     if not settings.api_key.isascii() or not settings.api_key.isprintable() or " " in settings.api_key:
         raise ConfigurationError("the API key must be printable ASCII without spaces, since it travels in an HTTP header")
     try:
         # Closed again: no connection may live across the forks.
-        open_store(settings).close()
+        store = open_store(settings)
+        people = store.has_people()
+        store.close()
     except ConfigurationError as error:
         print(f"aiki-server: {error}", file=sys.stderr)
         return 1
+    closed = bool(settings.api_key) or people
+    if not closed and (not loopback or settings.trusted_proxies):
+        how = "can be reached from other machines" if not loopback else "is reached through a proxy (AIKI_TRUSTED_PROXIES)"
+        raise ConfigurationError(
+            f"--bind {options.bind}: this address {how}, and there is neither an API key nor a user, so anybody could run "
+            "anything; set AIKI_API_KEY (or --api-key), add a user (aiki users add NAME --role admin), or bind to 127.0.0.1"
+        )
+    shared = instruments.share()
     try:
-        _Application(settings, options, host, port, listening).run()
+        _Application(settings, options, (host, port, loopback), people, listening, pages).run()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        instruments.unshare(shared)
     return 0
 
 
@@ -109,12 +123,21 @@ class _Application(BaseApplication):
     """Gunicorn, set up from our options alone: no configuration file, no environment of gunicorn's, no pid file."""
 
     def __init__(
-        self, settings: Settings, options: ServerOptions, host: str, port: int, listening: Callable[[str], None] | None
+        self,
+        settings: Settings,
+        options: ServerOptions,
+        address: tuple[str, int, bool],
+        people: bool,
+        listening: Callable[[str], None] | None,
+        pages: Callable[[Flask], None] | None,
     ) -> None:
         self._settings = settings
         self._options = options
+        host, port, self._loopback = address
+        self._people = people
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._listening = listening
+        self._pages = pages
         super().__init__()
 
     def load_config(self) -> None:
@@ -142,6 +165,7 @@ class _Application(BaseApplication):
             "proc_name": "aiki-server",
             "when_ready": self._ready,
             "worker_exit": _worker_exit,
+            "child_exit": _child_exit,
         }
 
     def _ready(self, arbiter: Any) -> None:
@@ -154,13 +178,21 @@ class _Application(BaseApplication):
     def load(self) -> Flask:
         """The app, in the worker."""
         held = max(1, self._options.threads // 2)
-        return create_app(self._settings, options=ApiOptions(max_held=held, access_log=self._options.access_log))
+        options = ApiOptions(max_held=held, access_log=self._options.access_log, local=self._loopback, people=self._people)
+        app = create_app(self._settings, options=options)
+        if self._pages is not None:
+            self._pages(app)
+        return app
 
 
 def _worker_exit(_arbiter: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if isinstance(app, Flask):
         backend_of(app).close()
+
+
+def _child_exit(_arbiter: Any, worker: Any) -> None:
+    instruments.left(worker.pid)
 
 
 class Worker(ThreadWorker):

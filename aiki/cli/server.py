@@ -72,15 +72,16 @@ def server(
     access_log: bool,
     log_level: str,
 ) -> None:
-    """Serve the HTTP API. It listens on loopback unless told otherwise.
+    """Serve the HTTP API and the dashboard. It listens on loopback unless told otherwise.
 
     Run as many as you like: they share nothing but the database. The broker may be away: runs are recorded, and
     dispatched when it is back.
     """
     from aiki.api.server import ServerOptions, main
+    from aiki.dashboard import install
     from aiki.settings import Settings
 
     common.set_up_logging(log_level)
     settings = Settings.load(database_url=database, broker_url=broker, namespace=namespace, api_key=api_key)
     options = ServerOptions(bind=bind, workers=workers, threads=threads, log_level=log_level, access_log=access_log)
-    sys.exit(main(settings, options))
+    sys.exit(main(settings, options, pages=install))

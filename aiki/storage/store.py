@@ -2,7 +2,7 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`,
-`auditing` (what people did), `people` (users and sessions), `keys` (API keys).
+`gauging` (metrics), `auditing` (what people did), `people` (users and sessions), `keys` (API keys).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from aiki.settings import Settings
 from aiki.storage.auditing import NOWHERE, Origin
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
+from aiki.storage.gauging import Gauging
 from aiki.storage.keys import Keys
 from aiki.storage.people import People
 from aiki.storage.reconciling import Reconciling
@@ -29,7 +30,7 @@ from aiki.storage.schema import check_schema
 from aiki.storage.steering import Steering
 
 
-class Store(Steering, Roster, Reconciling, People, Keys):
+class Store(Steering, Roster, Reconciling, Gauging, People, Keys):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from aiki import ids
+from aiki import ids, logs
 from aiki.broker.base import Broker
 from aiki.worker import notices
 from aiki.worker.child import Child, Identity, prepare_standard_streams
@@ -192,6 +192,7 @@ class Supervisor:
 
         def main() -> int:
             prepare_standard_streams()
+            logs.identify(child=identity.slot)
             return Child(identity, self._registry, self._options, self._shared, self._broker).run()
 
         place.kill = place.cancel = None
