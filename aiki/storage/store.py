@@ -1,8 +1,9 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`steering` (people and workflows), `reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`,
-`gauging` (metrics), `auditing` (what people did), `people` (users and sessions), `keys` (API keys).
+`steering` (people and workflows), `reading`, `outline` (histories as people look at them), `roster` (workers, definitions,
+revocations, dead letters), `reconciling`, `gauging` (metrics), `auditing` (what people did), `people` (users and sessions),
+`keys` (API keys).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.gauging import Gauging
 from aiki.storage.keys import Keys
+from aiki.storage.outline import Outlining
 from aiki.storage.people import People
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
@@ -30,7 +32,7 @@ from aiki.storage.schema import check_schema
 from aiki.storage.steering import Steering
 
 
-class Store(Steering, Roster, Reconciling, Gauging, People, Keys):
+class Store(Steering, Roster, Reconciling, Outlining, Gauging, People, Keys):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
@@ -106,10 +108,11 @@ class Store(Steering, Roster, Reconciling, Gauging, People, Keys):
         return self.create_from(run_id, copy, from_step, actor=actor)
 
     def _copy(self, run: RunView, payload: Payload, new_id: str) -> NewRun:
-        options = self._options(run.id)
+        options = self.options_of(run.id)
         return NewRun(new_id, run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options)
 
-    def _options(self, run_id: str) -> dict[str, object]:
+    def options_of(self, run_id: str) -> dict[str, object]:
+        """The options that a run was recorded with, sparse."""
 
         sql = "SELECT options FROM runs WHERE namespace = ? AND id = ?"
         row = self.db.read(
