@@ -194,6 +194,11 @@ class People(Auditing):
             raise NotThere(f"there is no user {name}")
         return found
 
+    def namespaces(self) -> list[str]:
+        """The namespaces in which anything is defined."""
+        sql = "SELECT DISTINCT namespace FROM definitions ORDER BY namespace"
+        return [row[0] for row in self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())]
+
     def has_people(self) -> bool:
         """Whether anybody has been given access: a server with users or keys, even revoked ones, is never open to all."""
         sql = "SELECT EXISTS (SELECT 1 FROM users), EXISTS (SELECT 1 FROM api_keys)"
