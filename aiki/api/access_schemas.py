@@ -175,5 +175,3 @@ class Audit(Answer):
 
     audit = fields.List(fields.Nested(AuditRecord))
     next = fields.String(allow_none=True)
-
-

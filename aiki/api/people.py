@@ -107,7 +107,7 @@ def revoke_key(key_id: str) -> Response:
 def visible_keys() -> list[KeyView]:
     """The keys that whoever asks may manage."""
     who = principal()
-    return [item for item in store().keys() if who.sees_all_of(item.namespaces)]
+    return [item for item in store().api_keys() if who.sees_all_of(item.namespaces)]
 
 
 def revoke(key_id: str) -> KeyView:
@@ -214,9 +214,9 @@ def audit() -> Response:
     asked = query(_AUDIT)
     where = AuditFilter(*(asked.get(name) for name in ("actor", "action", "subject", "since", "until")))
     limit = asked.get("limit", 50)
-    after = paging.place_in(where, asked["after"]) if "after" in asked else None
+    after = paging.place_of(repr(where), asked["after"]) if "after" in asked else None
     found = store().audit_log(where, limit=limit + 1, after=after)
-    more = paging.token_at(where, found[limit - 1].id) if len(found) > limit else None
+    more = paging.token_of(repr(where), found[limit - 1].id) if len(found) > limit else None
     return answer({"audit": [audit_json(item) for item in found[:limit]], "next": more})
 
 

@@ -17,6 +17,7 @@ from aiki.client import wire
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
 from aiki.model import Accepted, NewRun, RunDetail, RunFilter, RunView
+from aiki.storage.why import Why
 
 blueprint = Blueprint("runs", __name__)
 
@@ -120,9 +121,24 @@ def detail(run_id: str) -> Response:
         _run(at, checked, asked["wait"])
     found = client().detail(checked)
     out = wire.detail_to_json(found)
+    out["why"] = why_to_json(store().why(checked))
     if asked.get("values") != "false":
         out["values"] = _values(found)
     return answer(out)
+
+
+@blueprint.get("/runs/<run_id>/why")
+@needs("look")
+@describe(query=_EMPTY, answer=answers.Why)
+def why(run_id: str) -> Response:
+    """Why a run is not moving: a sentence, and a code for programs."""
+    query(_EMPTY)
+    return answer(why_to_json(store().why(checked_id(run_id))))
+
+
+def why_to_json(found: Why) -> dict[str, Any]:
+    """Why a run is not moving, as JSON data."""
+    return {"code": found.code, "text": found.text, "until": wire.time_to_json(found.until)}
 
 
 def _run(at: Backend, run_id: str, wait: float) -> RunView:
@@ -163,7 +179,7 @@ def list_runs() -> Response:
     """A page of runs, newest first."""
     asked = query(_LIST_QUERY, repeatable=("state",))
     where = filter_of(asked)
-    after = paging.run_after(where, asked["after"]) if "after" in asked else None
+    after = paging.place_of(where, asked["after"]) if "after" in asked else None
     page = client().list(where, limit=asked.get("limit", 50), after=after)
     return answer({**wire.page_to_json(page), "next": paging.token_of(where, page.next)})
 

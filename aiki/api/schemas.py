@@ -420,6 +420,12 @@ class CancelSchema(ReasonSchema):
     once = Checked(_boolean)
 
 
+class StopSchema(ReasonSchema):
+    """Why a worker is to stop, and whether at once."""
+
+    at_once = Checked(_boolean)
+
+
 class WakeSchema(Strict):
     """Which sleep is to end."""
 
@@ -502,3 +508,8 @@ class WorkersQuery(Strict):
     """Which workers."""
 
     state = Checked(_one_of("alive", "stopped", "lost"))
+
+
+# For the schemas of other files.
+text, number, one_of, from_text, boolean = _text, _number, _one_of, _from_text, _boolean
+moment, query_time, seconds = _time, _query_time, _seconds

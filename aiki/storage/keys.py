@@ -74,7 +74,7 @@ class Keys(Auditing):
         self.db.transaction(work)
         return secret, KeyView(key_id, name, role, namespaces_of(row[4]), now, actor[:255], expires_at, None, None)
 
-    def keys(self) -> list[KeyView]:
+    def api_keys(self) -> list[KeyView]:
         """All keys, newest first."""
         sql = f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at DESC, id"
         return [_key(row) for row in self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())]
