@@ -35,6 +35,7 @@ from aiki.storage import Store
 from aiki.storage.applying import Applied, Decide, Effects
 from aiki.storage.roster import ALIVE, LOST, STOPPED
 from aiki.storage.rows import RunRow
+from aiki.storage.statistics import FOLDED_AT_ONCE
 
 logger = logging.getLogger("aiki.orchestrator")
 
@@ -436,8 +437,14 @@ class Orchestrator:
             ("pauses", 0.5, lambda now: self._wishes.tell_pauses(self._outbound)),
             ("wanted", 1.0, lambda now: self._wishes.tell_stops(self._outbound)),
             ("save", 2.0, self._save),
+            ("tallies", 2.0, self._fold_tallies),
+            ("statistics", 300.0, lambda now: self._store.drop_old_statistics()),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
         ]
+
+    def _fold_tallies(self, now: float) -> None:
+        if self._store.fold_tallies() >= FOLDED_AT_ONCE:
+            self._next["tallies"] = 0.0
 
     def _sweep(self, now: float) -> None:
         """Publish what is due."""

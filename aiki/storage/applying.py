@@ -38,6 +38,7 @@ from aiki.storage.rows import (
     payload_of,
     run_row,
 )
+from aiki.storage.tallying import Tally
 
 CLAIM_SECONDS = 10.0
 ATTEMPT_COLUMNS = (
@@ -215,6 +216,7 @@ class Applying(Creating):
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
         by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         results = dict(effects.results)
+        tally = Tally(now)
         for row in rows.values():
             due = effects.dispatch.get(row.id)
             if due is not None and due[1] <= now:
@@ -233,12 +235,15 @@ class Applying(Creating):
                     effects.forget.add(delivery_id(row.id, EXPIRY_EPOCH))
                 if before != row.state:
                     _tell_parent(row, results, effects)
+            tally.add(row)
             if row.updated_at != now:
                 row.updated_at = now
                 columns = (*columns, "updated_at")
             by_columns[columns].append((row.id, *(getattr(row, column) for column in columns)))
         for columns, values in by_columns.items():
             writes.update("runs", columns, namespace, values)
+        if (body := tally.body) is not None:
+            writes.insert("tallies", ("namespace", "id", "body"), [(namespace, ids.new_id().bytes, body)])
 
     # ------------------------------------------------------------ workflows
     def _take_arrivals(

@@ -3,7 +3,7 @@
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `searching`, `outline` (histories as people look at them), `watching` (again and
 again), `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging`
-(metrics).
+(metrics), `statistics`, `attention` (what is wrong).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from aiki.codec import Payload
 from aiki.errors import DecodeError, RunNotFound
 from aiki.model import Created, NewRun, RunView
 from aiki.settings import Settings
+from aiki.storage.attention import NeedsAttention
 from aiki.storage.auditing import NOWHERE, Origin
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
@@ -30,6 +31,7 @@ from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 from aiki.storage.searching import Searching
+from aiki.storage.statistics import Statistics
 from aiki.storage.steering import Steering
 from aiki.storage.watching import Watching
 from aiki.storage.why import Explaining
@@ -43,6 +45,8 @@ class Store(
     Explaining,
     Outlining,
     Gauging,
+    Statistics,
+    NeedsAttention,
     Watching,
     People,
     Keys,
