@@ -15,7 +15,7 @@ from urllib.parse import quote
 from flask import Flask, Response, g, request
 
 from aiki import logs
-from aiki.api import documents, guard, metrics, problems, roster, runs
+from aiki.api import documents, guard, metrics, problems, roster, runs, webhooks
 from aiki.api.access import LOCAL
 from aiki.api.backend import Backend
 from aiki.client import wire
@@ -110,6 +110,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(runs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
+    app.register_blueprint(webhooks.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
     app.register_blueprint(metrics.blueprint)
     return app

@@ -2,7 +2,7 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`,
-`gauging` (metrics).
+`gauging` (metrics), `webhooks`, `purging` (retention).
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from aiki.settings import Settings
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.gauging import Gauging
+from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 from aiki.storage.steering import Steering
+from aiki.storage.webhooks import Webhook, Webhooks
 
 
-class Store(Steering, Roster, Reconciling, Gauging):
+class Store(Steering, Roster, Reconciling, Gauging, Webhooks, Purging):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
@@ -47,6 +49,7 @@ class Store(Steering, Roster, Reconciling, Gauging):
         self.namespace = namespace
         self.partitions = partitions
         self.clock = clock
+        self._webhooks: dict[str, tuple[int, list[Webhook]]] = {}
         self._durations = Durations(self.db, namespace)
         _stores.add(self)
 
