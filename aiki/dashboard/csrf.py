@@ -11,7 +11,7 @@ from flask import Response, g, request
 from aiki.api.problems import Refused
 
 COOKIE: Final = "aiki_form"
-FIELD: Final = "csrf"
+FIELD: Final = "csrf_token"
 
 
 def token() -> str:

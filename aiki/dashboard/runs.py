@@ -62,10 +62,3 @@ def set_theme() -> Any:
 def home() -> Any:
     """Where one begins."""
     return redirect(url_for("dashboard.runs"))
-
-
-@blueprint.get("/runs/<run_id>")
-@needs("look")
-def run(run_id: str) -> Response:
-    """One run."""
-    return page("run.html", detail=client().detail(run_id))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from aiki import ids
 from aiki.errors import ConfigurationError, RunNotFound
-from aiki.model import End, Page, RunDetail, RunFilter, RunView
+from aiki.model import Attempt, End, Page, RunDetail, RunFilter, RunView
 from aiki.states import TERMINAL, State
 from aiki.storage.database import Database
 from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload_of, run_view
@@ -19,6 +21,7 @@ _VIEW_COLUMNS_OF_R = ", ".join(f"r.{column}" for column in VIEW_COLUMNS.split(",
 _WORKER_AT = VIEW_COLUMNS.split(", ").index("worker")
 
 CHILDREN_AT_ONCE = 250
+_HEX_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Reading:
@@ -63,6 +66,12 @@ class Reading:
         )
         return {bytes(raw): name for raw, name in rows}
 
+    def _with_names(self, connection: sa.Connection, attempts: list[Attempt]) -> list[Attempt]:
+        """Attempts with their workers' names in the place of their ids."""
+        found = {item.worker: bytes.fromhex(item.worker) for item in attempts if _HEX_ID.fullmatch(item.worker)}
+        names = self._worker_names(connection, list(found.values()))
+        return [replace(item, worker=names.get(found.get(item.worker, b""), item.worker)) for item in attempts]
+
     def detail(self, run_id: str) -> RunDetail | None:
         """The run with its payloads and attempts, or None."""
         try:
@@ -85,6 +94,7 @@ class Reading:
             if view.state is not State.COMPLETED or view.attempt > 1 or view.crashes:
                 sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE namespace = ? AND run_id = ? ORDER BY epoch"
                 attempts = [attempt_of(row) for row in self.db.execute(connection, sql, key)]
+                attempts = self._with_names(connection, attempts)
             traceback = attempts[-1].traceback if attempts and view.state in (State.FAILED, State.DEAD) else ""
             return RunDetail(view, payloads.get("input"), payloads.get("result"), traceback, attempts)
 

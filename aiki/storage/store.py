@@ -1,8 +1,9 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`steering` (people and workflows), `reading`, `roster` (workers, definitions, revocations, dead letters), `reconciling`,
-`gauging` (metrics), `webhooks`, `purging` (retention).
+`steering` (people and workflows), `reading`, `outline` (histories as people look at them), `watching` (again and again),
+`roster` (workers, definitions, revocations, dead letters), `reconciling`, `gauging` (metrics), `webhooks`,
+`purging` (retention).
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from aiki.settings import Settings
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.gauging import Gauging
+from aiki.storage.outline import Outlining
 from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 from aiki.storage.steering import Steering
+from aiki.storage.watching import Watching
 from aiki.storage.webhooks import Webhook, Webhooks
 
 
-class Store(Steering, Roster, Reconciling, Gauging, Webhooks, Purging):
+class Store(Steering, Roster, Reconciling, Outlining, Gauging, Watching, Webhooks, Purging):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
@@ -86,10 +89,11 @@ class Store(Steering, Roster, Reconciling, Gauging, Webhooks, Purging):
         return self.create_from(run_id, copy, from_step)
 
     def _copy(self, run: RunView, payload: Payload, new_id: str) -> NewRun:
-        options = self._options(run.id)
+        options = self.options_of(run.id)
         return NewRun(new_id, run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options)
 
-    def _options(self, run_id: str) -> dict[str, object]:
+    def options_of(self, run_id: str) -> dict[str, object]:
+        """The options that a run was recorded with, sparse."""
 
         sql = "SELECT options FROM runs WHERE namespace = ? AND id = ?"
         row = self.db.read(

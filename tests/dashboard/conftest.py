@@ -32,12 +32,12 @@ class Pages:
         return answer
 
     def token(self) -> str:
-        found = re.search(r'name="csrf" value="([^"]+)"', self.get("/runs").text)
+        found = re.search(r'name="csrf_token" value="([^"]+)"', self.get("/runs").text)
         assert found
         return found[1]
 
     def post(self, path: str, fields: dict[str, Any] | None = None, status: int = 303) -> TestResponse:
-        answer = self.http.post(path, data={"csrf": self.token(), **(fields or {})})
+        answer = self.http.post(path, data={"csrf_token": self.token(), **(fields or {})})
         assert answer.status_code == status, answer.text
         return answer
 

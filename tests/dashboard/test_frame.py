@@ -65,7 +65,7 @@ def test_a_part_that_did_not_change_is_not_sent_again(pages: Pages) -> None:
 def test_forms_of_other_sites_are_refused(pages: Pages) -> None:
     assert pages.http.post("/theme", data={"theme": "dark"}).status_code == 403
     pages.get("/runs")
-    assert pages.http.post("/theme", data={"theme": "dark", "csrf": "x" * 43}).status_code == 403
+    assert pages.http.post("/theme", data={"theme": "dark", "csrf_token": "x" * 43}).status_code == 403
     pages.post("/theme", {"theme": "dark", "next": "https://elsewhere.example/"})
     assert 'data-theme="dark"' in pages.get("/runs").text
 

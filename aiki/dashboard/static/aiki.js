@@ -132,9 +132,9 @@
   const move = (by) => {
     const all = rows();
     if (!all.length) return;
-    const at = all.findIndex((row) => row.classList.contains("at"));
+    const at = all.findIndex((row) => row.hasAttribute("data-at"));
     const next = all[Math.max(0, Math.min(all.length - 1, at < 0 ? 0 : at + by))];
-    for (const row of all) row.classList.toggle("at", row === next);
+    for (const row of all) row.toggleAttribute("data-at", row === next);
     const link = $("a", next);
     if (link) link.focus({ preventScroll: true });
     next.scrollIntoView({ block: "nearest" });
@@ -158,8 +158,8 @@
     else if (event.key === "?") { event.preventDefault(); help(); }
     else if (event.key === "j") move(1);
     else if (event.key === "k") move(-1);
-    else if (event.key === "o") { const link = $("[data-row].at a"); if (link) link.click(); }
-    else if (event.key === "x") { const box = $("[data-row].at input[type=checkbox]"); if (box) box.click(); }
+    else if (event.key === "o") { const link = $("[data-row][data-at] a"); if (link) link.click(); }
+    else if (event.key === "x") { const box = $("[data-row][data-at] input[type=checkbox]"); if (box) box.click(); }
     else if (event.key === "p" && live && !live.hidden) live.click();
   });
   const make = (tag, text, values = {}) => Object.assign(document.createElement(tag), { textContent: text }, values);
