@@ -20,7 +20,7 @@ from aiki.storage.database import Database, is_duplicate
 
 LONG: Final = 1000
 """A workflow of more steps leaves them behind when it is deleted, to be deleted in parts."""
-OWN: Final = ("payloads", "attempts", "links", "run_logs", "revocations")
+OWN: Final = ("payloads", "attempts", "links", "run_logs", "revocations", "failures", "reruns")
 """Tables whose rows belong to one run, by `run_id`, and are few."""
 LONG_OWN: Final = (("steps", "ordinal"), ("inbox", "id"))
 """The same, with what follows `run_id` in the key, where there may be very many."""

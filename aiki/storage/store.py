@@ -2,8 +2,8 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `outline` (histories as people look at them), `watching` (again and again),
-`roster` (workers, definitions, revocations, dead letters), `reconciling`, `gauging` (metrics), `webhooks`,
-`purging` (retention).
+`queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging` (metrics),
+`webhooks`, `purging` (retention).
 """
 
 from __future__ import annotations
@@ -29,9 +29,20 @@ from aiki.storage.schema import check_schema
 from aiki.storage.steering import Steering
 from aiki.storage.watching import Watching
 from aiki.storage.webhooks import Webhook, Webhooks
+from aiki.storage.why import Explaining
 
 
-class Store(Steering, Roster, Reconciling, Outlining, Gauging, Watching, Webhooks, Purging):
+class Store(
+    Steering,
+    Roster,
+    Reconciling,
+    Explaining,
+    Outlining,
+    Gauging,
+    Watching,
+    Webhooks,
+    Purging,
+):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
