@@ -20,6 +20,7 @@ from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.errors import AikiError
 from aiki.states import TERMINAL
+from aiki.storage.auditing import Audited, Auditing
 from aiki.storage.database import Database
 from aiki.storage.rows import RunRow
 
@@ -157,7 +158,7 @@ def _event(namespace: str, row: RunRow, created: Mapping[bytes, int]) -> str:
 
 
 # ---------------------------------------------------------------- verbs
-class Webhooks(Announcing):
+class Webhooks(Announcing, Auditing):
     """Webhooks of the store's namespace, and their deliveries."""
 
     namespace: str
@@ -179,7 +180,7 @@ class Webhooks(Announcing):
             if self.db.execute(connection, sql, (self.namespace,)).fetchone()[0] >= MAX_WEBHOOKS:
                 raise TooManyWebhooks(f"there are {MAX_WEBHOOKS} webhooks already, as many as a namespace may have")
             self.db.insert(connection, "webhooks", columns, [values])
-            self._note(connection, actor, "webhook.create", ids.to_text(raw), _shown(url))
+            self.write_audit(connection, [Audited(actor, "webhook.create", ids.to_text(raw), _shown(url))])
 
         self.db.transaction(work)
         self._webhooks.pop(self.namespace, None)
@@ -224,7 +225,7 @@ class Webhooks(Announcing):
             if bool(found[0]) == enabled:
                 return
             self.db.execute(connection, "UPDATE webhooks SET enabled = ? WHERE namespace = ? AND id = ?", key)
-            self._note(connection, actor, "webhook.enable" if enabled else "webhook.disable", webhook_id, "")
+            self.write_audit(connection, [Audited(actor, "webhook.enable" if enabled else "webhook.disable", webhook_id, "")])
 
         self.db.transaction(work)
         self._webhooks.pop(self.namespace, None)
@@ -238,7 +239,7 @@ class Webhooks(Announcing):
             if not self.db.execute(connection, "DELETE FROM webhooks WHERE namespace = ? AND id = ?", key).rowcount:
                 raise WebhookNotFound(webhook_id)
             self.db.execute(connection, "DELETE FROM webhook_deliveries WHERE namespace = ? AND webhook_id = ?", key)
-            self._note(connection, actor, "webhook.delete", webhook_id, "")
+            self.write_audit(connection, [Audited(actor, "webhook.delete", webhook_id, "")])
 
         self.db.transaction(work)
         self._webhooks.pop(self.namespace, None)
@@ -260,7 +261,7 @@ class Webhooks(Announcing):
         def work(connection: sa.Connection) -> int:
             sql = "UPDATE webhook_deliveries SET due_at = ?, attempts = 0 WHERE namespace = ? AND webhook_id = ?"
             count = int(self.db.execute(connection, sql, (now, *key)).rowcount)
-            self._note(connection, actor, "webhook.redeliver", webhook_id, f"{count} deliveries")
+            self.write_audit(connection, [Audited(actor, "webhook.redeliver", webhook_id, f"{count} deliveries")])
             return count
 
         return self.db.transaction(work)
@@ -328,11 +329,6 @@ class Webhooks(Announcing):
                 self.db.execute(connection, sql, (now, error[:500], item.namespace, ids.to_bytes(item.webhook_id)))
 
         self.db.transaction(work)
-
-    def _note(self, connection: sa.Connection, actor: str, action: str, subject: str, detail: str) -> None:
-        columns = ("namespace", "id", "created_at", "actor", "action", "subject", "detail")
-        row = (self.namespace, ids.new_id().bytes, self.clock(), actor, action, subject, detail)
-        self.db.insert(connection, "audit", columns, [row])
 
 
 def _raw(webhook_id: str) -> bytes:
