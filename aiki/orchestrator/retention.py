@@ -94,7 +94,7 @@ class Retention:
             yield count
 
     def _runs(self, namespace: str, state: str, before: int) -> Iterator[int]:
-        after: bytes | None = b""
+        after: tuple[int, bytes] | None = (0, b"")
         while after is not None:
             page = self._store.purgeable(namespace, state, before, after, RUNS)
             deleted = self._store.purge_runs(namespace, page.runs, before) if page.runs else 0

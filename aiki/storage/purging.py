@@ -26,14 +26,13 @@ LONG_OWN: Final = (("steps", "ordinal"), ("inbox", "id"))
 """The same, with what follows `run_id` in the key, where there may be very many."""
 
 _TERMINAL: Final = frozenset(str(state) for state in TERMINAL)
-_DAY_MS: Final = 86_400_000
 
 
 class PurgePage(NamedTuple):
     """Runs that may be deleted, and where to go on (None: the end of the state was reached)."""
 
     runs: list[bytes]
-    next: bytes | None
+    next: tuple[int, bytes] | None
 
 
 class Purging:
@@ -43,25 +42,21 @@ class Purging:
     clock: Clock
 
     # ------------------------------------------------------------ runs
-    def purgeable(self, namespace: str, state: str, before: int, after: bytes = b"", limit: int = 200) -> PurgePage:
-        """A page of the runs in a terminal state; those of them that ended before `before`.
+    def purgeable(
+        self, namespace: str, state: str, before: int, after: tuple[int, bytes] = (0, b""), limit: int = 200
+    ) -> PurgePage:
+        """A page of the runs in a terminal state, the oldest first; those of them that ended before `before`.
 
-        Ids rise with the time of creation, so what comes behind the first run that is too young is too young as well; only
-        ids that others made up may stand behind all that will be made today.
+        What was made after that cannot have ended before it, so the walk ends there.
         """
         sql = (
-            f"SELECT id, finished_at, updated_at FROM runs WHERE namespace = ? AND state = ? AND id > ? "
-            f"ORDER BY id LIMIT {int(limit)}"
+            "SELECT id, finished_at, updated_at, created_at FROM runs WHERE namespace = ? AND state = ? AND created_at >= ? "
+            f"AND created_at < ? AND (created_at > ? OR id > ?) ORDER BY created_at, id LIMIT {int(limit)}"
         )
-        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, state, after)).fetchall())
-        found = [bytes(raw) for raw, finished, updated in rows if (finished or updated) < before]
-        if len(rows) < limit:
-            return PurgePage(found, None)
-        last = bytes(rows[-1][0])
-        future = (self.clock() // 1000 + _DAY_MS).to_bytes(6, "big")
-        if last[6] >> 4 == 7 and int.from_bytes(last[:6], "big") * 1000 > before and last[:6] < future:
-            return PurgePage(found, future + bytes(10))
-        return PurgePage(found, last)
+        key = (namespace, state, after[0], before, *after)
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
+        found = [bytes(raw) for raw, finished, updated, _ in rows if (finished or updated) < before]
+        return PurgePage(found, (rows[-1][3], bytes(rows[-1][0])) if len(rows) == limit else None)
 
     def purge_runs(self, namespace: str, run_ids: Sequence[bytes], before: int) -> int:
         """Delete those of these runs that have ended before `before` and that nothing refers to; how many."""
