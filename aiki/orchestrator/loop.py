@@ -438,9 +438,12 @@ class Orchestrator:
             ("wanted", 1.0, lambda now: self._wishes.tell_stops(self._outbound)),
             ("save", 2.0, self._save),
             ("tallies", 2.0, self._fold_tallies),
-            ("statistics", 300.0, lambda now: self._store.drop_old_statistics()),
+            ("statistics", 300.0, self._drop_statistics),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
         ]
+
+    def _drop_statistics(self, now: float) -> None:
+        self._store.drop_old_statistics()
 
     def _fold_tallies(self, now: float) -> None:
         if self._store.fold_tallies() >= FOLDED_AT_ONCE:
@@ -521,12 +524,18 @@ def main(settings: Settings, stop: threading.Event) -> int:
     :raises ConfigurationError, StorageUnavailable: it cannot start.
     """
     from aiki.broker import open_broker
+    from aiki.orchestrator.background import Background
+    from aiki.orchestrator.retention import Retention
+    from aiki.orchestrator.webhooks import Sender
     from aiki.storage import open_store
 
     broker = open_broker(
         settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type, heartbeat=BROKER_HEARTBEAT
     )
     store = open_store(settings, idle_limit=IDLE_LIMIT)
+    background = Background(settings, {"webhooks": Sender, "retention": Retention})
+    background.start()
     Orchestrator(store, broker, settings).run(stop)
+    background.close()
     store.close()
     return 0
