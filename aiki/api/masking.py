@@ -25,10 +25,13 @@ from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
 MASK: Final = "[masked]"
 """What stands for a value that is hidden."""
 EXTENSION: Final = "aiki_mask"
+_PAIRS: Final = '"$aiki":"dict"'
+"""A mapping whose keys are not all text: its pairs are lists, which only who has read the whole can tell."""
 MAX_MASKED: Final = 16 << 20
 """Bytes of JSON up to which a payload is looked through; what is larger is withheld."""
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_KEY: Final = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*')
+_STRING: Final = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:\s*)?')
+_TELLS_NOTHING: Final = ("null", "true", "false")
 
 
 class Masked(NamedTuple):
@@ -87,16 +90,21 @@ class Mask:
 
         return Masked(walk(plain), hidden)
 
-    def apply_to_text(self, text: str) -> str:
-        """The beginning of a JSON text, cut off anywhere, in the same way."""
-        out, at = [], 0
-        while (found := _KEY.search(text, at)) is not None:
-            out.append(text[at : found.end()])
+    def apply_to_text(self, text: str) -> Masked:
+        """A JSON text, or the beginning of one, in the same way; all else stays as it is written."""
+        out, done, at, hidden = [], 0, 0, 0
+        # String after string: so a key is never sought inside of a value.
+        while (found := _STRING.search(text, at)) is not None:
             at = found.end()
-            if self.is_secret(found[1]):
-                out.append(f'"{MASK}"')
-                at = _end_of_value(text, at)
-        return "".join([*out, text[at:]])
+            if found[2] and not text.startswith(_TELLS_NOTHING, at) and self.is_secret(_unescaped(found[1])):
+                out += [text[done:at], f'"{MASK}"']
+                at = done = _end_of_value(text, at)
+                hidden += 1
+        return Masked("".join([*out, text[done:]]), hidden)
+
+
+def _unescaped(key: str) -> str:
+    return str(json.loads(f'"{key}"', strict=False)) if "\\" in key else key
 
 
 def _words(key: str) -> list[str]:
@@ -150,15 +158,19 @@ def visible(payload: Payload | None, who: Principal | None = None) -> Payload | 
         text = _text_of(payload)
         if text is None:
             return None
-        found = mask().apply(json.loads(text))
+        if _PAIRS in text:
+            found = mask().apply(json.loads(text))
+            found = Masked(json.dumps(found.value, separators=(",", ":")), found.hidden)
+        else:
+            found = mask().apply_to_text(text)
     except (ValueError, RecursionError, zlib.error):
         return None
-    return Payload(JSON, json.dumps(found.value, separators=(",", ":"))) if found.hidden else payload
+    return Payload(JSON, found.value) if found.hidden else payload
 
 
 def visible_text(text: str) -> str:
     """The beginning of a JSON text as whoever asks may see it."""
-    return text if sees_all() else mask().apply_to_text(text)
+    return text if sees_all() else str(mask().apply_to_text(text).value)
 
 
 def sees_all(who: Principal | None = None) -> bool:

@@ -67,16 +67,28 @@ def test_values_are_masked_wherever_they_are() -> None:
 
 
 def test_a_text_that_is_cut_off_is_masked_too() -> None:
-    data = {"a": 1, "card": {"number": '41"11', "x": [1, 2]}, "token": 'q"}', "cvv": 123, "z": "end"}
+    data = {
+        "a": 1,
+        "card": {"number": '41"11', "x": [1, 2]},
+        "token": 'q"}',
+        "cvv": 123,
+        "s": ['x", "cvv": 9', ":"],
+        "z": "end",
+    }
     text = json.dumps(data)
     for end in range(len(text) + 1):
-        shown = MASKING.apply_to_text(text[:end])
-        assert "41" not in shown
-        assert "q" not in shown
-        assert "123" not in shown
-    assert json.loads(MASKING.apply_to_text(text)) == {"a": 1, "card": MASK, "token": MASK, "cvv": MASK, "z": "end"}
-    assert MASKING.apply_to_text('{"password": "abc') == f'{{"password": "{MASK}"'
-    assert MASKING.apply_to_text('{"password": [1, {"x"') == f'{{"password": "{MASK}"'
+        shown = MASKING.apply_to_text(text[:end]).value
+        assert not any(secret in shown for secret in ("41", "q", "123")), shown
+    whole = MASKING.apply_to_text(text)
+    assert json.loads(whole.value) == {"a": 1, "card": MASK, "token": MASK, "cvv": MASK, "s": data["s"], "z": "end"}
+    assert whole.hidden == 3
+    for cut, then in (
+        ('{"password": "abc', f'{{"password": "{MASK}"'),
+        ('{"password": [1, {"x"', f'{{"password": "{MASK}"'),
+        ('{"pass\\u0077ord":"x","n":1e400}', f'{{"pass\\u0077ord":"{MASK}","n":1e400}}'),
+        ('{"token":null,"password":true,"n":1.10}', '{"token":null,"password":true,"n":1.10}'),
+    ):
+        assert MASKING.apply_to_text(cut).value == then
 
 
 def test_what_is_edited_around_a_mask_keeps_what_was_there() -> None:
