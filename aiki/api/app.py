@@ -15,7 +15,7 @@ from urllib.parse import quote
 from flask import Flask, Response, g, request
 
 from aiki import logs
-from aiki.api import documents, guard, metrics, problems, roster, runs
+from aiki.api import documents, guard, metrics, problems, roster, runs, streams
 from aiki.api.access import LOCAL
 from aiki.api.backend import Backend
 from aiki.client import wire
@@ -34,11 +34,13 @@ class ApiOptions:
     """How a server process behaves.
 
     :ivar max_held: requests that may wait for a run's end at a time; half of the threads leaves room for the others.
+    :ivar max_streams: event streams that may be open at a time; they hold a socket each, but no thread.
     :ivar max_body: largest body, in bytes; 0 is enough for one run of the largest payload and its escapes, and at least 32 MiB.
     :ivar access_log: log one line a request (without query or payload).
     """
 
     max_held: int = 8
+    max_streams: int = 500
     max_body: int = 0
     access_log: bool = False
 
@@ -58,7 +60,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.url_map.strict_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
-    backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held)
+    backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
     measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
 
     @contextmanager
@@ -109,6 +111,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
+    app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
     app.register_blueprint(metrics.blueprint)

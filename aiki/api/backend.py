@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+from aiki.api.hub import Hub
 from aiki.client.embedded import EmbeddedClient
 from aiki.client.waiter import Waiter
 from aiki.clock import now_us
@@ -29,9 +30,10 @@ class Backend:
     """One a process, made after the fork; opened by the first request that needs the database.
 
     :param max_held: requests that may wait for a run's end at a time.
+    :param max_streams: event streams that may be open at a time.
     """
 
-    def __init__(self, settings: Settings, client: EmbeddedClient | None, max_held: int) -> None:
+    def __init__(self, settings: Settings, client: EmbeddedClient | None, max_held: int, max_streams: int = 500) -> None:
         self._settings = settings
         self._client = EmbeddedClient(settings, "api") if client is None else client
         self._opening = threading.Lock()
@@ -40,6 +42,7 @@ class Backend:
         """Entered while a request waits."""
         self._held = threading.BoundedSemaphore(max_held)
         self._waiter = Waiter(self._ended)
+        self.hub = Hub(max_streams, max_held)
         self._definitions: dict[tuple[str, str | None], tuple[float, DefinitionInfo]] = {}
 
     # ------------------------------------------------------------ the client
@@ -127,6 +130,7 @@ class Backend:
     def release(self) -> None:
         """Send home all who wait, now and from now on."""
         self._waiter.close()
+        self.hub.close()
 
     def close(self) -> None:
         """Send home all who wait, publish what is to be published, let go of connections."""

@@ -101,7 +101,10 @@ def install(app: Flask) -> None:
 
 
 def _refused(error: Refused) -> Response:
-    return problem(error.status, error.code, error.detail, **error.more)
+    response = problem(error.status, error.code, error.detail, **error.more)
+    if "retry_after" in error.more:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.more["retry_after"])))
+    return response
 
 
 def _too_large(_error: RowTooLarge) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from flask import Blueprint, Response, current_app
@@ -105,7 +106,7 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
 def show(run_id: str) -> Response:
     """A run; `?wait=30` answers when it has ended, or after so many seconds."""
     asked = query(_WAIT_QUERY)
-    return answer(wire.run_to_json(_run(backend(), _checked(run_id), asked.get("wait", 0.0))))
+    return answer(wire.run_to_json(_run(backend(), checked_id(run_id), asked.get("wait", 0.0))))
 
 
 @blueprint.get("/runs/<run_id>/detail")
@@ -114,7 +115,7 @@ def show(run_id: str) -> Response:
 def detail(run_id: str) -> Response:
     """A run with its payloads and attempts, and as `values` what of the payloads can be read (`?values=false`: without)."""
     asked = query(_DETAIL_QUERY)
-    at, checked = backend(), _checked(run_id)
+    at, checked = backend(), checked_id(run_id)
     if asked.get("wait"):
         _run(at, checked, asked["wait"])
     found = client().detail(checked)
@@ -151,7 +152,7 @@ def history(run_id: str) -> Response:
     """What a workflow has issued, by ordinal; `?after=` takes the `next` of the page before."""
     asked = query(_HISTORY_QUERY)
     limit = asked.get("limit", 1000)
-    steps = client().history(_checked(run_id), after=asked.get("after", -1), limit=limit + 1)
+    steps = client().history(checked_id(run_id), after=asked.get("after", -1), limit=limit + 1)
     return answer(wire.history_to_json(steps[:limit], more=len(steps) > limit))
 
 
@@ -161,7 +162,15 @@ def history(run_id: str) -> Response:
 def list_runs() -> Response:
     """A page of runs, newest first."""
     asked = query(_LIST_QUERY, repeatable=("state",))
-    where = RunFilter(
+    where = filter_of(asked)
+    after = paging.run_after(where, asked["after"]) if "after" in asked else None
+    page = client().list(where, limit=asked.get("limit", 50), after=after)
+    return answer({**wire.page_to_json(page), "next": paging.token_of(where, page.next)})
+
+
+def filter_of(asked: Mapping[str, Any]) -> RunFilter:
+    """The filter that a checked query names."""
+    return RunFilter(
         states=asked.get("state", ()),
         name=asked.get("name"),
         kind=asked.get("kind"),
@@ -171,9 +180,6 @@ def list_runs() -> Response:
         created_after=asked.get("created_after"),
         created_before=asked.get("created_before"),
     )
-    after = paging.run_after(where, asked["after"]) if "after" in asked else None
-    page = client().list(where, limit=asked.get("limit", 50), after=after)
-    return answer({**wire.page_to_json(page), "next": paging.token_of(where, page.next)})
 
 
 # ---------------------------------------------------------------- changing
@@ -189,7 +195,7 @@ def list_runs() -> Response:
 def cancel(run_id: str) -> Response:
     """Cancel a run; one that has ended stays as it is. A second cancel ends a workflow at once, unless `once` is true."""
     asked = body(_CANCEL, optional=True)
-    return _told(client().cancel(_checked(run_id), reason=asked.get("reason", ""), once=asked.get("once", False)))
+    return _told(client().cancel(checked_id(run_id), reason=asked.get("reason", ""), once=asked.get("once", False)))
 
 
 @blueprint.post("/runs/<run_id>/terminate")
@@ -204,7 +210,7 @@ def cancel(run_id: str) -> Response:
 def terminate(run_id: str) -> Response:
     """End a run now, without calling its code again."""
     asked = body(_REASON, optional=True)
-    return _told(client().cancel(_checked(run_id), reason=asked.get("reason", ""), at_once=True))
+    return _told(client().cancel(checked_id(run_id), reason=asked.get("reason", ""), at_once=True))
 
 
 @blueprint.post("/runs/<run_id>/pause")
@@ -215,7 +221,7 @@ def terminate(run_id: str) -> Response:
 def pause(run_id: str) -> Response:
     """Keep a run from going on."""
     asked = body(_REASON, optional=True)
-    return _told(client().pause(_checked(run_id), reason=asked.get("reason", "")))
+    return _told(client().pause(checked_id(run_id), reason=asked.get("reason", "")))
 
 
 @blueprint.post("/runs/<run_id>/resume")
@@ -224,7 +230,7 @@ def pause(run_id: str) -> Response:
 def resume(run_id: str) -> Response:
     """Have a paused run go on."""
     body(_EMPTY, optional=True)
-    return _told(client().resume(_checked(run_id)))
+    return _told(client().resume(checked_id(run_id)))
 
 
 @blueprint.post("/runs/<run_id>/wake")
@@ -233,7 +239,7 @@ def resume(run_id: str) -> Response:
 def wake(run_id: str) -> Response:
     """End a workflow's sleep early."""
     asked = body(_WAKE, optional=True)
-    return _told(client().wake(_checked(run_id), name=asked.get("name", "")))
+    return _told(client().wake(checked_id(run_id), name=asked.get("name", "")))
 
 
 @blueprint.post("/runs/<run_id>/events")
@@ -253,7 +259,7 @@ def send_event(run_id: str) -> Response:
         raise values.too_large(f"the data of event {name}", len(payload.text), limit)
     if asked.get("data") is not None:
         payload = values.payload_of_data(asked["data"], limit=limit, name=name)
-    return _told(client().send_event(_checked(run_id), name, payload, reference_id=asked.get("reference_id")))
+    return _told(client().send_event(checked_id(run_id), name, payload, reference_id=asked.get("reference_id")))
 
 
 @blueprint.post("/runs/<run_id>/retry")
@@ -262,7 +268,7 @@ def send_event(run_id: str) -> Response:
 def retry(run_id: str) -> Response:
     """Have a failed, dead or cancelled run go on."""
     body(_EMPTY, optional=True)
-    return _told(client().retry(_checked(run_id)))
+    return _told(client().retry(checked_id(run_id)))
 
 
 @blueprint.post("/runs/<run_id>/rerun")
@@ -277,14 +283,15 @@ def retry(run_id: str) -> Response:
 def rerun(run_id: str) -> Response:
     """A new run with the same input; of a workflow, from a step on: what was before it is copied."""
     asked = body(_RERUN, optional=True)
-    return _accepted(client().rerun(_checked(run_id), from_step=asked.get("from_step"), new_id=asked.get("id")))
+    return _accepted(client().rerun(checked_id(run_id), from_step=asked.get("from_step"), new_id=asked.get("id")))
 
 
 def _told(run: RunView) -> Response:
     return answer(wire.run_to_json(run))
 
 
-def _checked(run_id: str) -> str:
+def checked_id(run_id: str) -> str:
+    """A run's id of a path, canonical; raises `RunNotFound`."""
     parsed = parse_id(run_id)
     if parsed is None:
         raise RunNotFound(run_id[:64])

@@ -279,6 +279,13 @@ def _states(value: Any) -> tuple[State, ...]:
 shaped(_states, type="array", items={"type": "string", "enum": [*State]})
 
 
+def _topics(value: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_one_of("runs", "overview")(name) for name in str(value).split(",")))
+
+
+shaped(_topics, type="string", pattern="^(runs|overview)(,(runs|overview))*$")
+
+
 def _from_text(check: Callable[[Any], Any], kind: Callable[[str], Any]) -> Callable[[Any], Any]:
     """A check of a number that comes as text, in a query."""
 
@@ -457,8 +464,8 @@ class DetailQuery(WaitQuery):
     values = Checked(_one_of("true", "false"))
 
 
-class ListQuery(Strict):
-    """The filters of a list, and which page of it."""
+class FilterQuery(Strict):
+    """The filters of a list."""
 
     state = Checked(_states)
     name = Checked(_text(MAX_NAME))
@@ -468,8 +475,20 @@ class ListQuery(Strict):
     reference_id = Checked(_text(MAX_REFERENCE))
     created_after = Checked(_query_time)
     created_before = Checked(_query_time)
+
+
+class ListQuery(FilterQuery):
+    """The filters of a list, and which page of it."""
+
     limit = Checked(_from_text(_number(1, MAX_PAGE, whole=True), int))
     after = Checked(_text(64))
+
+
+class StreamQuery(FilterQuery):
+    """What a stream tells of: `topics` (`runs`, `overview`), and of which runs."""
+
+    topics = Checked(_topics)
+    limit = Checked(_from_text(_number(1, 50, whole=True), int))
 
 
 class HistoryQuery(Strict):

@@ -33,6 +33,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from aiki.api import instruments
 from aiki.api.app import ApiOptions, backend_of, create_app
+from aiki.api.listening import HandedOver, HandsOver
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
 from aiki.storage import open_store
@@ -51,13 +52,14 @@ class ServerOptions:
     """How to serve.
 
     :ivar bind: `host:port`; port 0 is any that is free.
-    :ivar workers: processes; `threads`: requests that each answers at a time.
+    :ivar workers: processes; `threads`: requests that each answers at a time; `streams`: event streams that each holds open.
     :ivar access_log: log one line a request.
     """
 
     bind: str = DEFAULT_BIND
     workers: int = 2
     threads: int = 16
+    streams: int = 500
     log_level: str = "info"
     access_log: bool = False
 
@@ -172,9 +174,11 @@ class _Application(BaseApplication):
     def load(self) -> Flask:
         """The app, in the worker."""
         held = max(1, self._options.threads // 2)
-        app = create_app(self._settings, options=ApiOptions(max_held=held, access_log=self._options.access_log))
+        options = ApiOptions(max_held=held, max_streams=self._options.streams, access_log=self._options.access_log)
+        app = create_app(self._settings, options=options)
         if self._pages is not None:
             self._pages(app)
+        app.wsgi_app = HandsOver(app.wsgi_app, lambda: backend_of(app).hub.sender)  # type: ignore[method-assign]
         return app
 
 
@@ -202,6 +206,14 @@ class Worker(ThreadWorker):
             return super().handle(conn)
         finally:
             self._busy.pop(conn, None)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Call the app; its socket may be handed over to the sender of event streams."""
+        try:
+            return super().handle_request(req, conn)
+        except HandedOver:
+            conn.close = _leave_open
+            return False
 
     def notify(self) -> None:
         """Called about every second by the main thread."""
@@ -244,6 +256,10 @@ class Worker(ThreadWorker):
         head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
         with contextlib.suppress(OSError):  # the client has gone
             util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
+
+
+def _leave_open(graceful: bool = False) -> None:
+    """In place of closing a connection whose socket is the sender's now."""
 
 
 class _Log(Logger):
