@@ -47,6 +47,8 @@ _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _OF_ALL: Final = ("unauthorized", "forbidden", "too_many_requests", "unavailable", "internal")
 _OF_BODIES: Final = ("payload_too_large", "unsupported_media_type")
 _PATH: Final[Mapping[str, dict[str, Any]]] = {
+    "queue": {"description": "The queue's name.", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}},
+    "worker_id": {"description": "The id of the worker's incarnation.", "schema": {"type": "string"}},
     "run_id": {"description": "The run's id.", "schema": {"type": "string", "format": "uuid"}},
 }
 
