@@ -70,8 +70,12 @@ def _before() -> None:
 @blueprint.after_request
 def _after(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = CSP
+    # With no-referrer browsers send forms with `Origin: null`, which the guard takes for another site's.
+    response.headers["Referrer-Policy"] = "same-origin"
     response.headers["Vary"] = "Cookie, Accept-Encoding"
     csrf.keep(response)
+    if g.get("partial"):
+        response.make_conditional(request)
     return packed(response)
 
 

@@ -76,7 +76,11 @@ def violations(page: Page) -> list[str]:
     found = page.evaluate(
         "rules => axe.run(document, {runOnly: rules, resultTypes: ['violations']}).then(r => r.violations)", RULES
     )
-    return [f"{item['id']}: {item['help']}: {node['html'][:200]} {node['failureSummary'][:200]}" for item in found for node in item["nodes"]]
+    return [
+        f"{item['id']}: {item['help']}: {node['html'][:200]} {node['failureSummary'][:200]}"
+        for item in found
+        for node in item["nodes"]
+    ]
 
 
 def overflow(page: Page) -> list[str]:
@@ -87,8 +91,9 @@ def overflow(page: Page) -> list[str]:
           if (document.documentElement.scrollWidth > innerWidth) out.push("the page: " + document.documentElement.scrollWidth);
           for (const item of document.querySelectorAll("body *")) {
             const box = item.getBoundingClientRect();
-            if (!box.width || item.closest(".hide, .skip, svg, .scroll, .trace, .json, pre, code, nav ul, dialog:not([open])")) continue;
-            if (box.right > innerWidth + 1 || box.left < -1) out.push(item.outerHTML.slice(0, 120) + " " + box.left + " " + box.right);
+            const apart = ".hide, .skip, svg, .scroll, .trace, .json, pre, code, nav ul, thead, dialog:not([open])";
+            if (!box.width || item.closest(apart)) continue;
+            if (box.right > innerWidth + 1 || box.left < -1) out.push(item.outerHTML.slice(0, 120) + " " + box.right);
           }
           return out.slice(0, 5);
         }"""
