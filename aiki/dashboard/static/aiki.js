@@ -256,6 +256,10 @@
     draw();
   };
 
+  // ------------------------------------------------------------ choosing
+  for (const button of $$("[data-hide]")) button.hidden = true;
+  document.addEventListener("change", (event) => { if (event.target.matches("select[data-choose]")) event.target.form.submit(); });
+
   // ------------------------------------------------------------ selecting rows
   document.addEventListener("change", (event) => {
     const box = event.target;
