@@ -94,7 +94,7 @@ def overflow(page: Page) -> list[str]:
           if (document.documentElement.scrollWidth > innerWidth) out.push("the page: " + document.documentElement.scrollWidth);
           for (const item of document.querySelectorAll("body *")) {
             const box = item.getBoundingClientRect();
-            const apart = ".hide, .skip, svg, .scroll, .trace, .json, pre, code, nav ul, thead, dialog:not([open])";
+            const apart = ".hide, .skip, svg, .scroll, .table, .trace, .json, pre, code, nav ul, thead, dialog:not([open])";
             if (!box.width || item.closest(apart)) continue;
             if (box.right > innerWidth + 1 || box.left < -1) out.push(item.outerHTML.slice(0, 120) + " " + box.right);
           }

@@ -24,6 +24,7 @@ WIDTHS = (360, 768, 1440)
 FULL = os.environ.get("AIKI_TEST_FULL") == "1"
 MAX_BYTES = 60_000
 MAX_FIRST_BYTE = 0.1
+BROWSER = {"Accept": "text/html", "Accept-Encoding": "gzip"}
 
 
 def test_every_page_is_looked_at(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_pages_are_small_and_quick(site: Site) -> None:
         for name, path in addresses(site).items():
             for _ in range(5):
                 begun = time.monotonic()
-                answer = site.http.request("GET", site.url + path, headers={"Accept-Encoding": "gzip"}, preload_content=False)
+                answer = site.http.request("GET", site.url + path, headers=BROWSER, preload_content=False)
                 took.append(time.monotonic() - begun)
                 body = answer.read(decode_content=False)
                 answer.release_conn()
@@ -80,7 +81,7 @@ def test_pages_are_small_and_quick(site: Site) -> None:
             assert len(assets) >= 4, (endpoint, name)
             total = len(body)
             for asset in assets:
-                sent = site.http.request("GET", site.url + asset, headers={"Accept-Encoding": "gzip"}, preload_content=False)
+                sent = site.http.request("GET", site.url + asset, headers=BROWSER, preload_content=False)
                 total += len(sent.read(decode_content=False))
                 sent.release_conn()
             assert total <= MAX_BYTES, (endpoint, name, total)

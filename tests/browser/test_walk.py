@@ -18,7 +18,7 @@ def test_a_newcomer_mends_the_failed_order(browse: Callable[..., Page], site: Si
     page = browse("/", js=js)
     page.get_by_role("navigation", name="Pages").get_by_role("link", name="Runs").click()
     page.get_by_role("link", name="Failed", exact=True).click()
-    row = page.get_by_role("row").filter(has_text="shop.charge").filter(has_text="CardDeclined")
+    row = page.get_by_role("row").filter(has_text="shop.charge").filter(has_text="order o-11: the bank declined")
     row.get_by_role("link", name="shop.charge").click()
 
     expect(page.get_by_role("region", name="Error")).to_contain_text("order o-11: the bank declined 4200 cents")
