@@ -28,7 +28,7 @@ def parse(text: str) -> dict[str, int]:
     parts = text.replace(",", " ").split()
     if len(parts) == 1 and "=" not in parts[0]:
         seconds = _seconds(parts[0], text)
-        return {str(state): seconds for state in TERMINAL}
+        return dict.fromkeys(sorted(str(state) for state in TERMINAL), seconds)
     out: dict[str, int] = {}
     for part in parts:
         name, equals, duration = part.partition("=")

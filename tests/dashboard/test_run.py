@@ -112,3 +112,19 @@ def test_numbers_are_shown_as_they_are_written() -> None:
 def test_nobody_is_known_by_a_wrong_id(pages: Pages) -> None:
     for path in (f"/runs/{new_id()}", "/runs/nothing", f"/runs/{new_id()}/do/cancel", f"/runs/{new_id()}/payload/input"):
         assert "no such run" in pages.get(path, 404).text
+
+
+def test_many_are_asked_for_and_done(pages: Pages) -> None:
+    made = [pages.new_run() for _ in range(3)]
+    assert "No run is selected" in pages.get("/runs/bulk?verb=cancel", 400).text
+    pages.get("/runs/bulk?verb=nothing", 404)
+    picked = "&".join(f"run={run_id}" for run_id in made)
+    assert "Cancel: 3 runs" in pages.get(f"/runs/bulk?verb=cancel&{picked}").text
+    answer = pages.post("/runs/bulk", {"verb": "cancel", "run": made, "q": 'name:"a b"', "reason": "x"})
+    assert "done=3" in answer.headers["Location"]
+    answer = pages.post("/runs/bulk", {"verb": "resume", "run": made})
+    assert "refused=3" in answer.headers["Location"]
+    assert "3 were left as they are" in pages.get(answer.headers["Location"]).text
+    many = [str(new_id()) for _ in range(101)]
+    assert "Type 101 to go on" in pages.post("/runs/bulk", {"verb": "cancel", "run": many}, 400).text
+    assert "done=0" in pages.post("/runs/bulk", {"verb": "cancel", "run": many, "typed": "101"}).headers["Location"]
