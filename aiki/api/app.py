@@ -16,7 +16,7 @@ from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 
 from aiki import logs
-from aiki.api import documents, guard, metrics, people, problems, queues, roster, runs, streams, webhooks, workers
+from aiki.api import documents, guard, metrics, people, problems, queues, roster, run_logs, runs, streams, webhooks, workers
 from aiki.api.access import principal
 from aiki.api.backend import Backend
 from aiki.api.requests import store
@@ -121,6 +121,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
 
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
+    app.register_blueprint(run_logs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
     app.register_blueprint(queues.blueprint, url_prefix=API)
     app.register_blueprint(workers.blueprint, url_prefix=API)
