@@ -36,21 +36,11 @@ class Steering(Operating):
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
             controls.clear()
-            if row.ended or (row.state == State.RUNNING and not row.is_workflow):
-                raise RunConflict(f"run {run_id} is {row.state}; it cannot be paused" + _hint(row))
             if row.state == State.PAUSED:
                 return
+            if pause_row(row, effects):
+                controls.append((m.PAUSE_SOON, [RunKey(row.run_id, row.epoch)]))
             effects.audit.append((actor, "pause", run_id, reason[:1000]))
-            key = RunKey(row.run_id, row.epoch)
-            if row.state == State.RUNNING:
-                row.pause_requested = 1
-                controls.append((m.PAUSE_SOON, [key]))
-            elif row.state == State.QUEUED:
-                effects.revoke.append((key, False))
-                controls.append((m.PAUSE_SOON, [key]))
-                pause_out(row, effects)
-            else:
-                pause(row, effects)
 
         applied = self.apply(self.namespace, [raw], decide)
         return Steered(self._view(run_id), applied.outgoing, [*controls, (m.REVOKE, applied.revoke)])
@@ -60,20 +50,8 @@ class Steering(Operating):
         raw = _raw(run_id)
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-            row = _present(rows, raw, run_id)
-            if row.ended or (row.state != State.PAUSED and not row.pause_requested):
-                raise RunConflict(f"run {run_id} is {row.state}; only paused runs can be resumed")
+            resume_row(_present(rows, raw, run_id), effects, self.clock())
             effects.audit.append((actor, "resume", run_id, ""))
-            now = self.clock()
-            if row.state != State.PAUSED:
-                row.pause_requested = 0
-            elif row.due_at is not None and row.due_at > now and not row.history:
-                row.pause_requested = 0
-                row.state = State.SCHEDULED.value
-                row.waiting_on = None
-                effects.deliver(row, row.due_at)
-            else:
-                go_on(row, effects, now)
 
         applied = self.apply(self.namespace, [raw], decide)
         return Steered(self._view(run_id), applied.outgoing, [])
@@ -192,6 +170,36 @@ class Steering(Operating):
             return [step_view(row, ends.get(row[2]), names) for row in rows]
 
         return self.db.read(work)
+
+
+def pause_row(row: RunRow, effects: Effects) -> bool:
+    """Pause one locked run that is not paused; True: who executes it is to be told `PAUSE_SOON`. Raises `RunConflict`."""
+    if row.ended or row.state == State.PAUSED or (row.state == State.RUNNING and not row.is_workflow):
+        raise RunConflict(f"run {ids.to_text(row.id)} is {row.state}; it cannot be paused" + _hint(row))
+    if row.state == State.RUNNING:
+        row.pause_requested = 1
+        return True
+    if row.state == State.QUEUED:
+        effects.revoke.append((RunKey(row.run_id, row.epoch), False))
+        pause_out(row, effects)
+        return True
+    pause(row, effects)
+    return False
+
+
+def resume_row(row: RunRow, effects: Effects, now: int) -> None:
+    """Have one locked run that is paused go on. Raises `RunConflict`."""
+    if row.ended or (row.state != State.PAUSED and not row.pause_requested):
+        raise RunConflict(f"run {ids.to_text(row.id)} is {row.state}; only paused runs can be resumed")
+    if row.state != State.PAUSED:
+        row.pause_requested = 0
+    elif row.due_at is not None and row.due_at > now and not row.history:
+        row.pause_requested = 0
+        row.state = State.SCHEDULED.value
+        row.waiting_on = None
+        effects.deliver(row, row.due_at)
+    else:
+        go_on(row, effects, now)
 
 
 def _hint(row: RunRow) -> str:
