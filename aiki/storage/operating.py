@@ -11,6 +11,7 @@ from aiki.messages import RunKey
 from aiki.model import Cancelled, Retried
 from aiki.states import State
 from aiki.storage.applying import Applied, Effects
+from aiki.storage.auditing import Audited
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
 from aiki.storage.rows import RunRow
@@ -40,7 +41,7 @@ class Operating(Delivering, Reading):
             if row.ended or (once and row.cancel_requested):
                 return
             if at_once or not row.cancel_requested or row.is_workflow:
-                effects.audit.append((actor, "terminate" if at_once else "cancel", run_id, reason[:1000]))
+                effects.audit.append(Audited(actor, "terminate" if at_once else "cancel", run_id, reason=reason))
             cancel(row, effects, self.clock(), reason, at_once=at_once)
 
         applied = self.apply(self.namespace, [raw], decide)
@@ -56,7 +57,7 @@ class Operating(Delivering, Reading):
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
-            effects.audit.append((actor, "retry", run_id, f"it was {row.state}"))
+            effects.audit.append(Audited(actor, "retry", run_id, f"it was {row.state}"))
             retry_row(row, effects, self.clock())
 
         applied: Applied = self.apply(self.namespace, [raw], decide)

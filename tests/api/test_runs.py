@@ -49,7 +49,7 @@ def test_options_may_stand_beside_or_in_options(api: Api) -> None:
     policy = {"max_attempts": 3, "delay": 2, "retry_on": ["ValueError"]}
     beside = api.new_run(time_limit=5, soft_time_limit=3.5, retry=policy, max_crashes=2)
     inside = api.new_run(options={"time_limit": 5, "soft_time_limit": 3.5, "retry": policy, "max_crashes": 2})
-    assert api.store.options_of(beside) == api.store._options(inside) == {"tl": 5, "sl": 3.5, "rp": policy, "mc": 2}
+    assert api.store.options_of(beside) == api.store.options_of(inside) == {"tl": 5, "sl": 3.5, "rp": policy, "mc": 2}
 
 
 @pytest.mark.parametrize(
