@@ -233,9 +233,7 @@ class Batches(Steering, Searching):
             begun = now if target.ids is not None else None
             told = (operation.value, state.value, target.to_json(), reason[:1000], actor[:255], expected)
             counts = (len(named), 0, 0, 0, "[]")
-            self.db.insert(
-                connection, "batches", columns, [(self.namespace, raw, *told, *counts, 0, now, begun, now)]
-            )
+            self.db.insert(connection, "batches", columns, [(self.namespace, raw, *told, *counts, 0, now, begun, now)])
             items = [(self.namespace, raw, run_id) for run_id in named]
             self.db.insert(connection, "batch_items", ("namespace", "batch_id", "run_id"), items)
             entry = Audited(
@@ -310,9 +308,7 @@ class Batches(Steering, Searching):
         view = _view(self.db.execute(connection, sql, (self.namespace, raw)).fetchone())
         detail = f"{view.done:,} done, {view.skipped:,} skipped, {view.failed:,} failed of {view.matched:,}"
         who = view.actor if actor is None else actor
-        entry = Audited(
-            who, f"batch_{view.operation}", f"batch {view.id}", detail, reason, affected=view.done, outcome=outcome
-        )
+        entry = Audited(who, f"batch_{view.operation}", f"batch {view.id}", detail, reason, affected=view.done, outcome=outcome)
         self.write_audit(connection, [entry])
 
     # ------------------------------------------------------------ orchestrators
@@ -367,7 +363,7 @@ class Batches(Steering, Searching):
         sql = (
             "SELECT state, operation, reached, collected, target, created_at, reason FROM batches WHERE namespace = ? AND id = ? "
             f"AND lease_owner = ? AND state IN ('{_OPEN[0]}', '{_OPEN[1]}')"
-)
+        )
         return self.db.read(lambda c: self.db.execute(c, sql, (lease.namespace, lease.id, lease.owner)).fetchone())
 
     # ------------------------------------------------------------ collecting
@@ -416,9 +412,7 @@ class Batches(Steering, Searching):
     def _give_up(self, lease: Lease, why: str) -> Worked:
         def work(connection: sa.Connection) -> None:
             sample = json.dumps([{"run": "", "outcome": "failed", "detail": why[:255]}])
-            self._hold(
-                connection, lease, "state = 'failed', finished_at = ?, samples = ?", (self.clock(), sample), "", ()
-            )
+            self._hold(connection, lease, "state = 'failed', finished_at = ?, samples = ?", (self.clock(), sample), "", ())
             self._audit_end(connection, lease.id, "failed", reason=why)
 
         self.db.transaction(work)
