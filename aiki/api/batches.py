@@ -58,7 +58,7 @@ schemas.shaped(_confirm, anyOf=[{"type": "integer", "minimum": 0}, {"type": "str
 class TargetSchema(schemas.Strict):
     """Which runs: all that match a filter, all that failed of one error, or those named."""
 
-    q = schemas.Checked(schemas.a_filter)
+    q = schemas.Checked(schemas.filter_text)
     fingerprint = schemas.Checked(_hex)
     ids = schemas.Checked(_ids)
 
@@ -231,9 +231,7 @@ def begin(
         found = store().preview(target, sample=0)
         _check(operation, found, expected, confirm)
         expected = found.number
-    return client().begin_batch(
-        batch_id or str(ids.new_id()), operation, target, expected=expected or 0, reason=reason
-    )
+    return client().begin_batch(batch_id or str(ids.new_id()), operation, target, expected=expected or 0, reason=reason)
 
 
 def _check(operation: Operation, found: Preview, expected: int | None, confirm: int | str | None) -> None:
@@ -245,8 +243,7 @@ def _check(operation: Operation, found: Preview, expected: int | None, confirm: 
     if found.number > FREE and confirm not in (found.number, str(found.number), operation.value):
         given = "" if confirm is None else f", not {str(confirm)[:64]!r}"
         raise RunConflict(
-            f"this would {operation} {about} runs: to confirm it, send confirm: {found.number} or confirm: "
-            f'"{operation}"{given}'
+            f'this would {operation} {about} runs: to confirm it, send confirm: {found.number} or confirm: "{operation}"{given}'
         )
 
 
@@ -316,10 +313,7 @@ def batch_to_json(batch: BatchView) -> dict[str, Any]:
         "target": dict(batch.target),
         "rate": None if rate is None else round(rate, 2),
         "eta": None if eta is None else round(eta, 1),
-        **{
-            name: wire.time_to_json(getattr(batch, name))
-            for name in ("created_at", "started_at", "finished_at", "updated_at")
-        },
+        **{name: wire.time_to_json(getattr(batch, name)) for name in ("created_at", "started_at", "finished_at", "updated_at")},
     }
 
 

@@ -49,6 +49,7 @@ _OF_BODIES: Final = ("payload_too_large", "unsupported_media_type")
 _PATH: Final[Mapping[str, dict[str, Any]]] = {
     "queue": {"description": "The queue's name.", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}},
     "worker_id": {"description": "The id of the worker's incarnation.", "schema": {"type": "string"}},
+    "batch_id": {"description": "The batch's id.", "schema": {"type": "string", "format": "uuid"}},
     "run_id": {"description": "The run's id.", "schema": {"type": "string", "format": "uuid"}},
 }
 

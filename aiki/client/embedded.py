@@ -24,6 +24,7 @@ from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, R
 from aiki.settings import Settings
 from aiki.storage import Store, open_store
 from aiki.storage.auditing import NOWHERE, Origin
+from aiki.storage.batches import BatchView, Operation, Target
 from aiki.storage.queues import Pauses
 from aiki.storage.roster import Wanted, WorkerRow
 
@@ -275,6 +276,18 @@ class EmbeddedClient:
             at_once = {"at_once": 1} if found.wanted == Wanted.KILL else {}
             parts.publisher.control(Control(parts.store.namespace, DRAIN, [], {"worker": found.id, **at_once}))
         return found
+
+    # ------------------------------------------------------------ batches
+    def begin_batch(
+        self, batch_id: str, operation: Operation, target: Target, *, expected: int, reason: str = ""
+    ) -> tuple[BatchView, bool]:
+        """Have an operation done to many runs by the orchestrators; False: there was a batch of this id."""
+        store = self._open().store
+        return store.create_batch(batch_id, operation, target, expected=expected, reason=reason, actor=self._actor)
+
+    def stop_batch(self, batch_id: str, *, reason: str = "") -> BatchView | None:
+        """Have nothing more done of a batch. Raises `RunConflict` if it is over."""
+        return self._open().store.stop_batch(batch_id, reason=reason, actor=self._actor)
 
     def _tell_pauses(self, verb: Callable[[Store], Pauses]) -> Pauses:
         parts = self._open()

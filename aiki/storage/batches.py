@@ -3,8 +3,8 @@
 A batch is a row; its runs are rows of `batch_items`. It goes `collecting` → `running` → `done`, or `stopped`, or `failed` (its
 filter cannot be looked up). What holds, whatever crashes:
 
-* The runs are those that matched when it was made: what has failed, or was recorded, after that is left out, and a run of it that
-  has failed again since is passed over. So a retry never meets its own consequences.
+* The runs are those that matched when it was made: what has failed, or was recorded, after that is left out, and a run of it
+  that has failed again since is passed over. So a retry never meets its own consequences.
 * A chunk of runs, what became of each, and the batch's `reached` are written in one transaction, which holds only if the batch
   still runs, is at that place, and is leased to whoever works. So each run is done at most once, by however many orchestrators,
   and nothing is done once a stop was answered.
@@ -30,14 +30,15 @@ from aiki.errors import AikiError, ConfigurationError, RunConflict
 from aiki.filters import parse
 from aiki.messages import RunKey
 from aiki.model import Outgoing, RunView
-from aiki.states import TERMINAL, State
+from aiki.states import TERMINAL
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.auditing import Audited
 from aiki.storage.database import RowTooLarge, is_duplicate
 from aiki.storage.operating import cancel, retry_row
-from aiki.storage.rows import RunRow
+from aiki.storage.rerunning import Rerunning
+from aiki.storage.rows import VIEW_COLUMNS, RunRow, run_view
 from aiki.storage.searching import Searching
-from aiki.storage.steering import Steering, pause_row, resume_row
+from aiki.storage.steering import pause_row, resume_row
 
 LEASE: Final = 10 * SECOND
 """How long a batch belongs to the orchestrator that last worked on it."""
@@ -173,7 +174,7 @@ class Worked:
     over: bool = False
 
 
-class _Lost(Exception):  # noqa: N818
+class _Lost(Exception):
     """The batch was stopped, or is another's by now: nothing of the transaction holds."""
 
 
@@ -183,7 +184,7 @@ _COLUMNS: Final = (
 )
 
 
-class Batches(Steering, Searching):
+class Batches(Searching, Rerunning):
     """Batches."""
 
     # ------------------------------------------------------------ people
@@ -209,6 +210,15 @@ class Batches(Steering, Searching):
             return number, [bytes(row[0]) for row in self.db.execute(connection, sql, key).fetchall()]
 
         return self.db.read(work)
+
+    def _views(self, raws: Sequence[bytes]) -> list[RunView]:
+        """These runs, as far as they are there, newest first."""
+
+        def work(connection: sa.Connection) -> list[RunView]:
+            sql = f"SELECT {VIEW_COLUMNS} FROM runs WHERE namespace = ? AND id"
+            return [run_view(row) for row in self.db.where_in(connection, sql, (self.namespace,), sorted(raws))]
+
+        return sorted(self.db.read(work), key=lambda run: run.id, reverse=True)
 
     def create_batch(
         self, batch_id: str, operation: Operation, target: Target, *, expected: int, reason: str = "", actor: str = ""
@@ -361,8 +371,8 @@ class Batches(Steering, Searching):
 
     def _leased(self, lease: Lease) -> Any:
         sql = (
-            "SELECT state, operation, reached, collected, target, created_at, reason FROM batches WHERE namespace = ? AND id = ? "
-            f"AND lease_owner = ? AND state IN ('{_OPEN[0]}', '{_OPEN[1]}')"
+            "SELECT state, operation, reached, collected, target, created_at, reason FROM batches WHERE namespace = ? "
+            f"AND id = ? AND lease_owner = ? AND state IN ('{_OPEN[0]}', '{_OPEN[1]}')"
         )
         return self.db.read(lambda c: self.db.execute(c, sql, (lease.namespace, lease.id, lease.owner)).fetchone())
 
