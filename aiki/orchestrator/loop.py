@@ -25,6 +25,7 @@ from aiki.orchestrator import core
 from aiki.orchestrator.batches import Batching
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
+from aiki.orchestrator.indexing import Indexing
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.orchestrator.live import Live, Worker
 from aiki.orchestrator.outbound import Outbound
@@ -85,6 +86,7 @@ class Orchestrator:
         self._stirring = Stirring(store, monotonic)
         self._kept = Kept()
         self._wishes = Wishes(store)
+        self._indexing = Indexing(store)
         self._batching = Batching(store, settings.batch_rate)
 
     # ------------------------------------------------------------ running
@@ -439,6 +441,7 @@ class Orchestrator:
             ("pauses", 0.5, lambda now: self._wishes.tell_pauses(self._outbound)),
             ("wanted", 1.0, lambda now: self._wishes.tell_stops(self._outbound)),
             ("batches", 0.2, self._work_batches),
+            ("index", 0.25, lambda now: self._indexing.run_once()),
             ("save", 2.0, self._save),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
         ]

@@ -2,7 +2,7 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `searching`, `outline` (histories as people look at them), `watching` (again and
-again), `queues`, `batches`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`,
+again), `queues`, `batches`, `dead`, `why`, `roster` (workers, orchestrators, definitions, revocations), `reconciling`,
 `gauging` (metrics).
 """
 
@@ -18,6 +18,7 @@ from aiki.storage.auditing import NOWHERE, Origin
 from aiki.storage.batches import Batches
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
+from aiki.storage.dead import Dead
 from aiki.storage.gauging import Gauging
 from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
@@ -31,6 +32,7 @@ from aiki.storage.why import Explaining
 
 class Store(
     Batches,
+    Dead,
     Roster,
     Reconciling,
     Explaining,
