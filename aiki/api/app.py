@@ -16,7 +16,7 @@ from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 
 from aiki import logs
-from aiki.api import batches, documents, guard, metrics, people, problems, queues, roster, runs, streams, workers
+from aiki.api import batches, documents, guard, metrics, people, problems, queues, roster, runs, streams, webhooks, workers
 from aiki.api.access import principal
 from aiki.api.backend import Backend
 from aiki.api.requests import store
@@ -79,6 +79,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
             yield
 
     backend.holding = _holding
+    backend.hub.counted = measured.instruments.streams
 
     @app.before_request
     def _before() -> ResponseReturnValue | None:
@@ -127,6 +128,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(people.blueprint, url_prefix=API)
+    app.register_blueprint(webhooks.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
     app.register_blueprint(metrics.blueprint)
     return app
