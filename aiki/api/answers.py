@@ -178,7 +178,12 @@ class Detail(Answer):
     traceback = fields.String()
     attempts = fields.List(fields.Nested(Attempt))
     values = fields.Nested(Values, metadata={"optional": True})
-    why = fields.Nested(Why)
+    why = fields.Nested(Why, metadata={"optional": True})
+    rerun_of = fields.String(allow_none=True, metadata={"format": "uuid", "optional": True})
+    reruns = fields.List(
+        fields.String(metadata={"format": "uuid"}),
+        metadata={"optional": True, "description": "The newest runs that were made from this one."},
+    )
 
 
 class Step(Answer):

@@ -22,6 +22,7 @@ from aiki.storage.dead import Dead
 from aiki.storage.gauging import Gauging
 from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
+from aiki.storage.outside import Outside
 from aiki.storage.people import People
 from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
@@ -39,6 +40,7 @@ class Store(
     Reconciling,
     Explaining,
     Outlining,
+    Outside,
     Gauging,
     Watching,
     People,
