@@ -21,6 +21,7 @@ from aiki.api import (
     dead,
     documents,
     guard,
+    masking,
     metrics,
     parts,
     people,
@@ -84,6 +85,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
+    app.extensions[masking.EXTENSION] = masking.Mask(settings.mask.split(","))
     gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
     measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
 

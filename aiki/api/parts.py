@@ -7,7 +7,7 @@ from typing import Any, Final
 from flask import Blueprint, Response
 from marshmallow import fields
 
-from aiki.api import answers, paging, schemas
+from aiki.api import answers, masking, paging, schemas
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time
 from aiki.api.openapi import describe
@@ -34,7 +34,8 @@ _PAGE: Final = PartsQuery()
 class Event(Answer):
     """What came to a run from outside: `event`, `wake`, the end of a `child`, or a parent's order (`cancel`, `retry`).
 
-    `step`: the ordinal of the step that took it, null while none has; `outcome` and `error`: how a child ended."""
+    `step`: the ordinal of the step that took it, null while none has; `outcome` and `error`: how a child ended. What is secret
+    in the payload is masked for those who may not see it."""
 
     id = fields.String()
     kind = fields.String()
@@ -117,7 +118,7 @@ def _event(item: CameIn) -> dict[str, Any]:
         "name": item.name,
         "step": item.ordinal,
         "outcome": item.outcome,
-        "payload": wire.payload_to_json(item.payload),
+        "payload": wire.payload_to_json(masking.visible(item.payload)),
         "error_type": item.error_type,
         "error_message": item.error_message,
         "created_at": wire.time_to_json(item.created_at),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, current_app
 
-from aiki.api import answers, paging, schemas, values
+from aiki.api import answers, masking, paging, schemas, values
 from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.openapi import describe
@@ -125,8 +125,10 @@ def detail(run_id: str) -> Response:
         _run(at, checked, asked["wait"])
     found = client().detail(checked)
     out = wire.detail_to_json(found)
+    if not masking.shows_payloads():
+        out |= {"input": None, "result": None, "withheld": True}
     if asked.get("values") != "false":
-        out["values"] = _values(found)
+        out["values"], out["masked"] = _values(found)
         out["why"] = why_to_json(store().why(checked))
         out["rerun_of"], out["reruns"] = store().rerun_of(checked), store().reruns(checked)
     return answer(out)
@@ -154,8 +156,8 @@ def _run(at: Backend, run_id: str, wait: float) -> RunView:
     return run
 
 
-def _values(found: RunDetail) -> dict[str, Any]:
-    """Arguments and result as JSON, each only if it can be read here."""
+def _values(found: RunDetail) -> masking.Masked:
+    """Arguments and result as JSON, each only if it can be read here, secrets masked."""
     out: dict[str, Any] = {}
     can, plain = values.readable(found.input)
     if can and isinstance(plain, list) and len(plain) == 2:
@@ -163,7 +165,7 @@ def _values(found: RunDetail) -> dict[str, Any]:
     can, plain = values.readable(found.result)
     if can and found.run.state == "completed":
         out["result"] = plain
-    return out
+    return masking.masked(out)
 
 
 @blueprint.get("/runs/<run_id>/history")
@@ -174,7 +176,12 @@ def history(run_id: str) -> Response:
     asked = query(_HISTORY_QUERY)
     limit = asked.get("limit", 1000)
     steps = client().history(checked_id(run_id), after=asked.get("after", -1), limit=limit + 1)
-    return answer(wire.history_to_json(steps[:limit], more=len(steps) > limit))
+    out = wire.history_to_json(steps[:limit], more=len(steps) > limit)
+    if not masking.shows_payloads():
+        for step in out["steps"]:
+            step |= {"result": None, "input": step["input"] and masking.visible_text(step["input"])}
+        out["withheld"] = True
+    return answer(out)
 
 
 @blueprint.get("/runs")
@@ -339,18 +346,22 @@ def rerun(run_id: str) -> Response:
             checked,
             from_step=asked.get("from_step"),
             new_id=asked.get("id"),
-            payload=_edited(client().get(checked).name, asked),
+            payload=_edited(checked, asked),
             reason=asked.get("reason", ""),
         )
     )
 
 
-def _edited(name: str, asked: dict[str, Any]) -> Payload | None:
-    """The input that a rerun is given, or None."""
-    limit = current_app.config["AIKI_MAX_PAYLOAD"]
-    if "args" in asked or "kwargs" in asked:
-        return values.payload_of(asked.get("args", []), asked.get("kwargs", {}), limit=limit, name=name)
-    payload = wire.payload_from_json(asked.get("input"))
+def _edited(run_id: str, asked: dict[str, Any]) -> Payload | None:
+    """The input that a rerun is given, or None; what is masked in it still, is what it was."""
+    if not {"args", "kwargs", "input"}.intersection(asked):
+        return None
+    limit, old = current_app.config["AIKI_MAX_PAYLOAD"], client().detail(run_id)
+    name = old.run.name
+    if "input" not in asked:
+        args, kwargs = masking.restored([asked.get("args", []), asked.get("kwargs", {})], values.readable(old.input)[1])
+        return values.payload_of(args, kwargs, limit=limit, name=name)
+    payload = wire.payload_from_json(asked["input"])
     if payload is not None and len(payload.text) > limit:
         raise values.too_large(f"the arguments of {name}", len(payload.text), limit)
     return payload

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import weakref
+from collections.abc import Callable
 
 from aiki.clock import Clock, now_us
 from aiki.settings import Settings
@@ -69,6 +70,7 @@ class Store(
         self.partitions = partitions
         self.clock = clock
         self.origin = NOWHERE
+        self.hides: Callable[[str], bool] | None = None
         self._webhooks: dict[str, tuple[int, list[Webhook]]] = {}
         self._durations = Durations(self.db, namespace)
         _stores.add(self)
