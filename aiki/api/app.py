@@ -16,7 +16,24 @@ from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 
 from aiki import logs
-from aiki.api import documents, guard, metrics, people, problems, queues, roster, run_logs, runs, streams, webhooks, workers
+from aiki.api import (
+    batches,
+    dead,
+    documents,
+    guard,
+    masking,
+    metrics,
+    parts,
+    people,
+    problems,
+    queues,
+    roster,
+    run_logs,
+    runs,
+    streams,
+    webhooks,
+    workers,
+)
 from aiki.api.access import principal
 from aiki.api.backend import Backend
 from aiki.api.requests import store
@@ -69,6 +86,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
+    app.extensions[masking.EXTENSION] = masking.Mask(settings.mask.split(","))
     gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
     measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
 
@@ -125,6 +143,9 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(roster.blueprint, url_prefix=API)
     app.register_blueprint(queues.blueprint, url_prefix=API)
     app.register_blueprint(workers.blueprint, url_prefix=API)
+    app.register_blueprint(parts.blueprint, url_prefix=API)
+    app.register_blueprint(batches.blueprint, url_prefix=API)
+    app.register_blueprint(dead.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(people.blueprint, url_prefix=API)
