@@ -17,14 +17,18 @@ from flask.typing import ResponseReturnValue
 
 from aiki import logs
 from aiki.api import (
+    batches,
+    dead,
     documents,
     guard,
     masking,
     metrics,
+    parts,
     people,
     problems,
     queues,
     roster,
+    run_logs,
     runs,
     statistics,
     streams,
@@ -136,9 +140,13 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
 
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
+    app.register_blueprint(run_logs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
     app.register_blueprint(queues.blueprint, url_prefix=API)
     app.register_blueprint(workers.blueprint, url_prefix=API)
+    app.register_blueprint(parts.blueprint, url_prefix=API)
+    app.register_blueprint(batches.blueprint, url_prefix=API)
+    app.register_blueprint(dead.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(statistics.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
