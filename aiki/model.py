@@ -147,13 +147,15 @@ _TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEA
 
 @dataclass(frozen=True, slots=True)
 class RunDetail:
-    """A run with what lists leave out. `result` is None where there is none; `traceback` is the last attempt's."""
+    """A run with what lists leave out. `result` is None where there is none; `traceback` is the last attempt's.
+    `withheld`: the server does not give input and result to whoever asks."""
 
     run: RunView
     input: Payload | None = None
     result: Payload | None = None
     traceback: str = ""
     attempts: list[Attempt] = field(default_factory=list)
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,10 @@ from aiki.errors import ConfigurationError
 
 EMBEDDED_DIR = ".aiki"
 MAX_SECONDS = 86400
+DEFAULT_MASK = (
+    "*password*,*passwd*,passphrase,*secret*,*token*,authorization,*apikey*,*accesskey*,*privatekey*,*credential*,cookie,"
+    "card,cardnumber,pan,cvv,cvc,iban,ssn"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Settings:
     :ivar history_steps, history_bytes: how long a workflow's history may become before the run must continue as new.
     :ivar session_idle, session_lifetime: seconds without a request, and in all, after which who is signed in must sign in anew.
     :ivar trusted_proxies: addresses or networks, by commas, whose `X-Forwarded-*` headers the server believes.
+    :ivar mask: keys, by commas, whose values only admins see; see `aiki.api.masking.Mask`.
     """
 
     server_url: str = ""
@@ -63,6 +68,7 @@ class Settings:
     session_idle: float = 12 * 3600
     session_lifetime: float = 7 * 86400
     trusted_proxies: str = ""
+    mask: str = DEFAULT_MASK
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:

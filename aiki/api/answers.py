@@ -178,6 +178,8 @@ class Detail(Answer):
     traceback = fields.String()
     attempts = fields.List(fields.Nested(Attempt))
     values = fields.Nested(Values, metadata={"optional": True})
+    masked = fields.Integer(metadata={"optional": True, "description": "How many of the values are masked for your role."})
+    withheld = fields.Boolean(metadata={"optional": True, "description": "`input` and `result` are null for your role."})
     why = fields.Nested(Why)
 
 
@@ -207,6 +209,7 @@ class History(Answer):
 
     steps = fields.List(fields.Nested(Step))
     next = fields.Integer(allow_none=True)
+    withheld = fields.Boolean(metadata={"optional": True, "description": "The `result`s are null for your role."})
 
 
 class Registered(Answer):

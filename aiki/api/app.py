@@ -16,7 +16,7 @@ from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 
 from aiki import logs
-from aiki.api import documents, guard, metrics, people, problems, queues, roster, runs, streams, webhooks, workers
+from aiki.api import documents, guard, masking, metrics, people, problems, queues, roster, runs, streams, webhooks, workers
 from aiki.api.access import principal
 from aiki.api.backend import Backend
 from aiki.api.requests import store
@@ -69,6 +69,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
+    app.extensions[masking.EXTENSION] = masking.Mask(settings.mask.split(","))
     gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
     measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, current_app
 
-from aiki.api import answers, paging, schemas, values
+from aiki.api import answers, masking, paging, schemas, values
 from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.openapi import describe
@@ -124,9 +124,11 @@ def detail(run_id: str) -> Response:
         _run(at, checked, asked["wait"])
     found = client().detail(checked)
     out = wire.detail_to_json(found)
+    if not masking.shows_payloads():
+        out |= {"input": None, "result": None, "withheld": True}
     out["why"] = why_to_json(store().why(checked))
     if asked.get("values") != "false":
-        out["values"] = _values(found)
+        out["values"], out["masked"] = _values(found)
     return answer(out)
 
 
@@ -152,8 +154,8 @@ def _run(at: Backend, run_id: str, wait: float) -> RunView:
     return run
 
 
-def _values(found: RunDetail) -> dict[str, Any]:
-    """Arguments and result as JSON, each only if it can be read here."""
+def _values(found: RunDetail) -> masking.Masked:
+    """Arguments and result as JSON, each only if it can be read here, secrets masked."""
     out: dict[str, Any] = {}
     can, plain = values.readable(found.input)
     if can and isinstance(plain, list) and len(plain) == 2:
@@ -161,7 +163,7 @@ def _values(found: RunDetail) -> dict[str, Any]:
     can, plain = values.readable(found.result)
     if can and found.run.state == "completed":
         out["result"] = plain
-    return out
+    return masking.masked(out)
 
 
 @blueprint.get("/runs/<run_id>/history")
@@ -172,7 +174,12 @@ def history(run_id: str) -> Response:
     asked = query(_HISTORY_QUERY)
     limit = asked.get("limit", 1000)
     steps = client().history(checked_id(run_id), after=asked.get("after", -1), limit=limit + 1)
-    return answer(wire.history_to_json(steps[:limit], more=len(steps) > limit))
+    out = wire.history_to_json(steps[:limit], more=len(steps) > limit)
+    if not masking.shows_payloads():
+        for step in out["steps"]:
+            step |= {"result": None, "input": step["input"] and masking.visible_text(step["input"])}
+        out["withheld"] = True
+    return answer(out)
 
 
 @blueprint.get("/runs")

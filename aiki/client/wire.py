@@ -259,6 +259,7 @@ def detail_from_json(data: Mapping[str, Any]) -> RunDetail:
         payload_from_json(data.get("result"), "result"),
         data.get("traceback") or "",
         [_from_json(Attempt, attempt) for attempt in data.get("attempts", ())],
+        bool(data.get("withheld")),
     )
 
 

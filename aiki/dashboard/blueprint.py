@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Flask, Response, g, request
 
-from aiki.api import guard
+from aiki.api import guard, masking
 from aiki.api.access import Principal
 from aiki.api.people import known_namespaces
 from aiki.api.problems import Refused
@@ -27,6 +27,7 @@ def install_filters(app: Flask) -> None:
     """Make the ways of showing things known to the templates."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(formatting.FILTERS)
+    app.jinja_env.filters["unsecret"] = masking.visible_text
 
 
 def theme() -> str:

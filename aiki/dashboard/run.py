@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from flask import Response, request, url_for
 
+from aiki.api import masking
 from aiki.api.access import needs
 from aiki.api.problems import Refused, invalid
 from aiki.api.requests import client, store
@@ -108,6 +109,8 @@ def payload(run_id: str, role: str) -> Response:
     text = "null" if found is None else jsonview.text_of(found, MAX_RAW)
     if text is None:
         assert found is not None
+        if not masking.sees_all():
+            raise Refused(403, "forbidden", "it cannot be looked through for secrets here, so only an admin may have it")
         text = found.text
     response = Response(text + "\n", content_type="application/json; charset=utf-8")
     if request.args.get("download"):

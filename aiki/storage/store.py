@@ -12,6 +12,7 @@ import copy
 import json
 import os
 import weakref
+from collections.abc import Callable
 
 from aiki import ids
 from aiki.clock import Clock, now_us
@@ -72,6 +73,7 @@ class Store(
         self.partitions = partitions
         self.clock = clock
         self.origin = NOWHERE
+        self.hides: Callable[[str], bool] | None = None
         self._webhooks: dict[str, tuple[int, list[Webhook]]] = {}
         self._durations = Durations(self.db, namespace)
         _stores.add(self)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
+import pytest
+from flask import Flask, g
+
+from aiki.api.access import LOCAL
 from aiki.codec import Payload, encode
 from aiki.dashboard import jsonview
 from aiki.ids import new_id
@@ -68,6 +73,15 @@ def test_a_workflow_takes_events(pages: Pages) -> None:
     assert "name: " in pages.post(f"/runs/{run_id}/do/event", {"name": ""}, 400).text
 
 
+@pytest.fixture
+def asked() -> Iterator[None]:
+    """A request by somebody who sees everything."""
+    with Flask(__name__).test_request_context():
+        g.principal = LOCAL
+        yield
+
+
+@pytest.mark.usefixtures("asked")
 def test_payloads_are_never_cut_in_silence() -> None:
     many = jsonview.shown(encode(list(range(5000))))
     assert many.html is not None
@@ -86,6 +100,7 @@ def test_payloads_are_never_cut_in_silence() -> None:
     assert jsonview.shown(encode({"a": 1}, compress_above=1)).left == 0
 
 
+@pytest.mark.usefixtures("asked")
 def test_numbers_are_shown_as_they_are_written() -> None:
     payload = Payload("json", '{"a":1.10,"b":1e400,"c":9007199254740993,"d":{"$aiki":"int","v":"-0x10000000000000000"}}')
     html = jsonview.shown(payload).html
