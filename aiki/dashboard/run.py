@@ -136,7 +136,7 @@ def _payload(run_id: str, role: str) -> Payload | None:
 def step(run_id: str, ordinal: int) -> Response:
     """One step of a workflow."""
     detail = client().detail(run_id)
-    found = store().step_lines(run_id, first=ordinal, end=ordinal + 1, limit=1)
+    found = [] if ordinal > 2**31 - 2 else store().step_lines(run_id, first=ordinal, end=ordinal + 1, limit=1)
     if not found:
         raise Refused(404, "not_found", f"the run has no step {ordinal}")
     result = store().step_payload(run_id, ordinal) if found[0].has_result else None
