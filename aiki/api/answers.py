@@ -180,7 +180,12 @@ class Detail(Answer):
     values = fields.Nested(Values, metadata={"optional": True})
     masked = fields.Integer(metadata={"optional": True, "description": "How many of the values are masked for your role."})
     withheld = fields.Boolean(metadata={"optional": True, "description": "`input` and `result` are null for your role."})
-    why = fields.Nested(Why)
+    why = fields.Nested(Why, metadata={"optional": True})
+    rerun_of = fields.String(allow_none=True, metadata={"format": "uuid", "optional": True})
+    reruns = fields.List(
+        fields.String(metadata={"format": "uuid"}),
+        metadata={"optional": True, "description": "The newest runs that were made from this one."},
+    )
 
 
 class Step(Answer):

@@ -16,7 +16,23 @@ from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 
 from aiki import logs
-from aiki.api import documents, guard, masking, metrics, people, problems, queues, roster, runs, streams, webhooks, workers
+from aiki.api import (
+    batches,
+    dead,
+    documents,
+    guard,
+    masking,
+    metrics,
+    parts,
+    people,
+    problems,
+    queues,
+    roster,
+    runs,
+    streams,
+    webhooks,
+    workers,
+)
 from aiki.api.access import principal
 from aiki.api.backend import Backend
 from aiki.api.requests import store
@@ -125,6 +141,9 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(roster.blueprint, url_prefix=API)
     app.register_blueprint(queues.blueprint, url_prefix=API)
     app.register_blueprint(workers.blueprint, url_prefix=API)
+    app.register_blueprint(parts.blueprint, url_prefix=API)
+    app.register_blueprint(batches.blueprint, url_prefix=API)
+    app.register_blueprint(dead.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(people.blueprint, url_prefix=API)

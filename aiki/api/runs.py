@@ -14,6 +14,7 @@ from aiki.api.openapi import describe
 from aiki.api.problems import answer, invalid
 from aiki.api.requests import backend, body, client, given, namespace, query, store
 from aiki.client import wire
+from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.filters import Filter
 from aiki.ids import parse_id
@@ -126,9 +127,10 @@ def detail(run_id: str) -> Response:
     out = wire.detail_to_json(found)
     if not masking.shows_payloads():
         out |= {"input": None, "result": None, "withheld": True}
-    out["why"] = why_to_json(store().why(checked))
     if asked.get("values") != "false":
         out["values"], out["masked"] = _values(found)
+        out["why"] = why_to_json(store().why(checked))
+        out["rerun_of"], out["reruns"] = store().rerun_of(checked), store().reruns(checked)
     return answer(out)
 
 
@@ -330,12 +332,39 @@ def retry(run_id: str) -> Response:
     optional_body=True,
     answers={200: answers.Accepted, 201: answers.Accepted},
     errors=("conflict", "unknown_task"),
-    example={"from_step": 3},
+    example={"args": ["o-1", 4200], "reason": "the amount was wrong"},
 )
 def rerun(run_id: str) -> Response:
-    """A new run with the same input; of a workflow, from a step on: what was before it is copied."""
+    """A new run with the same input, or with an edited one; of a workflow, from a step on: what was before it is copied.
+
+    `args` and `kwargs` (or `input`, opaque) take the place of the whole input. The old run stays as it is; the new one says
+    `rerun_of`, and the audit has hashes of both inputs."""
     asked = body(_RERUN, optional=True)
-    return _accepted(client().rerun(checked_id(run_id), from_step=asked.get("from_step"), new_id=asked.get("id")))
+    checked = checked_id(run_id)
+    return _accepted(
+        client().rerun(
+            checked,
+            from_step=asked.get("from_step"),
+            new_id=asked.get("id"),
+            payload=_edited(checked, asked),
+            reason=asked.get("reason", ""),
+        )
+    )
+
+
+def _edited(run_id: str, asked: dict[str, Any]) -> Payload | None:
+    """The input that a rerun is given, or None; what is masked in it still, is what it was."""
+    if not {"args", "kwargs", "input"}.intersection(asked):
+        return None
+    limit, old = current_app.config["AIKI_MAX_PAYLOAD"], client().detail(run_id)
+    name = old.run.name
+    if "input" not in asked:
+        args, kwargs = masking.restored([asked.get("args", []), asked.get("kwargs", {})], values.readable(old.input)[1])
+        return values.payload_of(args, kwargs, limit=limit, name=name)
+    payload = wire.payload_from_json(asked["input"])
+    if payload is not None and len(payload.text) > limit:
+        raise values.too_large(f"the arguments of {name}", len(payload.text), limit)
+    return payload
 
 
 def _told(run: RunView) -> Response:
