@@ -59,8 +59,10 @@ def do_bulk() -> Response:
     parsed = parse_id(asked.get("batch", ""))
     batch_id = str(parsed or ids.new_id())
     reason = asked.get("reason", "").strip()[:255]
+    # The number may have changed since it was typed, and would at once again: what was typed stands for "all of them".
+    confirm = operation.value if number > TYPED_ABOVE else None
     try:
-        made, _ = batches.begin(operation, _target(), batch_id=batch_id, reason=reason, confirm=operation.value)
+        made, _ = batches.begin(operation, _target(), batch_id=batch_id, reason=reason, confirm=confirm)
     except (RunConflict, FilterError) as error:
         return _form(str(error))
     return done(url_for("dashboard.batch", batch_id=made.id), "batch")

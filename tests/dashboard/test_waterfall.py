@@ -84,7 +84,7 @@ def test_steps_of_many_sorts_are_paged(pages: Pages) -> None:
     text = quick(pages, f"/runs/{run_id}")
     for _ in range(3):
         assert text.count("data-row") == waterfall.ON_A_PAGE
-        found = re.search(r"\?from=(\d+)", text)
+        found = re.search(r'rel="next" href="[^"]*\?from=(\d+)', text)
         assert found
         assert int(found[1]) == first + waterfall.ON_A_PAGE
         first, seen = int(found[1]), seen + 1
