@@ -14,6 +14,7 @@ from aiki.dashboard import jsonview
 from aiki.ids import new_id
 from aiki.model import RunFilter
 from aiki.states import State
+from aiki.storage.auditing import AuditFilter
 from tests.dashboard.conftest import Pages
 
 
@@ -40,7 +41,9 @@ def test_verbs_ask_and_then_do(pages: Pages) -> None:
     pages.post(f"/runs/{run_id}/do/retry")
     assert pages.store.get_run(run_id).state is State.QUEUED  # type: ignore[union-attr]
     pages.post(f"/runs/{run_id}/do/pause", {"reason": "x"})
-    pages.post(f"/runs/{run_id}/do/resume")
+    pages.post(f"/runs/{run_id}/do/resume", {"reason": "on we go"})
+    reasons = [(entry.action, entry.reason) for entry in pages.store.audit_log(AuditFilter(subject=run_id))]
+    assert {("cancel", "no longer wanted"), ("pause", "x"), ("resume", "on we go")} <= set(reasons)
     refused = pages.post(f"/runs/{run_id}/do/wake", status=400)
     assert "only a workflow that sleeps" in refused.text
     pages.get(f"/runs/{run_id}/do/nothing", 404)
