@@ -90,7 +90,7 @@ class Explaining(Queues):
         if state in TERMINAL:
             return Why("ended", _ended(row, now))
         if state is State.PAUSED:
-            return Why("paused", f"{row.waiting_on or 'paused by an operator'}; it goes on once it is resumed")
+            return Why("paused", f"{self._paused_by(connection, row, now)}; it goes on once it is resumed")
         silent = self._no_orchestrator(connection, now)
         if silent is not None:
             return silent
@@ -104,6 +104,19 @@ class Explaining(Queues):
             due = row.due_at or now
             return Why("scheduled", f"it is to start at {moment(due, now)}", due)
         return self._waiting(connection, row, now)
+
+    def _paused_by(self, connection: sa.Connection, row: RunRow, now: int) -> str:
+        """Who paused a run, when and why, as the audit has it; those that were paused by a batch are not named there."""
+        sql = (
+            "SELECT actor, created_at, reason FROM audit WHERE namespace = ? AND subject = ? AND action = 'pause' "
+            "ORDER BY id DESC LIMIT 1"
+        )
+        found = self.db.execute(connection, sql, (self.namespace, ids.to_text(row.id))).fetchone()
+        if found is None:
+            return f"it was {row.waiting_on or 'paused by an operator'}"
+        return f"it was paused by {found[0] or 'an operator'} at {moment(found[1], now)}" + (
+            f": {found[2]}" if found[2] else ""
+        )
 
     def _no_orchestrator(self, connection: sa.Connection, now: int) -> Why | None:
         # Each orchestrator works for all namespaces, so this looks at all.
