@@ -141,20 +141,20 @@ class Explaining(Queues):
     def _running(self, connection: sa.Connection, row: RunRow, now: int) -> Why:
         sql = "SELECT name, state, heard_at FROM workers WHERE namespace = ? AND id = ?"
         found = self.db.execute(connection, sql, (self.namespace, row.worker)).fetchone() if row.worker else None
-        name, state, heard_at = found or ("a worker", "alive", now)
+        name, state, heard_at = (f"worker {found[0]}", *found[1:]) if found else ("a worker", "alive", now)
         if state != "alive" or heard_at < now - HEARD:
             return Why(
                 "worker_silent",
-                f"worker {name}, which executes it, has not been heard since {moment(heard_at, now)}; once it is given up, "
+                f"{name}, which executes it, has not been heard since {moment(heard_at, now)}; once it is given up, "
                 "the run is dispatched anew",
             )
         since = f" since {moment(row.started_at, now)}" if row.started_at else ""
         if row.cancel_requested and row.cancel_requested != CANCEL_MET:
             when = "at its next durable point" if row.is_workflow else "as soon as it can be interrupted"
-            return Why("cancelling", f"worker {name} executes it{since}; it is to be cancelled {when}")
+            return Why("cancelling", f"{name} executes it{since}; it is to be cancelled {when}")
         if row.pause_requested:
-            return Why("pausing", f"worker {name} executes it{since}; it is paused at its next durable point")
-        return Why("running", f"worker {name} executes it{since}")
+            return Why("pausing", f"{name} executes it{since}; it is paused at its next durable point")
+        return Why("running", f"{name} executes it{since}")
 
     def _queued(self, connection: sa.Connection, row: RunRow, now: int) -> Why:
         pause = self.pauses(connection).queues.get(row.queue)

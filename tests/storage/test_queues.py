@@ -176,7 +176,7 @@ def test_why_in_other_states(bench: Bench, clock: SetClock) -> None:
     assert why(store, failed) == ("ended", "it has failed at 08:00 UTC: Declined: card was declined")
     run = bench.start()
     bench.report(run, (m.STARTED, {"ms": 0}))
-    assert why(store, run) == ("running", "worker a worker executes it since 08:00 UTC")
+    assert why(store, run) == ("running", "a worker executes it since 08:00 UTC")
     store.pause_run(bench.text(run), actor="ann")
     assert store.get_run(run).pause_requested  # type: ignore[union-attr]
     assert why(store, run)[0] == "pausing"
