@@ -241,7 +241,9 @@ def _check(operation: Operation, found: Preview, expected: int | None, confirm: 
     if expected is not None and expected != found.number:
         raise RunConflict(f"{about} runs match by now, not {expected:,}; look at them and ask again")
     # Where counting stopped the number says little: only the operation's name confirms it.
-    ways: list[int | str] = [operation.value, *([found.number, str(found.number)] if found.exact else [])]
+    ways: tuple[int | str, ...] = (operation.value,)
+    if found.exact:
+        ways = (operation.value, found.number, str(found.number))
     if (found.number > FREE or not found.exact) and confirm not in ways:
         given = "" if confirm is None else f", not {str(confirm)[:64]!r}"
         number = f"confirm: {found.number} or " if found.exact else ""
