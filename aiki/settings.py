@@ -28,6 +28,7 @@ class Settings:
     :ivar public_url: where people reach the server, for links; empty means that there are none.
     :ivar webhook_private: 1: webhooks may go to addresses that are not public.
     :ivar retention: how long ended runs are kept, see `aiki.retention`; empty means for ever.
+    :ivar run_logs: 1: workers report what runs log; 0: they do not.
     :ivar database_url: SQLAlchemy URL, `mysql+pymysql://…` or `sqlite:///…`.
     :ivar broker_url: see `aiki.broker.open_broker`.
     :ivar prefix: begins the name of every exchange and queue.
@@ -53,6 +54,7 @@ class Settings:
     public_url: str = ""
     webhook_private: int = 0
     retention: str = ""
+    run_logs: int = 1
     database_url: str = ""
     broker_url: str = ""
     prefix: str = "aiki"

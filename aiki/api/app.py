@@ -28,6 +28,7 @@ from aiki.api import (
     problems,
     queues,
     roster,
+    run_logs,
     runs,
     streams,
     webhooks,
@@ -138,6 +139,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
 
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
+    app.register_blueprint(run_logs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
     app.register_blueprint(queues.blueprint, url_prefix=API)
     app.register_blueprint(workers.blueprint, url_prefix=API)

@@ -39,6 +39,7 @@ from aiki.storage.rows import (
     payload_of,
     run_row,
 )
+from aiki.storage.run_logs import LogRecord, RunLogs
 from aiki.storage.webhooks import Announcing
 
 CLAIM_SECONDS = 10.0
@@ -102,6 +103,8 @@ class Effects:
     """Runs that have ended, and whose parents are to be told once more."""
     followed: list[bytes] = field(default_factory=list)
     """Runs that have ended, and that others than their parents wait for."""
+    logs: list[LogRecord] = field(default_factory=list)
+    """What runs logged."""
     ended: list[RunRow] = field(default_factory=list)
     """Runs that end in this transaction; found by `apply`."""
 
@@ -139,7 +142,7 @@ class Applied:
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying(Creating, Announcing):
+class Applying(Creating, Announcing, RunLogs):
     """Changing runs."""
 
     db: Database
@@ -210,6 +213,8 @@ class Applying(Creating, Announcing):
         self._write_steps(writes, namespace, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()
+        if effects.logs:
+            self.write_logs(connection, namespace, effects.logs)
         if effects.ended:
             self.announce_ends(connection, namespace, effects.ended, now)
         started = self._start_children(connection, namespace, effects)
