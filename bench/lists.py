@@ -22,7 +22,7 @@ from typing import Any, Final
 from bench.config import ROOT
 from bench.program import Program
 from bench.runner import say
-from tests.services import servers
+from tests.services import MariaServer, RabbitServer
 
 PAGES: Final = (
     ("newest", "/runs"),
@@ -80,7 +80,11 @@ def main() -> int:
     options = parser.parse_args()
     if options.load:
         return load(int(options.load))
-    with servers() as (rabbit, maria), tempfile.TemporaryDirectory(prefix="aiki-lists-") as folder:
+    with (
+        RabbitServer() as rabbit,
+        MariaServer(["--innodb-buffer-pool-size=1G"]) as maria,
+        tempfile.TemporaryDirectory(prefix="aiki-lists-") as folder,
+    ):
         url = maria.create_database("lists")
         try:
             begun = time.monotonic()
