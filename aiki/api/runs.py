@@ -233,7 +233,7 @@ def where_of(asked: Mapping[str, Any]) -> Filter:
             created_before=asked.get("created_before"),
         )
     )
-    return Filter((*asked.get("q", Filter()).terms, *by_fields.terms))
+    return masking.check_filter(Filter((*asked.get("q", Filter()).terms, *by_fields.terms)))
 
 
 # ---------------------------------------------------------------- changing
