@@ -15,9 +15,11 @@ from urllib.parse import quote
 from flask import Flask, Response, g, request
 
 from aiki import logs
-from aiki.api import documents, guard, metrics, problems, roster, runs, streams
-from aiki.api.access import LOCAL
+from aiki.api import documents, guard, idempotency, metrics, problems, roster, runs, streams
+from aiki.api.access import LOCAL, principal
 from aiki.api.backend import Backend
+from aiki.api.limiting import Limiter
+from aiki.api.problems import Refused
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
 from aiki.settings import Settings
@@ -35,12 +37,14 @@ class ApiOptions:
 
     :ivar max_held: requests that may wait for a run's end at a time; half of the threads leaves room for the others.
     :ivar max_streams: event streams that may be open at a time; they hold a socket each, but no thread.
+    :ivar rate_limit: requests a second that each principal may make of this process, and twice as many at once; 0 is no limit.
     :ivar max_body: largest body, in bytes; 0 is enough for one run of the largest payload and its escapes, and at least 32 MiB.
     :ivar access_log: log one line a request (without query or payload).
     """
 
     max_held: int = 8
     max_streams: int = 500
+    rate_limit: float = 1000.0
     max_body: int = 0
     access_log: bool = False
 
@@ -71,8 +75,10 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
 
     backend.holding = _holding
 
+    limiter = Limiter(options.rate_limit)
+
     @app.before_request
-    def _before() -> None:
+    def _before() -> Response | None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         logs.set_about(request_id=g.request_id)
@@ -80,12 +86,14 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
         scraper = measured.visitor(request.path, request.headers.get("Authorization", ""))
         if scraper is not None:
             g.principal = scraper
-            return
+            return None
         guard.check(request.method, request.path, dict(request.headers), settings.api_key)
         g.principal = LOCAL
+        return _admit(limiter)
 
     @app.after_request
     def _after(response: Response) -> Response:
+        idempotency.finish(response)
         response.headers["X-Request-ID"] = g.get("request_id", "")
         response.headers[wire.TIME_HEADER] = str(backend.now())
         for name, value in guard.SECURITY_HEADERS.items():
@@ -116,6 +124,18 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(roster.health)
     app.register_blueprint(metrics.blueprint)
     return app
+
+
+def _admit(limiter: Limiter) -> Response | None:
+    """See that whoever asks does not ask too much, nor the same thing twice; the answer, if it was given before."""
+    if not request.path.startswith(API):
+        return None
+    who = principal()
+    pause = limiter.wait((who.kind, who.name))
+    if pause > 0:
+        detail = "you ask more than AIKI_RATE_LIMIT allows; ask more slowly, or for more at once"
+        raise Refused(429, "too_many_requests", detail, retry_after=round(pause, 3))
+    return idempotency.begin()
 
 
 def backend_of(app: Flask) -> Backend:

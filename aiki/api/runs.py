@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, current_app
 
-from aiki.api import answers, paging, schemas, values
+from aiki.api import answers, idempotency, paging, schemas, values
 from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.openapi import describe
@@ -48,7 +48,7 @@ _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
 )
 def enqueue() -> Response:
     """Record a run: 201, or 200 if it was there already."""
-    run = _new_run(backend(), body(_RUN))
+    run = _new_run(backend(), _named(body(_RUN)))
     return _accepted(client().enqueue([run])[0])
 
 
@@ -69,9 +69,15 @@ def _accepted(accepted: Accepted) -> Response:
 def enqueue_many() -> Response:
     """Record many runs, all or none."""
     data = body(_BATCH)
-    runs = [_new_run(backend(), item) for item in data["runs"]]
+    runs = [_new_run(backend(), _named(item, number)) for number, item in enumerate(data["runs"])]
     accepted = client().enqueue(runs, batch=data.get("batch")) if runs else []
     return answer({"runs": [wire.accepted_to_json(item) for item in accepted]})
+
+
+def _named(data: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    """With an id of its own, if the request has a key under which it may come again."""
+    derived = idempotency.derived_id(number)
+    return data if derived is None or data.get("id") is not None else {**data, "id": derived}
 
 
 def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
@@ -195,7 +201,9 @@ def filter_of(asked: Mapping[str, Any]) -> RunFilter:
 def cancel(run_id: str) -> Response:
     """Cancel a run; one that has ended stays as it is. A second cancel ends a workflow at once, unless `once` is true."""
     asked = body(_CANCEL, optional=True)
-    return _told(client().cancel(checked_id(run_id), reason=asked.get("reason", ""), once=asked.get("once", False)))
+    return _told(
+        client().cancel(checked_id(run_id), reason=asked.get("reason", ""), once=asked.get("once", idempotency.repeated()))
+    )
 
 
 @blueprint.post("/runs/<run_id>/terminate")
@@ -259,7 +267,8 @@ def send_event(run_id: str) -> Response:
         raise values.too_large(f"the data of event {name}", len(payload.text), limit)
     if asked.get("data") is not None:
         payload = values.payload_of_data(asked["data"], limit=limit, name=name)
-    return _told(client().send_event(checked_id(run_id), name, payload, reference_id=asked.get("reference_id")))
+    reference = given(asked, "reference_id") or idempotency.reference()
+    return _told(client().send_event(checked_id(run_id), name, payload, reference_id=reference))
 
 
 @blueprint.post("/runs/<run_id>/retry")
@@ -283,7 +292,8 @@ def retry(run_id: str) -> Response:
 def rerun(run_id: str) -> Response:
     """A new run with the same input; of a workflow, from a step on: what was before it is copied."""
     asked = body(_RERUN, optional=True)
-    return _accepted(client().rerun(checked_id(run_id), from_step=asked.get("from_step"), new_id=asked.get("id")))
+    new_id = given(asked, "id") or idempotency.derived_id()
+    return _accepted(client().rerun(checked_id(run_id), from_step=asked.get("from_step"), new_id=new_id))
 
 
 def _told(run: RunView) -> Response:

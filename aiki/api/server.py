@@ -52,7 +52,8 @@ class ServerOptions:
     """How to serve.
 
     :ivar bind: `host:port`; port 0 is any that is free.
-    :ivar workers: processes; `threads`: requests that each answers at a time; `streams`: event streams that each holds open.
+    :ivar workers: processes; `threads`: requests that each answers at a time; `streams`: event streams that each holds open; `rate_limit`: requests a
+        second that each takes of one principal.
     :ivar access_log: log one line a request.
     """
 
@@ -60,6 +61,7 @@ class ServerOptions:
     workers: int = 2
     threads: int = 16
     streams: int = 500
+    rate_limit: float = 1000.0
     log_level: str = "info"
     access_log: bool = False
 
@@ -174,7 +176,12 @@ class _Application(BaseApplication):
     def load(self) -> Flask:
         """The app, in the worker."""
         held = max(1, self._options.threads // 2)
-        options = ApiOptions(max_held=held, max_streams=self._options.streams, access_log=self._options.access_log)
+        options = ApiOptions(
+            max_held=held,
+            max_streams=self._options.streams,
+            rate_limit=self._options.rate_limit,
+            access_log=self._options.access_log,
+        )
         app = create_app(self._settings, options=options)
         if self._pages is not None:
             self._pages(app)

@@ -428,6 +428,7 @@ class Orchestrator:
             ("announce", 0.5, self._announce),
             ("save", 2.0, self._save),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
+            ("idempotency", 10.0, self._forget_requests),
         ]
 
     def _sweep(self, now: float) -> None:
@@ -454,6 +455,10 @@ class Orchestrator:
                 core.fail_oversized(row, self._store.clock())
 
         self._follow(namespace, self._store.apply(namespace, run_ids, decide), Outcome())
+
+    def _forget_requests(self, now: float) -> None:
+        """Answers that clients cannot ask for any more, some at a time."""
+        self._store.purge_idempotency()
 
     def _find_stirred(self, now: float) -> None:
         self._stirring.find()

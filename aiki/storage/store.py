@@ -2,7 +2,7 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `outline` (histories as people look at them), `watching` (again and again),
-`roster` (workers, definitions, revocations, dead letters), `reconciling`, `gauging` (metrics).
+`roster` (workers, definitions, revocations, dead letters), `reconciling`, `gauging` (metrics), `idempotency`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aiki.settings import Settings
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.gauging import Gauging
+from aiki.storage.idempotency import Idempotency
 from aiki.storage.outline import Outlining
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
@@ -28,7 +29,7 @@ from aiki.storage.steering import Steering
 from aiki.storage.watching import Watching
 
 
-class Store(Steering, Roster, Reconciling, Outlining, Gauging, Watching):
+class Store(Steering, Roster, Reconciling, Outlining, Gauging, Watching, Idempotency):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
