@@ -12,6 +12,7 @@ from typing import Any, Final
 from marshmallow import Schema, fields, validate
 
 from aiki.states import State
+from aiki.storage.why import CODES
 
 _ID: Final = {"format": "uuid"}
 _TIME: Final = {"format": "date-time"}
@@ -149,6 +150,14 @@ class Values(Answer):
     result = fields.Raw(allow_none=True, metadata={"optional": True})
 
 
+class Why(Answer):
+    """Why a run is not moving. `until` is null where nobody knows."""
+
+    code = fields.String(validate=validate.OneOf([*CODES]))
+    text = fields.String()
+    until = a_time(allow_none=True)
+
+
 class Detail(Answer):
     """A run with its payloads and attempts."""
 
@@ -158,6 +167,7 @@ class Detail(Answer):
     traceback = fields.String()
     attempts = fields.List(fields.Nested(Attempt))
     values = fields.Nested(Values, metadata={"optional": True})
+    why = fields.Nested(Why)
 
 
 class Step(Answer):
@@ -214,28 +224,6 @@ class DefinitionName(Answer):
 
     name = fields.String()
     version = fields.String()
-
-
-class Worker(Answer):
-    """An incarnation of a worker: `alive`, `stopped` (said bye) or `lost`."""
-
-    id = an_id()
-    name = fields.String()
-    state = fields.String(validate=validate.OneOf(["alive", "stopped", "lost"]))
-    host = fields.String()
-    pid = fields.Integer()
-    queues = fields.List(fields.String())
-    concurrency = fields.Integer()
-    definitions = fields.List(fields.Nested(DefinitionName))
-    children = fields.List(fields.Raw())
-    started_at = a_time()
-    heard_at = a_time()
-
-
-class Workers(Answer):
-    """Workers, newest first."""
-
-    workers = fields.List(fields.Nested(Worker))
 
 
 class Health(Answer):

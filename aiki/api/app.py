@@ -15,7 +15,7 @@ from urllib.parse import quote
 from flask import Flask, Response, g, request
 
 from aiki import logs
-from aiki.api import documents, guard, idempotency, metrics, problems, roster, runs, streams
+from aiki.api import documents, guard, idempotency, metrics, problems, queues, roster, runs, streams, workers
 from aiki.api.access import LOCAL, principal
 from aiki.api.backend import Backend
 from aiki.api.limiting import Limiter
@@ -119,6 +119,8 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
+    app.register_blueprint(queues.blueprint, url_prefix=API)
+    app.register_blueprint(workers.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+from aiki.api.depths import Depths
 from aiki.api.hub import Hub
 from aiki.client.embedded import EmbeddedClient
 from aiki.client.waiter import Waiter
@@ -42,6 +43,7 @@ class Backend:
         """Entered while a request waits."""
         self._held = threading.BoundedSemaphore(max_held)
         self._waiter = Waiter(self._ended)
+        self.depths = Depths(settings)
         self.hub = Hub(max_streams, max_held)
         self._definitions: dict[tuple[str, str | None], tuple[float, DefinitionInfo]] = {}
 

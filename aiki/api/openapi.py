@@ -47,6 +47,8 @@ _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _OF_ALL: Final = ("unauthorized", "forbidden", "too_many_requests", "unavailable", "internal")
 _OF_BODIES: Final = ("payload_too_large", "unsupported_media_type")
 _PATH: Final[Mapping[str, dict[str, Any]]] = {
+    "queue": {"description": "The queue's name.", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}},
+    "worker_id": {"description": "The id of the worker's incarnation.", "schema": {"type": "string"}},
     "run_id": {"description": "The run's id.", "schema": {"type": "string", "format": "uuid"}},
 }
 
@@ -232,7 +234,10 @@ class _Operation:
                 out[str(status)]["content"] = {"application/json": {"schema": schema}}
         if declared.media:
             ok = out.setdefault("200", {"description": _STATUS[200], "headers": headers})
-            kinds = {kind: {"schema": {"type": "string", "description": text}} for kind, text in declared.media.items()}
+            kinds = {
+                kind: {"schema": {"type": "object" if kind == "application/json" else "string", "description": text}}
+                for kind, text in declared.media.items()
+            }
             ok["content"] = {**ok.get("content", {}), **kinds}
         if declared.conditional:
             out["200"]["headers"] = {**headers, "ETag": _ETAG}
@@ -255,7 +260,7 @@ class _Operation:
             out.append("invalid")
         if declared.body is not None:
             out += _OF_BODIES
-        if "run_id" in (self._rule.arguments or ()):
+        if self._rule.arguments:
             out.append("not_found")
         if self._method == "POST" and self._action is not None:
             out += ["invalid", "idempotency_conflict", "idempotency_mismatch"]

@@ -1,9 +1,9 @@
-"""The endpoints of definitions and workers, and those that tell whether the server is well."""
+"""The endpoints of definitions, and those that tell whether the server is well."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from flask import Blueprint, Response
 
@@ -14,7 +14,6 @@ from aiki.api.problems import answer
 from aiki.api.requests import backend, body, query, store
 from aiki.client import wire
 from aiki.errors import ConfigurationError, StorageUnavailable
-from aiki.storage.roster import WorkerRow
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +21,6 @@ blueprint = Blueprint("roster", __name__)
 health = Blueprint("health", __name__)
 
 _DEFINITIONS: Final = schemas.DefinitionsSchema()
-_WORKERS_QUERY: Final = schemas.WorkersQuery()
 _NO_QUERY: Final = schemas.EmptySchema()
 
 
@@ -48,31 +46,6 @@ def definitions() -> Response:
     """All definitions."""
     query(_NO_QUERY)
     return answer({"definitions": [wire.definition_to_json(item) for item in store().definitions()]})
-
-
-@blueprint.get("/workers")
-@needs("look")
-@describe(query=_WORKERS_QUERY, answer=answers.Workers)
-def workers() -> Response:
-    """Workers, newest first; `?state=alive` for those that live."""
-    asked = query(_WORKERS_QUERY)
-    return answer({"workers": [_worker(item) for item in store().workers(asked.get("state"))]})
-
-
-def _worker(worker: WorkerRow) -> dict[str, Any]:
-    return {
-        "id": worker.id,
-        "name": worker.name,
-        "state": worker.state,
-        "host": worker.host,
-        "pid": worker.pid,
-        "queues": list(worker.queues),
-        "concurrency": worker.concurrency,
-        "definitions": [{"name": name, "version": version} for name, version in sorted(worker.definitions)],
-        "children": worker.children,
-        "started_at": wire.time_to_json(worker.started_at),
-        "heard_at": wire.time_to_json(worker.heard_at),
-    }
 
 
 @health.get("/healthz")

@@ -12,11 +12,12 @@ from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.openapi import describe
 from aiki.api.problems import answer, invalid
-from aiki.api.requests import backend, body, client, given, query
+from aiki.api.requests import backend, body, client, given, query, store
 from aiki.client import wire
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
 from aiki.model import Accepted, NewRun, RunDetail, RunFilter, RunView
+from aiki.storage.why import Why
 
 blueprint = Blueprint("runs", __name__)
 
@@ -126,9 +127,24 @@ def detail(run_id: str) -> Response:
         _run(at, checked, asked["wait"])
     found = client().detail(checked)
     out = wire.detail_to_json(found)
+    out["why"] = why_to_json(store().why(checked))
     if asked.get("values") != "false":
         out["values"] = _values(found)
     return answer(out)
+
+
+@blueprint.get("/runs/<run_id>/why")
+@needs("look")
+@describe(query=_EMPTY, answer=answers.Why)
+def why(run_id: str) -> Response:
+    """Why a run is not moving: a sentence, and a code for programs."""
+    query(_EMPTY)
+    return answer(why_to_json(store().why(checked_id(run_id))))
+
+
+def why_to_json(found: Why) -> dict[str, Any]:
+    """Why a run is not moving, as JSON data."""
+    return {"code": found.code, "text": found.text, "until": wire.time_to_json(found.until)}
 
 
 def _run(at: Backend, run_id: str, wait: float) -> RunView:

@@ -420,6 +420,12 @@ class CancelSchema(ReasonSchema):
     once = Checked(_boolean)
 
 
+class StopSchema(ReasonSchema):
+    """Why a worker is to stop, and whether at once."""
+
+    at_once = Checked(_boolean)
+
+
 class WakeSchema(Strict):
     """Which sleep is to end."""
 

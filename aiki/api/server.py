@@ -52,8 +52,8 @@ class ServerOptions:
     """How to serve.
 
     :ivar bind: `host:port`; port 0 is any that is free.
-    :ivar workers: processes; `threads`: requests that each answers at a time; `streams`: event streams that each holds open; `rate_limit`: requests a
-        second that each takes of one principal.
+    :ivar workers: processes; `threads`: requests that each answers at a time; `streams`: event streams that each holds open.
+    :ivar rate_limit: requests a second that each process takes of one principal.
     :ivar access_log: log one line a request.
     """
 

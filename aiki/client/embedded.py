@@ -18,16 +18,21 @@ from aiki.client.waiter import Waiter
 from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
-from aiki.messages import CANCEL, CANCEL_SOON, REVOKE, Control, RunKey
+from aiki.messages import CANCEL, CANCEL_SOON, DRAIN, QUEUES, REVOKE, Control, RunKey
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, Steered, StepView
 from aiki.settings import Settings
 from aiki.storage import Store, open_store
+from aiki.storage.queues import Pauses
+from aiki.storage.roster import Wanted, WorkerRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
 T = TypeVar("T")
+
+PAUSE_HEARD = 2.0
+"""Seconds that a pause waits for the workers to say that they have heard it."""
 
 
 class _Parts:
@@ -215,6 +220,36 @@ class EmbeddedClient:
         created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step, new_id=new_id)
         parts.publisher.put(created.outgoing, claimed_at)
         return created.accepted[0]
+
+    # ------------------------------------------------------------ queues and workers
+    def pause_queue(self, queue: str, *, reason: str = "", wait: float = PAUSE_HEARD) -> Pauses:
+        """Have no run of a queue begun until it is resumed. Returns once all workers have heard it, or after `wait` seconds."""
+        until = time.monotonic() + wait
+        pauses = self._tell_pauses(lambda store: store.pause_queue(queue, reason=reason, actor=self._actor))
+        store = self._open().store
+        while time.monotonic() < until and not store.pause_is_heard(queue):
+            time.sleep(0.03)
+        return pauses
+
+    def resume_queue(self, queue: str, *, reason: str = "") -> Pauses:
+        """Have the runs of a paused queue begun again. Raises `RunConflict` if it is not paused."""
+        return self._tell_pauses(lambda store: store.resume_queue(queue, reason=reason, actor=self._actor))
+
+    def stop_worker(self, worker_id: str, wanted: Wanted, *, reason: str = "") -> WorkerRow | None:
+        """Have a worker drain or stop; None if there is none of that id. Raises `RunConflict` if it is gone."""
+        parts = self._open()
+        found = parts.store.want_worker(worker_id, wanted, reason=reason, actor=self._actor)
+        if found is not None:
+            at_once = {"at_once": 1} if found.wanted == Wanted.KILL else {}
+            parts.publisher.control(Control(parts.store.namespace, DRAIN, [], {"worker": found.id, **at_once}))
+        return found
+
+    def _tell_pauses(self, verb: Callable[[Store], Pauses]) -> Pauses:
+        parts = self._open()
+        pauses = verb(parts.store)
+        fields = {"paused": list(pauses.queues), "number": pauses.number}
+        parts.publisher.control(Control(parts.store.namespace, QUEUES, [], fields))
+        return pauses
 
     # ------------------------------------------------------------ end
     def close(self) -> None:

@@ -29,6 +29,7 @@ from aiki.orchestrator.live import Live, Worker
 from aiki.orchestrator.outbound import Outbound
 from aiki.orchestrator.reconciler import Reconciler, inquire
 from aiki.orchestrator.stirring import Stirring
+from aiki.orchestrator.wishes import Wishes
 from aiki.settings import Settings
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Decide, Effects
@@ -82,6 +83,7 @@ class Orchestrator:
         self._next_breath = 0.0
         self._stirring = Stirring(store, monotonic)
         self._kept = Kept()
+        self._wishes = Wishes(store)
 
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
@@ -136,6 +138,7 @@ class Orchestrator:
                     self._session.receive(0.05)
                     out.settle(self._monotonic())
                 out.flush()
+                self._wishes.say_alive(STOPPED)
             except (StorageUnavailable, BrokerUnavailable) as error:
                 logger.warning("stopping: %s", error)
         self.disconnect()
@@ -278,7 +281,9 @@ class Orchestrator:
             self._live.hear(beat, now)
             echo = {"nonce": beat.fields["nonce"]} if "nonce" in beat.fields else {}
             revoked = self._store.revocations(beat.namespace)
-            self._outbound.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, now=self._store.clock(), **echo)
+            now_us = self._store.clock()
+            echo |= self._wishes.paused(beat.namespace, fresh=True)
+            self._outbound.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, now=now_us, **echo)
             names = self._live.workers[beat.worker].definitions
             self._follow(beat.namespace, self._reconciler.unpark(beat.namespace, names), Outcome())
         elif beat.kind == m.BYE:
@@ -287,6 +292,8 @@ class Orchestrator:
             self._store.set_worker_state(beat.namespace, beat.worker, STOPPED)
         elif not self._live.hear(beat, now):
             self._outbound.control(beat.namespace, m.RESEND_HELLO)
+        elif beat.kind == m.BEAT and self._wishes.compare(self._live.workers[beat.worker], self._outbound):
+            self._next["save"] = 0.0
         if beat.kind == m.ANSWER:
             verdict = self._judge.answer(beat.worker, int(beat.fields.get("nonce", 0)), beat.held)
             if verdict is not None:
@@ -426,6 +433,8 @@ class Orchestrator:
             ("stirred", STIRRED_EVERY, self._find_stirred),
             ("lost", 0.5, self._find_lost),
             ("announce", 0.5, self._announce),
+            ("pauses", 0.5, lambda now: self._wishes.tell_pauses(self._outbound)),
+            ("wanted", 1.0, lambda now: self._wishes.tell_stops(self._outbound)),
             ("save", 2.0, self._save),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
             ("idempotency", 10.0, self._forget_requests),
@@ -485,7 +494,8 @@ class Orchestrator:
         self._store.announced(told)
 
     def _save(self, now: float) -> None:
-        """Put on record who was heard and how long runs take."""
+        """Put on record who was heard and how long runs take, and that this orchestrator lives."""
+        self._wishes.say_alive(ALIVE)
         for namespace, beats in self._live.take_fresh().items():
             self._store.heard(namespace, beats)
         dirty, self._dirty = self._dirty, set()

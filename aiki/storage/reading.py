@@ -14,7 +14,7 @@ from aiki import ids
 from aiki.errors import ConfigurationError, RunNotFound
 from aiki.model import Attempt, End, Page, RunDetail, RunFilter, RunView
 from aiki.states import TERMINAL, State
-from aiki.storage.database import Database
+from aiki.storage.queues import Pause, Queues
 from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload_of, run_view
 
 _VIEW_COLUMNS_OF_R = ", ".join(f"r.{column}" for column in VIEW_COLUMNS.split(", "))
@@ -24,11 +24,8 @@ CHILDREN_AT_ONCE = 250
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 
 
-class Reading:
+class Reading(Queues):
     """Looking at runs."""
-
-    db: Database
-    namespace: str
 
     def get_run(self, run_id: str) -> RunView | None:
         """The run, or None."""
@@ -47,15 +44,26 @@ class Reading:
     def _get(self, connection: sa.Connection, raw: bytes) -> RunView | None:
         row = self.db.execute(
             connection,
-            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name FROM runs r "
+            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name, q.paused_by, q.paused_at, q.reason FROM runs r "
             "LEFT JOIN workers w ON w.namespace = r.namespace AND w.id = r.worker "
+            "LEFT JOIN queues q ON q.namespace = r.namespace AND q.name = r.queue AND q.paused = 1 "
             "WHERE r.namespace = ? AND r.id = ?",
             (self.namespace, raw),
         ).fetchone()
         if row is None:
             return None
-        *values, worker_name = row
-        return run_view(values, {bytes(row[_WORKER_AT]): worker_name} if worker_name else None)
+        *values, worker_name, paused_by, paused_at, reason = row
+        view = run_view(values, {bytes(row[_WORKER_AT]): worker_name} if worker_name else None)
+        if paused_at is None:
+            return view
+        return self._held_up(view, {view.queue: Pause(view.queue, paused_by or "", paused_at, reason or "")})
+
+    def _held_up(self, view: RunView, paused: dict[str, Pause]) -> RunView:
+        """A run that is queued in a paused queue says so."""
+        pause = paused.get(view.queue)
+        if pause is None or view.state is not State.QUEUED:
+            return view
+        return replace(view, waiting_on=pause.told(self.clock()))
 
     def _worker_names(self, connection: sa.Connection, raws: Sequence[bytes | None]) -> dict[bytes, str]:
         wanted = sorted({bytes(raw) for raw in raws if raw is not None})
@@ -137,6 +145,9 @@ class Reading:
             rows = heapq.nlargest(limit + 1, found, key=lambda row: bytes(row[0]))
             names = self._worker_names(connection, [row[_WORKER_AT] for row in rows[:limit]])
             views = [run_view(row, names) for row in rows[:limit]]
+            if any(view.state is State.QUEUED for view in views):
+                paused = self.pauses(connection).queues
+                views = [self._held_up(view, paused) for view in views]
             return Page(views, views[-1].id if len(rows) > limit else None)
 
         return self.db.read(work)

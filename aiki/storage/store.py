@@ -2,7 +2,8 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `outline` (histories as people look at them), `watching` (again and again),
-`roster` (workers, definitions, revocations, dead letters), `reconciling`, `gauging` (metrics), `idempotency`.
+`queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging` (metrics),
+`idempotency`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,19 @@ from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 from aiki.storage.steering import Steering
 from aiki.storage.watching import Watching
+from aiki.storage.why import Explaining
 
 
-class Store(Steering, Roster, Reconciling, Outlining, Gauging, Watching, Idempotency):
+class Store(
+    Steering,
+    Roster,
+    Reconciling,
+    Explaining,
+    Outlining,
+    Gauging,
+    Watching,
+    Idempotency,
+):
     """All verbs, for one namespace where a verb does not name one.
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none

@@ -250,11 +250,120 @@ workers = sa.Table(
     sa.Column("children", _LONGTEXT, nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("heard_at", sa.BigInteger, nullable=False),
+    # What the last beat said: KiB of the supervisor and the link, whether it stops, the queues that it holds to be paused.
+    sa.Column("memory", sa.BigInteger),
+    sa.Column("draining", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("paused", sa.Text),
+    # What an operator wants of it (drain, stop, kill), and who.
+    sa.Column("wanted", _ascii(16)),
+    sa.Column("wanted_by", sa.String(255)),
+    sa.Column("wanted_at", sa.BigInteger),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_workers_state", "state", "namespace", "id"),
     **_OPTIONS,
 )
 """Incarnations of workers: `alive`, `stopped` (said bye) or `lost` (no heartbeat for a lease)."""
+
+orchestrators = sa.Table(
+    "orchestrators",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("state", _ascii(16), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("version", _ascii(32), nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("heard_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    **_OPTIONS,
+)
+"""Orchestrators, `alive` or `stopped`, and when each last said so. Each works for all namespaces, whatever its own is."""
+
+queues = sa.Table(
+    "queues",
+    metadata,
+    _namespace(),
+    sa.Column("name", _ascii(64), nullable=False),
+    sa.Column("paused", sa.SmallInteger, nullable=False),
+    sa.Column("paused_by", sa.String(255)),
+    sa.Column("paused_at", sa.BigInteger),
+    sa.Column("reason", sa.String(1000)),
+    sa.Column("changed_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "name"),
+    **_OPTIONS,
+)
+"""Queues that somebody has ever paused. Rows stay after a resume: the newest `changed_at` of a namespace numbers what workers
+are told, so that what is older is passed over."""
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("operation", _ascii(16), nullable=False),
+    sa.Column("state", _ascii(16), nullable=False),
+    sa.Column("target", _LONGTEXT, nullable=False),
+    sa.Column("reason", sa.String(1000), nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("expected", sa.Integer, nullable=False),
+    sa.Column("matched", sa.Integer, nullable=False),
+    sa.Column("done", sa.Integer, nullable=False),
+    sa.Column("skipped", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    # How far the runs were collected (opaque), and up to which run they are done.
+    sa.Column("collected", sa.Text),
+    sa.Column("cursor", _binary(16)),
+    sa.Column("lease_owner", _ascii(32)),
+    sa.Column("lease_until", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("started_at", sa.BigInteger),
+    sa.Column("finished_at", sa.BigInteger),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_batches_state", "state", "namespace", "id"),
+    **_OPTIONS,
+)
+"""One operation on many runs: what was asked, and how far it is (`aiki.storage.batches`)."""
+
+batch_items = sa.Table(
+    "batch_items",
+    metadata,
+    _namespace(),
+    sa.Column("batch_id", _binary(16), nullable=False),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("outcome", _ascii(16)),
+    sa.Column("detail", sa.String(255)),
+    sa.PrimaryKeyConstraint("namespace", "batch_id", "run_id"),
+    **_OPTIONS,
+)
+"""The runs of a batch, fixed when it began, and what became of each: done, skipped or failed, and why."""
+
+failures = sa.Table(
+    "failures",
+    metadata,
+    _namespace(),
+    sa.Column("fingerprint", _binary(16), nullable=False),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("failed_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "fingerprint", "run_id"),
+    sa.Index("ix_failures_run", "namespace", "run_id"),
+    **_OPTIONS,
+)
+"""Runs that are failed or dead, by the fingerprint of their error (`aiki.fingerprint`)."""
+
+reruns = sa.Table(
+    "reruns",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("source_id", _binary(16), nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id"),
+    sa.Index("ix_reruns_source", "namespace", "source_id", "run_id"),
+    **_OPTIONS,
+)
+"""Which run another one was made from. Apart from `runs`, so that runs without one pay nothing."""
 
 revocations = sa.Table(
     "revocations",

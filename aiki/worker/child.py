@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiki import ids, messages
-from aiki.broker.base import Broker, work
+from aiki.broker.base import Address, Broker, work
 from aiki.errors import MessageError
 from aiki.history import Step
 from aiki.messages import Dispatch, Report
@@ -105,6 +105,10 @@ class Child:
         self._current: Job | None = None
         self._began = 0
         self._subscribed = False
+        self._pauses = 0
+        """How often the paused queues had changed when they were last looked at."""
+        self._paused: frozenset[str] = frozenset()
+        self._unwanted: frozenset[Address] = frozenset()
         self._settling = False
         """After a lost session, until a message comes that is not redelivered."""
         self._prefetch = min(START_PREFETCH, options.prefetch)
@@ -182,6 +186,7 @@ class Child:
         if connection.session is None and not connection.connect():
             self._pause(min(connection.retry_in(), IDLE_SECONDS))
             return
+        self._heed_pauses()
         if not self._subscribed or self._prefetch != self._wanted_prefetch:
             self._subscribe()
         if jobs:
@@ -221,8 +226,9 @@ class Child:
     def _subscribe(self) -> None:
         if self._shared.go <= self._lost_at:
             return  # the link writes `wake` when it has the snapshot
-        share = max(1, self._wanted_prefetch // len(self._sources))
-        if all(self._connection.subscribe(source, share) for source in self._sources):
+        sources = [source for source in self._sources if source not in self._unwanted]
+        share = max(1, self._wanted_prefetch // max(1, len(sources)))
+        if all(self._connection.subscribe(source, share) for source in sources):
             self._subscribed = True
             self._prefetch = self._wanted_prefetch
 
@@ -232,12 +238,27 @@ class Child:
             for source in self._sources:
                 self._connection.unsubscribe(source)
 
+    def _heed_pauses(self) -> None:
+        """Take nothing from paused queues, and give back what came from them and is not begun; take from resumed ones again."""
+        if self._shared.pauses != self._pauses:
+            self._pauses = self._shared.pauses
+            named = zip(self._options.queues, self._sources, self._shared.paused, strict=True)
+            paused = {queue: source for queue, source, is_ in named if is_}
+            self._paused, self._unwanted = frozenset(paused), frozenset(paused.values())
+            self._unsubscribe()  # the next turn subscribes to what is wanted
+        if self._paused and self._inbox.jobs:
+            self._inbox.pass_on(self._paused)
+
     def _work(self) -> None:
         """Run jobs for about a slice."""
         jobs, ledger = self._inbox.jobs, self._ledger
         began = now = time.monotonic_ns()
         done = 0
         while jobs and now - began < SLICE_NS and not self._leaving() and self._slot.tail - ledger.held < MAX_HELD:
+            if self._paused or self._shared.pauses != self._pauses:
+                self._heed_pauses()
+                if not jobs:
+                    break
             self._run_job(jobs.popleft())
             done += 1
             if ledger.size > FLUSH_BYTES:
@@ -417,6 +438,7 @@ class Child:
             if self._settling and not self._leaving():
                 self._settle_backlog()
             else:
+                self._heed_pauses()
                 self._make_way(ran)
         if ran >= LEASE_SECONDS and not job.leased and self._slot.leased == self._gate.index:
             self._lease(job)

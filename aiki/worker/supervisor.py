@@ -68,7 +68,7 @@ class Supervisor:
         self._registry = registry
         self._broker = broker
         self.worker = ids.new_id().hex
-        self._shared = Shared(options.concurrency)
+        self._shared = Shared(options.concurrency, len(options.queues))
         self._places = [_Place(slot, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)) for slot in self._shared.slots]
         self._link_pid = 0
         self._link: Lines | None = None
@@ -366,8 +366,8 @@ class Supervisor:
                 self._notices.pop(line["number"], None)
             elif line["kind"] == "interrupt":
                 self._interrupt(self._places[line["slot"]], line["incarnation"], line["index"], line["reason"])
-            elif line["kind"] == "drain" and not self._stopping:
-                self._asked += 1
+            elif line["kind"] == "drain":
+                self._asked = max(self._asked, 2 if line["at_once"] else 1)
         if self._link is not None:
             self._link.flush()
 
