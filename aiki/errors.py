@@ -62,7 +62,11 @@ class ReferenceConflict(AikiError):
         )
 
 
-class RunConflict(AikiError):
+class Conflict(AikiError):
+    """What is there forbids what was asked, for example a name that is taken."""
+
+
+class RunConflict(Conflict):
     """The run's state forbids what was asked, for example to retry a run that completed."""
 
 
@@ -72,6 +76,10 @@ class RunNotFound(AikiError):
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(f"there is no run {run_id}")
+
+
+class NotThere(AikiError):
+    """There is nothing of that name."""
 
 
 class Unavailable(AikiError):

@@ -34,6 +34,8 @@ class Settings:
     :ivar lease: seconds without a heartbeat after which a worker is lost.
     :ivar max_crashes: how often executing a run may kill its process before the run is dead.
     :ivar history_steps, history_bytes: how long a workflow's history may become before the run must continue as new.
+    :ivar session_idle, session_lifetime: seconds without a request, and in all, after which who is signed in must sign in anew.
+    :ivar trusted_proxies: addresses or networks, by commas, whose `X-Forwarded-*` headers the server believes.
     """
 
     server_url: str = ""
@@ -52,6 +54,9 @@ class Settings:
     max_crashes: int = 3
     history_steps: int = 25_000
     history_bytes: int = 8 * 1024 * 1024
+    session_idle: float = 12 * 3600
+    session_lifetime: float = 7 * 86400
+    trusted_proxies: str = ""
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:

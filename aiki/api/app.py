@@ -13,16 +13,20 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
+from flask.typing import ResponseReturnValue
 
 from aiki import logs
-from aiki.api import documents, guard, idempotency, metrics, problems, queues, roster, runs, streams, workers
-from aiki.api.access import LOCAL, principal
+from aiki.api import documents, guard, idempotency, metrics, people, problems, queues, roster, runs, streams, workers
+from aiki.api.access import OPEN, principal
 from aiki.api.backend import Backend
 from aiki.api.limiting import Limiter
 from aiki.api.problems import Refused
+from aiki.api.requests import store
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
+from aiki.errors import Unavailable
 from aiki.settings import Settings
+from aiki.storage.auditing import REFUSED
 
 access_log = logging.getLogger("aiki.api.access")
 
@@ -40,6 +44,8 @@ class ApiOptions:
     :ivar rate_limit: requests a second that each principal may make of this process, and twice as many at once; 0 is no limit.
     :ivar max_body: largest body, in bytes; 0 is enough for one run of the largest payload and its escapes, and at least 32 MiB.
     :ivar access_log: log one line a request (without query or payload).
+    :ivar local: it listens on loopback only: whoever can connect may do everything, as long as there are no users and no keys.
+    :ivar people: there were users or keys when the server started.
     """
 
     max_held: int = 8
@@ -47,6 +53,8 @@ class ApiOptions:
     rate_limit: float = 1000.0
     max_body: int = 0
     access_log: bool = False
+    local: bool = True
+    people: bool = False
 
 
 class _App(Flask):
@@ -65,6 +73,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
+    gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
     measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
 
     @contextmanager
@@ -78,18 +87,17 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     limiter = Limiter(options.rate_limit)
 
     @app.before_request
-    def _before() -> Response | None:
+    def _before() -> ResponseReturnValue | None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         logs.set_about(request_id=g.request_id)
         g.began = time.monotonic()
         scraper = measured.visitor(request.path, request.headers.get("Authorization", ""))
         if scraper is not None:
-            g.principal = scraper
+            g.principal, g.namespace = scraper, settings.namespace
             return None
-        guard.check(request.method, request.path, dict(request.headers), settings.api_key)
-        g.principal = LOCAL
-        return _admit(limiter)
+        told = gatekeeper.check()
+        return told if told is not None else _admit(limiter)
 
     @app.after_request
     def _after(response: Response) -> Response:
@@ -98,6 +106,8 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
         response.headers[wire.TIME_HEADER] = str(backend.now())
         for name, value in guard.SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
+        if "refused" in g and request.method not in guard.SAFE_METHODS:
+            _audit_refused(str(g.refused))
         if response.status_code == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
@@ -123,6 +133,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(workers.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
+    app.register_blueprint(people.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
     app.register_blueprint(metrics.blueprint)
     return app
@@ -130,7 +141,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
 
 def _admit(limiter: Limiter) -> Response | None:
     """See that whoever asks does not ask too much, nor the same thing twice; the answer, if it was given before."""
-    if not request.path.startswith(API):
+    if not request.path.startswith(API) or request.endpoint in OPEN:
         return None
     who = principal()
     pause = limiter.wait((who.kind, who.name))
@@ -145,6 +156,14 @@ def backend_of(app: Flask) -> Backend:
     backend = app.extensions[EXTENSION]
     assert isinstance(backend, Backend)
     return backend
+
+
+def _audit_refused(action: str) -> None:
+    """Record that somebody known tried what its role does not allow."""
+    try:
+        store().audit(principal().name, action, request.path[:255], outcome=REFUSED)
+    except Unavailable as error:
+        access_log.warning("request %s: the refusal could not be recorded: %s", g.get("request_id", "-"), error)
 
 
 def _path() -> str:

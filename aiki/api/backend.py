@@ -45,7 +45,7 @@ class Backend:
         self._waiter = Waiter(self._ended)
         self.depths = Depths(settings)
         self.hub = Hub(max_streams, max_held)
-        self._definitions: dict[tuple[str, str | None], tuple[float, DefinitionInfo]] = {}
+        self._definitions: dict[tuple[str, str, str | None], tuple[float, DefinitionInfo]] = {}
 
     # ------------------------------------------------------------ the client
     @property
@@ -85,48 +85,57 @@ class Backend:
         return "up" if publisher.confirmed else "unknown"
 
     # ------------------------------------------------------------ definitions
-    def definition(self, name: str, version: str | None = None, kind: str | None = None) -> DefinitionInfo:
-        """What is registered under a name, in this version or in that which was registered last.
+    def definition(self, store: Store, name: str, version: str | None = None, kind: str | None = None) -> DefinitionInfo:
+        """What is registered under a name in the store's namespace, in this version or in that which was registered last.
 
         :param kind: what the caller takes it for.
         :raises UnknownTask: with the closest names, or with the versions that there are.
         :raises ConfigurationError: it is of another kind.
         """
-        cached = self._definitions.get((name, version))
+        cached = self._definitions.get((store.namespace, name, version))
         if cached is not None and time.monotonic() < cached[0] and kind in (None, cached[1].kind):
             return cached[1]
-        found = self.store.definition(name, version)
+        found = store.definition(name, version)
         if found is None:
-            versions = [] if version is None else self.store.versions_of(name)
-            closest = [] if versions else self.store.closest_names(name)
+            versions = [] if version is None else store.versions_of(name)
+            closest = [] if versions else store.closest_names(name)
             raise UnknownTask(name, closest, version=version, versions=versions)
         if kind not in (None, found.kind):
             raise ConfigurationError(f"kind: {name} is registered as a {found.kind}, not as a {kind}; leave kind out")
         if len(self._definitions) >= MAX_DEFINITIONS:
             self._definitions.clear()
-        self._definitions[name, version] = (time.monotonic() + DEFINITION_TTL, found)
+        self._definitions[store.namespace, name, version] = (time.monotonic() + DEFINITION_TTL, found)
         return found
 
-    def register(self, definitions: Sequence[DefinitionInfo]) -> None:
-        """Make definitions known."""
-        self.client.register(definitions)
+    def register(self, client: EmbeddedClient, definitions: Sequence[DefinitionInfo]) -> None:
+        """Make definitions known in the client's namespace."""
+        client.register(definitions)
+        namespace = client.store.namespace
         for item in definitions:
-            self._definitions.pop((item.name, item.version), None)
-            self._definitions.pop((item.name, None), None)
+            self._definitions.pop((namespace, item.name, item.version), None)
+            self._definitions.pop((namespace, item.name, None), None)
 
     # ------------------------------------------------------------ waiting
-    def hold(self, run_id: str, seconds: float) -> None:
+    def hold(self, namespace: str, run_id: str, seconds: float) -> None:
         """Wait until the run ends, `seconds` are over or the server stops; not at all if too many wait already."""
         if not self._held.acquire(blocking=False):
             return
         try:
             with self.holding():
-                self._waiter.wait(run_id, seconds)
+                self._waiter.wait(f"{namespace}/{run_id}", seconds)
         finally:
             self._held.release()
 
-    def _ended(self, run_ids: Sequence[str]) -> dict[str, State]:
-        return self.store.ended(run_ids)
+    def _ended(self, waiting: Sequence[str]) -> dict[str, State]:
+        """One query for each namespace of those who wait."""
+        by_namespace: dict[str, list[str]] = {}
+        for namespace, _, run_id in (item.partition("/") for item in waiting):
+            by_namespace.setdefault(namespace, []).append(run_id)
+        out: dict[str, State] = {}
+        for namespace, run_ids in by_namespace.items():
+            ended = self.client.acting("", namespace).store.ended(run_ids)
+            out |= {f"{namespace}/{run_id}": state for run_id, state in ended.items()}
+        return out
 
     # ------------------------------------------------------------ end
     def release(self) -> None:

@@ -12,7 +12,7 @@ import logging
 import re
 from typing import Final
 
-from flask import Response, g, request
+from flask import Response, current_app, g, request
 
 from aiki import ids
 from aiki.api.access import principal
@@ -27,6 +27,7 @@ HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = "Idempotency-Replayed"
 _KEY: Final = re.compile(r"[!-~]{1,200}")
 _KEPT_HEADERS: Final = ("Content-Type", "Location", "ETag")
+_SECRET: Final = 0
 MAX_KEPT: Final = 1 << 20
 """Bytes of an answer that is kept; of a longer one only that it was given."""
 
@@ -54,6 +55,9 @@ def begin() -> Response | None:
         raise Refused(
             409, "idempotency_conflict", "a request with this key is being done; ask again in a moment", retry_after=1
         )
+    if claim.status == _SECRET:
+        detail = "a request with this key was done; its answer holds a secret, which is told once and kept nowhere"
+        raise Refused(409, "conflict", detail)
     response = Response(claim.body, claim.status, json.loads(claim.headers or "{}"))
     response.headers[REPLAYED] = "true"
     return response
@@ -69,11 +73,19 @@ def finish(response: Response) -> None:
         if response.status_code < 300:
             headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
             body = response.get_data()
+            if _tells_a_secret():
+                store().record_answer(key, _SECRET, "{}", b"")
+                return
             store().record_answer(key, response.status_code, json.dumps(headers), body if len(body) <= MAX_KEPT else b"{}\n")
         else:
             store().release_key(key, unknown=response.status_code >= 500)
     except Unavailable as error:
         log.warning("request %s: its %s is free in %d s: %s", g.get("request_id", "-"), HEADER, CLAIM, error)
+
+
+def _tells_a_secret() -> bool:
+    view = current_app.view_functions.get(request.endpoint or "")
+    return bool(getattr(getattr(view, "declared", None), "secret", False))
 
 
 def derived_id(number: int = 0) -> str | None:

@@ -66,6 +66,7 @@ class Declared:
     errors: tuple[str, ...] = ()
     example: Any = None
     conditional: bool = False
+    secret: bool = False
 
 
 def describe(
@@ -80,10 +81,12 @@ def describe(
     errors: tuple[str, ...] = (),
     example: Any = None,
     conditional: bool = False,
+    secret: bool = False,
 ) -> Callable[[F], F]:
     """Declare an endpoint; see the module. `repeatable` names fields of the query that may be given several times.
 
-    `conditional`: it has an `ETag`, and answers 304 to `If-None-Match`.
+    `conditional`: it has an `ETag`, and answers 304 to `If-None-Match`. `secret`: its answer is not kept for
+    an `Idempotency-Key`, which then has it done once without telling twice.
     """
     unknown = [code for code in errors if code not in CODES]
     assert not unknown, f"{unknown} are not in problems.CODES"
@@ -98,6 +101,7 @@ def describe(
         errors=errors,
         example=example,
         conditional=conditional,
+        secret=secret,
     )
 
     def decorate(view: F) -> F:

@@ -11,7 +11,7 @@ from aiki.api import answers, schemas
 from aiki.api.access import needs
 from aiki.api.openapi import describe
 from aiki.api.problems import answer
-from aiki.api.requests import backend, body, query, store
+from aiki.api.requests import backend, body, client, query, store
 from aiki.client import wire
 from aiki.errors import ConfigurationError, StorageUnavailable
 
@@ -35,7 +35,7 @@ def register() -> Response:
     """Make names known; repeating it changes nothing."""
     data = body(_DEFINITIONS)
     definitions = [wire.definition_from_json(item) for item in data["definitions"]]
-    backend().register(definitions)
+    backend().register(client(), definitions)
     return answer({"registered": len(definitions)})
 
 

@@ -12,7 +12,7 @@ from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.openapi import describe
 from aiki.api.problems import answer, invalid
-from aiki.api.requests import backend, body, client, given, query, store
+from aiki.api.requests import backend, body, client, given, namespace, query, store
 from aiki.client import wire
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
@@ -86,7 +86,7 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
     limit = current_app.config["AIKI_MAX_PAYLOAD"]
     # The SDK, whose input is opaque, leaves out what is the default, not what the definition says.
     version = data.get("version", "1" if "input" in data else None)
-    definition = at.definition(data["name"], version, data.get("kind"))
+    definition = at.definition(store(), data["name"], version, data.get("kind"))
     item: dict[str, Any] = {key: data[key] for key in _AS_THEY_ARE if key in data}
     if "input" in data:
         item["input"] = data["input"]
@@ -150,7 +150,7 @@ def why_to_json(found: Why) -> dict[str, Any]:
 def _run(at: Backend, run_id: str, wait: float) -> RunView:
     run = client().get(run_id)
     if wait > 0 and not run.ended:
-        at.hold(run_id, min(wait, wire.MAX_WAIT))
+        at.hold(namespace(), run_id, min(wait, wire.MAX_WAIT))
         run = client().get(run_id)
     return run
 
@@ -185,7 +185,7 @@ def list_runs() -> Response:
     """A page of runs, newest first."""
     asked = query(_LIST_QUERY, repeatable=("state",))
     where = filter_of(asked)
-    after = paging.run_after(where, asked["after"]) if "after" in asked else None
+    after = paging.place_of(where, asked["after"]) if "after" in asked else None
     page = client().list(where, limit=asked.get("limit", 50), after=after)
     return answer({**wire.page_to_json(page), "next": paging.token_of(where, page.next)})
 

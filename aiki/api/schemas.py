@@ -508,3 +508,8 @@ class WorkersQuery(Strict):
     """Which workers."""
 
     state = Checked(_one_of("alive", "stopped", "lost"))
+
+
+# For the schemas of other files.
+text, number, one_of, from_text, boolean = _text, _number, _one_of, _from_text, _boolean
+moment, query_time, seconds = _time, _query_time, _seconds

@@ -81,22 +81,26 @@ def main(
     :raises StorageUnavailable: the database is away.
     """
     host, port, loopback = resolve(options.bind)
-    if not loopback and not settings.api_key:
-        raise ConfigurationError(
-            f"--bind {options.bind}: this address can be reached from other machines, and there is no API key, so anybody "
-            "could run anything; set AIKI_API_KEY (or --api-key), or bind to 127.0.0.1"
-        )
     if not settings.api_key.isascii() or not settings.api_key.isprintable() or " " in settings.api_key:
         raise ConfigurationError("the API key must be printable ASCII without spaces, since it travels in an HTTP header")
     try:
         # Closed again: no connection may live across the forks.
-        open_store(settings).close()
+        store = open_store(settings)
+        people = store.has_people()
+        store.close()
     except ConfigurationError as error:
         print(f"aiki-server: {error}", file=sys.stderr)
         return 1
+    closed = bool(settings.api_key) or people
+    if not closed and (not loopback or settings.trusted_proxies):
+        how = "can be reached from other machines" if not loopback else "is reached through a proxy (AIKI_TRUSTED_PROXIES)"
+        raise ConfigurationError(
+            f"--bind {options.bind}: this address {how}, and there is neither an API key nor a user, so anybody could run "
+            "anything; set AIKI_API_KEY (or --api-key), add a user (aiki users add NAME --role admin), or bind to 127.0.0.1"
+        )
     shared = instruments.share()
     try:
-        _Application(settings, options, host, port, listening, pages).run()
+        _Application(settings, options, (host, port, loopback), people, listening, pages).run()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     finally:
@@ -126,13 +130,15 @@ class _Application(BaseApplication):
         self,
         settings: Settings,
         options: ServerOptions,
-        host: str,
-        port: int,
+        address: tuple[str, int, bool],
+        people: bool,
         listening: Callable[[str], None] | None,
         pages: Callable[[Flask], None] | None,
     ) -> None:
         self._settings = settings
         self._options = options
+        host, port, self._loopback = address
+        self._people = people
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._listening = listening
         self._pages = pages
@@ -181,6 +187,8 @@ class _Application(BaseApplication):
             max_streams=self._options.streams,
             rate_limit=self._options.rate_limit,
             access_log=self._options.access_log,
+            local=self._loopback,
+            people=self._people,
         )
         app = create_app(self._settings, options=options)
         if self._pages is not None:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiki.broker import open_broker
 from aiki.client import forks
@@ -22,6 +23,7 @@ from aiki.messages import CANCEL, CANCEL_SOON, DRAIN, QUEUES, REVOKE, Control, R
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, Steered, StepView
 from aiki.settings import Settings
 from aiki.storage import Store, open_store
+from aiki.storage.auditing import NOWHERE, Origin
 from aiki.storage.queues import Pauses
 from aiki.storage.roster import Wanted, WorkerRow
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_NAMESPACES: Final = 1000
+"""How many namespaces' stores a client keeps at hand."""
 PAUSE_HEARD = 2.0
 """Seconds that a pause waits for the workers to say that they have heard it."""
 
@@ -38,11 +42,17 @@ PAUSE_HEARD = 2.0
 class _Parts:
     """What belongs to one process: the store, the publisher's thread, the waiter's thread."""
 
-    def __init__(self, settings: Settings, store: Store | None = None) -> None:
-        self.store = open_store(settings) if store is None else store
+    def __init__(self, store: Store, publisher: Publisher) -> None:
+        self.store = store
+        self.publisher = publisher
+        self.waiter = Waiter(store.ends)
+
+    @classmethod
+    def open(cls, settings: Settings) -> _Parts:
+        """Connect."""
+        store = open_store(settings)
         broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
-        self.publisher = Publisher(broker, self.store)
-        self.waiter = Waiter(self.store.ends)
+        return cls(store, Publisher(broker, store))
 
 
 class EmbeddedClient:
@@ -54,9 +64,29 @@ class EmbeddedClient:
     def __init__(self, settings: Settings, actor: str = "embedded") -> None:
         self._settings = settings
         self._actor = actor
+        self._audited_as = ""
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
+        self._namespaces: dict[str, Store] = {}
         forks.register(self)
+
+    def acting(self, actor: str, namespace: str, origin: Origin = NOWHERE) -> EmbeddedClient:
+        """This client for another namespace and in somebody's name, whose new runs are audited too.
+
+        It shares the database's connections, the publisher and its thread with this one, costs next to nothing, and is not to
+        be closed.
+        """
+        parts = self._open()
+        store = self._namespaces.get(namespace)
+        if store is None:
+            if len(self._namespaces) >= MAX_NAMESPACES:
+                self._namespaces.clear()
+            store = self._namespaces[namespace] = parts.store.of(namespace)
+        view = copy.copy(self)
+        view._actor = actor
+        view._audited_as = actor
+        view._parts = _Parts(store.of(namespace, origin), parts.publisher)
+        return view
 
     def _open(self) -> _Parts:
         parts = self._parts
@@ -64,7 +94,7 @@ class EmbeddedClient:
             with self._lock:
                 parts = self._parts
                 if parts is None:
-                    parts = self._parts = _Parts(self._settings)
+                    parts = self._parts = _Parts.open(self._settings)
         return parts
 
     @property
@@ -92,7 +122,9 @@ class EmbeddedClient:
             return self._enqueue_inside(parts, runs, session, connection, batch)
         publisher = parts.publisher
         claimed_at = time.monotonic()
-        created = parts.store.create_runs(runs, claim=CLAIM if publisher.accepting() else None, batch=batch)
+        created = parts.store.create_runs(
+            runs, claim=CLAIM if publisher.accepting() else None, batch=batch, actor=self._audited_as
+        )
         publisher.put(created.outgoing, claimed_at)
         return created.accepted
 
@@ -108,7 +140,7 @@ class EmbeddedClient:
         theirs = connection_of(session, connection, store.db.url)
         claimed_at = time.monotonic()
         claim = CLAIM if publisher.accepting() else None
-        created = store.create_runs(runs, connection=theirs, claim=claim, batch=batch)
+        created = store.create_runs(runs, connection=theirs, claim=claim, batch=batch, actor=self._audited_as)
         if created.outgoing and theirs is not None:
             last = _text(created.outgoing[-1].dispatch.run_id)
             pending = Pending(created.outgoing, claimed_at, lambda: store.get_run(last) is not None)
@@ -118,7 +150,7 @@ class EmbeddedClient:
     def register(self, definitions: Sequence[DefinitionInfo]) -> None:
         """See `Client.register`."""
         if definitions:
-            self._open().store.register_definitions(definitions)
+            self._open().store.register_definitions(definitions, actor=self._audited_as)
 
     # ------------------------------------------------------------ read
     def get(self, run_id: str, *, wait: float = 0.0) -> RunView:
@@ -201,7 +233,7 @@ class EmbeddedClient:
 
     def _tell(self, parts: _Parts, kind: str, runs: Sequence[RunKey]) -> None:
         if runs:
-            parts.publisher.control(Control(self._settings.namespace, kind, [*runs]))
+            parts.publisher.control(Control(parts.store.namespace, kind, [*runs]))
 
     def retry(self, run_id: str) -> RunView:
         """See `Client.retry`."""
@@ -217,7 +249,7 @@ class EmbeddedClient:
         parts = self._open()
         claimed_at = time.monotonic()
         claim = CLAIM if parts.publisher.accepting() else None
-        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step, new_id=new_id)
+        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step, new_id=new_id, actor=self._actor)
         parts.publisher.put(created.outgoing, claimed_at)
         return created.accepted[0]
 
@@ -256,6 +288,7 @@ class EmbeddedClient:
         """See `Client.close`. Using the client again opens it again."""
         with self._lock:
             parts, self._parts = self._parts, None
+            self._namespaces.clear()
         if parts is not None:
             parts.waiter.close()
             parts.publisher.close()
@@ -265,6 +298,7 @@ class EmbeddedClient:
         """See `aiki.client.forks`."""
         self._lock = threading.Lock()
         parts, self._parts = self._parts, None
+        self._namespaces.clear()
         return parts
 
 

@@ -324,8 +324,9 @@ def _from_json(kind: type[T], data: Mapping[str, Any]) -> T:
 PROBLEMS: Final[tuple[tuple[type[errors.AikiError], str, int], ...]] = (
     (errors.UnknownTask, "unknown_task", 422),
     (errors.ReferenceConflict, "reference_conflict", 409),
-    (errors.RunConflict, "conflict", 409),
+    (errors.Conflict, "conflict", 409),
     (errors.RunNotFound, "not_found", 404),
+    (errors.NotThere, "not_found", 404),
     (errors.PayloadTooLarge, "payload_too_large", 413),
     (errors.PayloadError, "invalid", 422),
     (errors.ConfigurationError, "invalid", 422),

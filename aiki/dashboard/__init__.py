@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from aiki.dashboard import assets, errors, run, runs, steering
+from aiki.dashboard import assets, errors, run, runs, signin, steering
 from aiki.dashboard.blueprint import blueprint, install_filters
 
 __all__ = ["install"]
@@ -23,4 +23,5 @@ def install(app: Flask) -> None:
     install_filters(app)
     app.register_blueprint(assets.blueprint)
     app.register_blueprint(blueprint)
+    app.register_blueprint(signin.blueprint)
     errors.install(app)

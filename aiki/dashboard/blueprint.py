@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Flask, Response, g, request
 
+from aiki.api import guard
 from aiki.api.access import Principal
 from aiki.api.problems import Refused
 from aiki.api.requests import backend, store
@@ -15,10 +16,7 @@ from aiki.errors import Unavailable
 
 blueprint = Blueprint("dashboard", __name__, template_folder="templates")
 
-CSP: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
+CSP: Final = guard.PAGE_POLICY
 THEMES: Final = ("auto", "light", "dark")
 THEME_COOKIE: Final = "aiki_theme"
 WORTH_PACKING: Final = 500

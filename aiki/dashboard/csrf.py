@@ -1,4 +1,8 @@
-"""Forms carry a token that only pages of this server can know: it must match a cookie that other sites cannot set."""
+"""Forms carry a token that only pages of this server can know.
+
+Where somebody is signed in it is the session's, which the guard has checked before any page is called. Elsewhere it must match
+a cookie that other sites cannot set.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,17 @@ from typing import Final
 
 from flask import Response, g, request
 
+from aiki.api import guard
 from aiki.api.problems import Refused
 
 COOKIE: Final = "aiki_form"
-FIELD: Final = "csrf_token"
+FIELD: Final = guard.CSRF_FIELD
 
 
 def token() -> str:
     """The token for this answer's forms."""
+    if bound := guard.csrf_token():
+        return bound
     found = g.get("form_token") or request.cookies.get(COOKIE, "")
     if len(found) < 32:
         found = secrets.token_urlsafe(32)
@@ -25,6 +32,8 @@ def token() -> str:
 
 def check() -> None:
     """Raise `Refused` if the form that was sent is not from a page of this server."""
+    if guard.csrf_token():
+        return
     expected, given = request.cookies.get(COOKIE, ""), request.form.get(FIELD, "")
     if not expected or not hmac.compare_digest(expected.encode(), given.encode()):
         raise Refused(403, "forbidden", "this form is out of date or from elsewhere; go back, reload the page and try again")

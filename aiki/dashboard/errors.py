@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from flask import Flask, Response, g, make_response, redirect, render_template, request, url_for
+from flask import Flask, Response, g, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from aiki.api.problems import Refused
@@ -38,15 +38,7 @@ def told(status: int, detail: str, *, retry_after: float = 0) -> Response:
 
 @blueprint.errorhandler(Refused)
 def _refused(error: Refused) -> Response:
-    if error.status == 401 and "sign_in" in "".join(_sign_in()):
-        return make_response(redirect(url_for(_sign_in()[0], next=request.full_path.rstrip("?")), 303))
     return told(error.status, error.detail)
-
-
-def _sign_in() -> list[str]:
-    from flask import current_app
-
-    return [name for name in current_app.view_functions if name.endswith(".sign_in")]
 
 
 @blueprint.errorhandler(AikiError)

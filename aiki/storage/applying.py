@@ -24,6 +24,7 @@ from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
 from aiki.storage import history as histories
+from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
 from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, Creating, next_group
 from aiki.storage.database import Database, Writes
 from aiki.storage.rows import (
@@ -54,7 +55,6 @@ ATTEMPT_COLUMNS = (
     "started_at",
     "finished_at",
 )
-AUDIT_COLUMNS = ("namespace", "id", "created_at", "actor", "action", "subject", "detail")
 
 
 @dataclass(slots=True)
@@ -71,8 +71,7 @@ class Effects:
     revoke: list[tuple[RunKey, bool]] = field(default_factory=list)
     """Dispatches that may be out and must not begin; True: interrupt them where they run."""
     unrevoke: list[tuple[bytes, int]] = field(default_factory=list)
-    audit: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Actor, action, subject, detail."""
+    audit: list[Audited] = field(default_factory=list)
     attempts_there: set[tuple[bytes, int]] = field(default_factory=set)
     """Which of the attempts that `apply` was asked about (run, epoch) are recorded already."""
     operator: bool = False
@@ -140,6 +139,7 @@ class Applying(Creating):
 
     db: Database
     clock: Clock
+    origin: Origin
 
     def apply(
         self,
@@ -196,8 +196,7 @@ class Applying(Creating):
         writes.insert("attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
         writes.delete("DELETE FROM deliveries WHERE namespace = ? AND id", (namespace,), sorted(effects.forget))
         self._write_revocations(connection, writes, namespace, effects, now)
-        audit = [(namespace, ids.new_id().bytes, now, *entry) for entry in effects.audit]
-        writes.insert("audit", AUDIT_COLUMNS, audit)
+        writes.insert("audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
         self._write_steps(writes, namespace, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()

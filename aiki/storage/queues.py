@@ -14,11 +14,10 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.errors import RunConflict
 from aiki.states import State
-from aiki.storage.applying import AUDIT_COLUMNS
+from aiki.storage.auditing import Audited, Auditing
 from aiki.storage.database import Database, is_duplicate
 from aiki.words import moment
 
@@ -64,7 +63,7 @@ class QueueCount:
     exact: bool = True
 
 
-class Queues:
+class Queues(Auditing):
     """Pausing queues, and counting what is in them."""
 
     db: Database
@@ -100,7 +99,7 @@ class Queues:
                 sql = "UPDATE queues SET paused = ?, paused_by = ?, paused_at = ?, reason = ?, changed_at = ? "
                 self.db.execute(connection, f"{sql} WHERE namespace = ? AND name = ?", (*values, *key))
             action = "pause_queue" if paused else "resume_queue"
-            audited(self.db, connection, self.namespace, now, (actor, action, f"queue {queue}", reason))
+            self.write_audit(connection, [Audited(actor, action, f"queue {queue}", reason=reason)])
 
         try:
             self.db.transaction(work)
@@ -178,9 +177,3 @@ class Queues:
             return {queue: QueueCount(**found, exact=exact) for queue, found in counts.items()}
 
         return self.db.read(work)
-
-
-def audited(db: Database, connection: sa.Connection, namespace: str, now: int, *entries: tuple[str, str, str, str]) -> None:
-    """Record what people did: (actor, action, subject, detail) each."""
-    rows = [(namespace, ids.new_id().bytes, now, *entry) for entry in entries]
-    db.insert(connection, "audit", AUDIT_COLUMNS, rows)

@@ -18,8 +18,8 @@ from aiki.errors import RunConflict
 from aiki.messages import Heartbeat, RunKey
 from aiki.model import DefinitionInfo
 from aiki.states import State
+from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Auditing, Origin, audit_rows
 from aiki.storage.database import Database, is_duplicate
-from aiki.storage.queues import audited
 from aiki.words import moment
 
 ALIVE, STOPPED, LOST = "alive", "stopped", "lost"
@@ -85,21 +85,28 @@ class OrchestratorRow(NamedTuple):
     heard_at: int
 
 
-class Roster:
+class Roster(Auditing):
     """Who works here, and what they know."""
 
     db: Database
     namespace: str
     clock: Clock
+    origin: Origin
 
     # ------------------------------------------------------------ definitions
-    def register_definitions(self, definitions: Sequence[DefinitionInfo], namespace: str | None = None) -> None:
-        """Make definitions known; options of known ones are replaced. Of several new versions the last given is the newest."""
+    def register_definitions(
+        self, definitions: Sequence[DefinitionInfo], namespace: str | None = None, *, actor: str = ""
+    ) -> None:
+        """Make definitions known; options of known ones are replaced. Of several new versions the last given is the newest.
+
+        :param actor: who asks, to be audited if anything changes.
+        """
         where = namespace or self.namespace
         order = {(item.name, item.version): position for position, item in enumerate(definitions)}
 
         def work(connection: sa.Connection) -> None:
             now = self.clock()
+            changed: list[str] = []
             known = {
                 (row[0], row[1]): (row[2], row[3])
                 for row in self.db.execute(
@@ -110,6 +117,7 @@ class Roster:
                 options = json.dumps(item.options, sort_keys=True)
                 if known.get((item.name, item.version)) == (item.kind, options):
                     continue
+                changed.append(f"{item.name}@{item.version}")
                 if (item.name, item.version) not in known:
                     columns = ("namespace", "name", "version", "kind", "options", "registered_at")
                     registered_at = now + order[item.name, item.version]
@@ -125,6 +133,9 @@ class Roster:
                     "UPDATE definitions SET kind = ?, options = ? WHERE namespace = ? AND name = ? AND version = ?",
                     (item.kind, options, where, item.name, item.version),
                 )
+            if actor and changed:
+                entry = Audited(actor, "register", changed[0], ", ".join(changed)[:4000], affected=len(changed))
+                self.db.insert(connection, "audit", AUDIT_COLUMNS, audit_rows(where, now, self.origin, [entry]))
 
         self.db.transaction(work)
 
@@ -288,9 +299,8 @@ class Roster:
                 "UPDATE workers SET wanted = ?, wanted_by = ?, wanted_at = ? WHERE namespace = ? AND id = ?",
                 (wanted.value, actor[:255], now, self.namespace, bytes.fromhex(worker_id)),
             )
-            audited(
-                self.db, connection, self.namespace, now, (actor, f"{wanted}_worker", f"worker {found.name} {found.id}", reason)
-            )
+            entry = Audited(actor, f"{wanted}_worker", f"worker {found.name} {found.id}", reason=reason)
+            self.write_audit(connection, [entry])
 
         self.db.transaction(work)
         return self.worker(worker_id)

@@ -16,6 +16,7 @@ from aiki.messages import RunKey
 from aiki.model import Created, NewRun, Steered, StepView
 from aiki.states import State
 from aiki.storage.applying import Effects
+from aiki.storage.auditing import Audited
 from aiki.storage.history import INBOX_COLUMNS, STEP_COLUMNS, select_arrivals, step_view
 from aiki.storage.operating import Operating, _present, _raw
 from aiki.storage.rows import RunRow
@@ -40,7 +41,7 @@ class Steering(Operating):
                 raise RunConflict(f"run {run_id} is {row.state}; it cannot be paused" + _hint(row))
             if row.state == State.PAUSED:
                 return
-            effects.audit.append((actor, "pause", run_id, reason[:1000]))
+            effects.audit.append(Audited(actor, "pause", run_id, reason=reason))
             key = RunKey(row.run_id, row.epoch)
             if row.state == State.RUNNING:
                 row.pause_requested = 1
@@ -63,7 +64,7 @@ class Steering(Operating):
             row = _present(rows, raw, run_id)
             if row.ended or (row.state != State.PAUSED and not row.pause_requested):
                 raise RunConflict(f"run {run_id} is {row.state}; only paused runs can be resumed")
-            effects.audit.append((actor, "resume", run_id, ""))
+            effects.audit.append(Audited(actor, "resume", run_id, ""))
             now = self.clock()
             if row.state != State.PAUSED:
                 row.pause_requested = 0
@@ -93,7 +94,7 @@ class Steering(Operating):
                 state = f"is {row.state}" + (f", waiting on {row.waiting_on}" if row.waiting_on else "")
                 which = f" ({name!r})" if name else ""
                 raise RunConflict(f"run {run_id} {state}; only a workflow that sleeps can be woken{which}")
-            effects.audit.append((actor, "wake", run_id, name))
+            effects.audit.append(Audited(actor, "wake", run_id, name))
             arrival = Arrival(ids.new_id().hex, WOKEN, name, None, "", None, None, None, None)
             effects.arrivals.append((row.id, arrival, True))
             bring_on(row, effects, self.clock())
@@ -122,7 +123,7 @@ class Steering(Operating):
             if not row.is_workflow or row.ended:
                 why = f"it is {row.state}" if row.is_workflow else "it is a task"
                 raise RunConflict(f"run {run_id} takes no events: {why}")
-            effects.audit.append((actor, "event", run_id, json.dumps({"name": name, "reference_id": reference_id})))
+            effects.audit.append(Audited(actor, "event", run_id, json.dumps({"name": name, "reference_id": reference_id})))
             encoding, text = (None, None) if payload is None else payload
             arrival = Arrival(key.hex(), EVENT_SENT, name, None, "", encoding, text, None, None)
             effects.arrivals.append((raw, arrival, True))
@@ -131,7 +132,7 @@ class Steering(Operating):
         applied = self.apply(self.namespace, [raw], decide, arrived=[raw], orders=False)
         return Steered(self._view(run_id), applied.outgoing, [])
 
-    def create_from(self, run_id: str, run: NewRun, from_step: int) -> Created:
+    def create_from(self, run_id: str, run: NewRun, from_step: int, *, actor: str = "") -> Created:
         """Record `run`, a copy of another, with the steps of that before `from_step` and what came for them."""
         source, raw = _raw(run_id), ids.to_bytes(run.id)
 
@@ -154,7 +155,7 @@ class Steering(Operating):
                 raise RunConflict(
                     f"run {run_id} cannot be rerun from step {from_step}: step {open_[0]} ({open_[1]}) has no result"
                 )
-            created = self._create(connection, self.namespace, [run], None, None)
+            created = self._create(connection, self.namespace, [run], None, None, actor)
             if not created.accepted[0].created:
                 return created
             self._copy_steps(connection, source, raw, from_step)

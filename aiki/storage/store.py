@@ -8,6 +8,7 @@ The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import weakref
@@ -18,11 +19,14 @@ from aiki.codec import Payload
 from aiki.errors import DecodeError, RunNotFound
 from aiki.model import Created, NewRun, RunView
 from aiki.settings import Settings
+from aiki.storage.auditing import NOWHERE, Origin
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.gauging import Gauging
 from aiki.storage.idempotency import Idempotency
+from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
+from aiki.storage.people import People
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
@@ -40,6 +44,8 @@ class Store(
     Gauging,
     Watching,
     Idempotency,
+    People,
+    Keys,
 ):
     """All verbs, for one namespace where a verb does not name one.
 
@@ -61,8 +67,21 @@ class Store(
         self.namespace = namespace
         self.partitions = partitions
         self.clock = clock
+        self.origin = NOWHERE
         self._durations = Durations(self.db, namespace)
         _stores.add(self)
+
+    def of(self, namespace: str, origin: Origin = NOWHERE) -> Store:
+        """This store for another namespace: the same connections, clock and tables, so that it costs next to nothing.
+
+        :param origin: the request that it is for, as audit records tell it.
+        """
+        view = copy.copy(self)
+        view.origin = origin
+        if namespace != self.namespace:
+            view.namespace = namespace
+            view._durations = Durations(self.db, namespace)
+        return view
 
     def check_schema(self) -> None:
         """See that the tables are there and of this version; SQLite's are made. Raises `ConfigurationError`."""
@@ -77,7 +96,13 @@ class Store(
         self.db.close()
 
     def rerun(
-        self, run_id: str, *, claim: float | None = None, from_step: int | None = None, new_id: str | None = None
+        self,
+        run_id: str,
+        *,
+        claim: float | None = None,
+        from_step: int | None = None,
+        new_id: str | None = None,
+        actor: str = "",
     ) -> Created:
         """A new run of the same name, version, queue, options and input.
 
@@ -93,8 +118,8 @@ class Store(
             raise DecodeError(f"run {run_id} has no recorded input")
         copy = self._copy(detail.run, detail.input, new_id or str(ids.new_id()))
         if from_step is None:
-            return self.create_runs([copy], claim=claim)
-        return self.create_from(run_id, copy, from_step)
+            return self.create_runs([copy], claim=claim, actor=actor)
+        return self.create_from(run_id, copy, from_step, actor=actor)
 
     def _copy(self, run: RunView, payload: Payload, new_id: str) -> NewRun:
         options = self.options_of(run.id)

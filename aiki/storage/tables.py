@@ -417,10 +417,84 @@ audit = sa.Table(
     sa.Column("action", _ascii(32), nullable=False),
     sa.Column("subject", sa.String(255), nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("reason", sa.String(1000), nullable=False, server_default=""),
+    sa.Column("affected", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("outcome", _ascii(16), nullable=False, server_default="done"),
+    sa.Column("request_id", _ascii(64), nullable=False, server_default=""),
+    sa.Column("source", _ascii(64), nullable=False, server_default=""),
     sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_audit_actor", "namespace", "actor", "id"),
+    sa.Index("ix_audit_action", "namespace", "action", "id"),
+    sa.Index("ix_audit_subject", "namespace", "subject", "id"),
     **_OPTIONS,
 )
-"""What people did: who, what, to which, why."""
+"""What people and programs did: who, what, to which, how many, why, what became of it, and by which request."""
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("name", _ascii(64), nullable=False),
+    sa.Column("password", _ascii(255), nullable=False),
+    sa.Column("role", _ascii(16), nullable=False),
+    sa.Column("namespaces", sa.Text),
+    sa.Column("disabled", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("signed_in_at", sa.BigInteger),
+    sa.PrimaryKeyConstraint("name"),
+    **_OPTIONS,
+)
+"""Who may sign in. `namespaces`: a JSON list, NULL for all. Sessions hold while `generation` is the same."""
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", _binary(32), nullable=False),
+    sa.Column("user_name", _ascii(64), nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("csrf", _ascii(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("source", _ascii(64), nullable=False),
+    sa.PrimaryKeyConstraint("id"),
+    sa.Index("ix_sessions_user_name", "user_name"),
+    sa.Index("ix_sessions_expires_at", "expires_at"),
+    **_OPTIONS,
+)
+"""Who is signed in. The id is a hash of the token that the browser has."""
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", _ascii(16), nullable=False),
+    sa.Column("hash", _binary(32), nullable=False),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("role", _ascii(16), nullable=False),
+    sa.Column("namespaces", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("used_at", sa.BigInteger),
+    sa.Column("revoked_at", sa.BigInteger),
+    sa.PrimaryKeyConstraint("id"),
+    **_OPTIONS,
+)
+"""What programs ask with. The id is the part of a key that is no secret; the hash is of the whole."""
+
+sign_in_failures = sa.Table(
+    "sign_in_failures",
+    metadata,
+    sa.Column("id", _binary(32), nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("last_at", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("id"),
+    sa.Index("ix_sign_in_failures_last_at", "last_at"),
+    **_OPTIONS,
+)
+"""Failed sign-ins of an account or an address (the id is its hash), and until when no password is looked at."""
 
 idempotency = sa.Table(
     "idempotency",

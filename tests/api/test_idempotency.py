@@ -60,17 +60,36 @@ def test_malformed_keys(api: Api, key: str) -> None:
     assert _ids(api) == []
 
 
+def _age(api: Api, seconds: int, *columns: str) -> None:
+    """As if so much time had gone by."""
+    sql = f"UPDATE idempotency SET {', '.join(f'{name} = {name} - {seconds * SECOND}' for name in columns)}"
+    api.store.db.transaction(lambda connection: api.store.db.execute(connection, sql))
+
+
 def test_a_key_is_free_again_after_a_day(api: Api) -> None:
     first = api.post("/runs", RUN, **_keyed()).json["id"]  # type: ignore[index]
-    now = api.store.clock()
-    api.store.clock = lambda: now + (KEPT - 5) * SECOND
+    _age(api, KEPT - 60, "created_at", "claimed_at")
     assert api.store.purge_idempotency() == 0
     assert api.post("/runs", RUN, **_keyed()).json["id"] == first  # type: ignore[index]
-    api.store.clock = lambda: now + (KEPT + 5) * SECOND
+    _age(api, 120, "created_at", "claimed_at")
     assert api.post("/runs", RUN, **_keyed()).json["id"] != first  # type: ignore[index]
-    api.store.clock = lambda: now + 3 * KEPT * SECOND
+    _age(api, 2 * KEPT, "created_at", "claimed_at")
     assert api.store.purge_idempotency(limit=1) == 1
     assert api.store.purge_idempotency() == 0
+
+
+def test_secrets_are_not_kept(make_api: Callable[..., Api]) -> None:
+    api = make_api(api_key="right")
+    keyed = _keyed(Authorization="Bearer right")
+    body = {"name": "ci", "role": "viewer"}
+    made = api.post("/keys", body, **keyed)
+    assert made.status_code == 201
+    problem(api.post("/keys", body, **keyed), 409, "conflict")
+    assert len(api.get("/keys", headers={"Authorization": "Bearer right"}).json["keys"]) == 1  # type: ignore[index]
+    rows = api.store.db.read(
+        lambda connection: api.store.db.execute(connection, "SELECT headers, body FROM idempotency").fetchall()
+    )
+    assert [bytes(body) for _, body in rows] == [b""]
 
 
 def _forget_answers(api: Api) -> None:
@@ -89,8 +108,7 @@ def test_a_server_that_died_half_way_does_nothing_twice(api: Api) -> None:
     refused = api.post("/runs", RUN, **_keyed("one"))
     assert problem(refused, 409, "idempotency_conflict")["retry_after"] == 1
     assert refused.headers["Retry-After"] == "1"
-    now = api.store.clock()
-    api.store.clock = lambda: now + (CLAIM + 1) * SECOND
+    _age(api, CLAIM + 1, "claimed_at")
     again = api.post("/runs", RUN, **_keyed("one"))
     assert (again.status_code, again.json["id"], again.json["created"]) == (200, first, False)  # type: ignore[index]
     assert [item["id"] for item in api.post("/runs/batch", many, **_keyed("many")).json["runs"]] == batch  # type: ignore[index]

@@ -44,6 +44,8 @@ CHECKS = [
 WRONG = [*CHECKS, negative_data_rejection]
 DEFINITIONS = {"definitions": [{"name": "shop.charge"}, {"name": "shop.checkout", "kind": "workflow"}]}
 RUNS = [{"name": "shop.charge", "args": [1]}, {"name": "shop.checkout"}, {"name": "shop.charge", "countdown": 3600}]
+KEY = "right"
+KEYED = {"Authorization": f"Bearer {KEY}"}
 STREAMS = ("streams_stream", "streams_run_stream")  # they do not end; tests/api/test_streams.py has them
 
 
@@ -68,7 +70,11 @@ def _operations() -> list[tuple[str, str]]:
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     folder = tmp_path_factory.mktemp("schemathesis")
     own = Settings.load(
-        {}, database_url=f"sqlite:///{folder / 'aiki.db'}", broker_url=f"sqlite:///{folder / 'broker.db'}", max_payload=200_000
+        {},
+        database_url=f"sqlite:///{folder / 'aiki.db'}",
+        broker_url=f"sqlite:///{folder / 'broker.db'}",
+        max_payload=200_000,
+        api_key=KEY,  # without one it would ask for one as soon as a user or a key is made
     )
     app = create_app(own, options=ApiOptions(rate_limit=0))
     yield app
@@ -84,9 +90,15 @@ def schema(app: Flask) -> Any:
 
 @pytest.fixture(scope="module")
 def run_ids(app: Flask) -> list[str]:
-    http = app.test_client()
+    http = _client(app)
     assert http.post("/api/v1/definitions", json=DEFINITIONS).status_code == 200
     return [http.post("/api/v1/runs", json=run).json["id"] for run in RUNS]  # type: ignore[index]
+
+
+def _client(app: Flask) -> Any:
+    http = app.test_client()
+    http.environ_base["HTTP_AUTHORIZATION"] = KEYED["Authorization"]
+    return http
 
 
 def _settings(examples: int) -> Any:
@@ -114,7 +126,7 @@ def _try(schema: Any, path: str, method: str, run_ids: list[str], examples: int,
                 chosen = CHECKS  # the wrong part may have been what was replaced
             else:
                 chosen = checks
-            case.call_and_validate(base_url=url, checks=chosen, headers={"Host": "localhost"} if url is None else None)
+            case.call_and_validate(base_url=url, checks=chosen, headers=KEYED)
 
         with contextlib.suppress(Unsatisfiable):  # nothing wrong can be said to it
             held()
@@ -138,15 +150,15 @@ def _number(value: Any) -> float:
 
 def test_a_real_server_on_mariadb_answers_as_described(live: Callable[..., LiveServer], mysql_database: str) -> None:
     upgrade(mysql_database)
-    server = live(AIKI_DATABASE_URL=mysql_database, AIKI_RATE_LIMIT="0").wait_ready()
-    assert server.ask("POST", "/api/v1/definitions", DEFINITIONS)[0] == 200
-    run_ids = [server.ask("POST", "/api/v1/runs", run)[2]["id"] for run in RUNS]
+    server = live(AIKI_DATABASE_URL=mysql_database, AIKI_RATE_LIMIT="0", AIKI_API_KEY=KEY).wait_ready()
+    assert server.ask("POST", "/api/v1/definitions", DEFINITIONS, KEYED)[0] == 200
+    run_ids = [server.ask("POST", "/api/v1/runs", run, KEYED)[2]["id"] for run in RUNS]
     nowhere = Settings.load({}, database_url="sqlite:////nowhere/aiki.db", broker_url="sqlite:////nowhere/broker.db")
     schema = schemathesis.openapi.from_dict(_document(create_app(nowhere)))
     for path, method in _operations():
         _try(schema, path, method, run_ids, scaled(3, 50), url=server.url)
     assert "Traceback" not in server.text()
-    assert server.ask("GET", f"/api/v1/runs/{run_ids[0]}")[2]["name"] == "shop.charge"
+    assert server.ask("GET", f"/api/v1/runs/{run_ids[0]}", headers=KEYED)[2]["name"] == "shop.charge"
 
 
 # ---------------------------------------------------------------- what is wrong in every endpoint alike
@@ -162,7 +174,7 @@ def _paths(run_id: str, with_body: bool) -> Iterator[tuple[str, str, dict[str, A
 
 
 def test_bodies_that_are_no_bodies(app: Flask, run_ids: list[str]) -> None:
-    http = app.test_client()
+    http = _client(app)
     before = http.get("/api/v1/runs").data
     wrong: list[tuple[bytes, str, set[int]]] = [
         (b'{"name": "shop.charge"}', "text/plain", {415}),
@@ -187,7 +199,7 @@ def test_bodies_that_are_no_bodies(app: Flask, run_ids: list[str]) -> None:
 
 
 def test_hostile_text_in_every_field(app: Flask, run_ids: list[str]) -> None:
-    http = app.test_client()
+    http = _client(app)
     document = _document(app)
     for path, method, operation in _paths(run_ids[0], with_body=False):
         for parameter in operation.get("parameters", ()):
@@ -219,7 +231,7 @@ def _harmless(answer: Any, place: str) -> None:
 
 def test_every_endpoint_refuses_bad_tokens(tmp_path: Any) -> None:
     own = Settings.load(
-        {}, database_url=f"sqlite:///{tmp_path / 'a.db'}", broker_url=f"sqlite:///{tmp_path / 'b.db'}", api_key="right"
+        {}, database_url=f"sqlite:///{tmp_path / 'a.db'}", broker_url=f"sqlite:///{tmp_path / 'b.db'}", api_key=KEY
     )
     app = create_app(own)
     http = app.test_client()
@@ -236,7 +248,7 @@ def test_every_endpoint_refuses_bad_tokens(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(("path", "method"), _operations())
 def test_other_methods(app: Flask, run_ids: list[str], path: str, method: str) -> None:
-    http, at = app.test_client(), path.replace("{run_id}", run_ids[0]).replace("{", "").replace("}", "")
+    http, at = _client(app), path.replace("{run_id}", run_ids[0]).replace("{", "").replace("}", "")
     refused = http.open(at, method="TRACE")
     assert (refused.status_code, refused.mimetype) == (405, "application/problem+json")
     assert method.upper() in refused.headers["Allow"]
