@@ -15,6 +15,20 @@ class ConfigurationError(AikiError):
     """A setting, an option or a definition is wrong; nothing was started."""
 
 
+class FilterError(AikiError):
+    """A filter cannot be read.
+
+    :ivar position: where in its text, in characters from 0, and `length` how many characters it is about.
+    :ivar suggestions: what could stand there instead.
+    """
+
+    def __init__(self, message: str, position: int, length: int, suggestions: list[str] | None = None) -> None:
+        self.position = position
+        self.length = length
+        self.suggestions = suggestions or []
+        super().__init__(message)
+
+
 class PayloadError(AikiError):
     """A value cannot be carried."""
 

@@ -207,10 +207,39 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Runs, newest first, and the id after which the next page begins (None on the last)."""
+    """Runs, newest first, and where the next page begins (None on the last)."""
 
     runs: list[RunView]
     next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: runs, newest first.
+
+    :ivar next: where the page of older runs begins, None if there are none; `previous` that of newer ones.
+    :ivar looked: how many runs were looked at.
+    :ivar complete: False if looking was stopped before the page was full, because it took long: `next` goes on there.
+    """
+
+    runs: list[RunView]
+    next: str | None = None
+    previous: str | None = None
+    looked: int = 0
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many runs match. `exact` is False where counting stopped: at least so many."""
+
+    number: int
+    exact: bool = True
+
+    @property
+    def text(self) -> str:
+        """For people: `1,234` or `10,000+`."""
+        return f"{self.number:,}{'' if self.exact else '+'}"
 
 
 class Outgoing(NamedTuple):

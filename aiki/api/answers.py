@@ -120,10 +120,21 @@ class Run(Answer):
 
 
 class Runs(Answer):
-    """A page of runs, newest first; `next` is null on the last."""
+    """A page of runs, newest first; `next` is null on the last, `previous` on the first."""
 
     runs = fields.List(fields.Nested(Run))
     next = fields.String(allow_none=True)
+    previous = fields.String(allow_none=True)
+    complete = fields.Boolean(metadata={"description": "False: looking was stopped before the page was full."})
+    looked = fields.Integer(metadata={"description": "How many runs were looked at beyond what an index decided."})
+
+
+class RunCount(Answer):
+    """How many runs match; `exact` is false where counting stopped, and then `text` says so: `10,000+`."""
+
+    count = fields.Integer(metadata={"minimum": 0})
+    exact = fields.Boolean()
+    text = fields.String()
 
 
 class Attempt(Answer):

@@ -262,6 +262,8 @@ class _Operation:
             out += _OF_ALL
         if declared.query is not None or declared.body is not None:
             out.append("invalid")
+        if declared.query is not None:
+            out.append("uri_too_long")
         if declared.body is not None:
             out += _OF_BODIES
         if self._rule.arguments:

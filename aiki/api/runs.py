@@ -15,8 +15,10 @@ from aiki.api.problems import answer, invalid
 from aiki.api.requests import backend, body, client, given, namespace, query, store
 from aiki.client import wire
 from aiki.errors import RunNotFound
+from aiki.filters import Filter
 from aiki.ids import parse_id
 from aiki.model import Accepted, NewRun, RunDetail, RunFilter, RunView
+from aiki.storage import filter_of
 from aiki.storage.why import Why
 
 blueprint = Blueprint("runs", __name__)
@@ -33,6 +35,7 @@ _WAIT_QUERY: Final = schemas.WaitQuery()
 _DETAIL_QUERY: Final = schemas.DetailQuery()
 _HISTORY_QUERY: Final = schemas.HistoryQuery()
 _LIST_QUERY: Final = schemas.ListQuery()
+_FILTER_QUERY: Final = schemas.FilterQuery()
 _EXAMPLE: Final = {"name": "shop.charge", "args": ["o-1", 4200], "queue": "payments", "reference_id": "order-o-1"}
 _AS_THEY_ARE: Final = ("id", "name", "queue", "reference_id", "on_conflict", "countdown", "expires_in")
 _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
@@ -182,26 +185,52 @@ def history(run_id: str) -> Response:
 @needs("look")
 @describe(query=_LIST_QUERY, repeatable=("state",), answer=answers.Runs)
 def list_runs() -> Response:
-    """A page of runs, newest first."""
+    """A page of runs, newest first, by a filter (`q`) and by fields, all of which must match.
+
+    `complete` is false if looking was stopped before the page was full, because few runs match and it took long: `looked` says
+    how many were looked at, and `next` goes on there. `previous`, sent as `before`, is the page of newer runs.
+    """
     asked = query(_LIST_QUERY, repeatable=("state",))
-    where = filter_of(asked)
-    after = paging.place_of(where, asked["after"]) if "after" in asked else None
-    page = client().list(where, limit=asked.get("limit", 50), after=after)
-    return answer({**wire.page_to_json(page), "next": paging.token_of(where, page.next)})
-
-
-def filter_of(asked: Mapping[str, Any]) -> RunFilter:
-    """The filter that a checked query names."""
-    return RunFilter(
-        states=asked.get("state", ()),
-        name=asked.get("name"),
-        kind=asked.get("kind"),
-        queue=asked.get("queue"),
-        parent_id=asked.get("parent"),
-        reference_id=asked.get("reference_id"),
-        created_after=asked.get("created_after"),
-        created_before=asked.get("created_before"),
+    where = where_of(asked)
+    after, before = (paging.place_of(where, asked[name], name) if name in asked else None for name in ("after", "before"))
+    if after and before:
+        raise invalid("give after or before, not both", {"before": ["give after or before, not both"]})
+    found = store().search(where, limit=asked.get("limit", 50), after=after, before=before)
+    return answer(
+        {
+            "runs": [wire.run_to_json(run) for run in found.runs],
+            "next": paging.token_of(where, found.next),
+            "previous": paging.token_of(where, found.previous),
+            "complete": found.complete,
+            "looked": found.looked,
+        }
     )
+
+
+@blueprint.get("/runs/count")
+@needs("look")
+@describe(query=_FILTER_QUERY, repeatable=("state",), answer=answers.RunCount)
+def count_runs() -> Response:
+    """How many runs match: exact up to 10,000, beyond it at least that many."""
+    found = store().count(where_of(query(_FILTER_QUERY, repeatable=("state",))))
+    return answer({"count": found.number, "exact": found.exact, "text": found.text})
+
+
+def where_of(asked: Mapping[str, Any]) -> Filter:
+    """The filter that a checked query names, by `q` and by fields."""
+    by_fields = filter_of(
+        RunFilter(
+            states=asked.get("state", ()),
+            name=asked.get("name"),
+            kind=asked.get("kind"),
+            queue=asked.get("queue"),
+            parent_id=asked.get("parent"),
+            reference_id=asked.get("reference_id"),
+            created_after=asked.get("created_after"),
+            created_before=asked.get("created_before"),
+        )
+    )
+    return Filter((*asked.get("q", Filter()).terms, *by_fields.terms))
 
 
 # ---------------------------------------------------------------- changing

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
+from aiki import filters
 from aiki.api.problems import invalid
 from aiki.client import wire
 from aiki.errors import ConfigurationError
@@ -458,6 +459,13 @@ class EmptySchema(Strict):
 
 
 # ---------------------------------------------------------------- queries
+def _filter(value: str) -> filters.Filter:
+    return filters.parse(value)
+
+
+shaped(_filter, type="string", maxLength=filters.MAX_TEXT)
+
+
 class WaitQuery(Strict):
     """The query of one run. More than the longest wait is the longest wait."""
 
@@ -473,6 +481,7 @@ class DetailQuery(WaitQuery):
 class FilterQuery(Strict):
     """The filters of a list."""
 
+    q = Checked(_filter)
     state = Checked(_states)
     name = Checked(_text(MAX_NAME))
     kind = Checked(_one_of("task", "workflow"))
@@ -487,7 +496,8 @@ class ListQuery(FilterQuery):
     """The filters of a list, and which page of it."""
 
     limit = Checked(_from_text(_number(1, MAX_PAGE, whole=True), int))
-    after = Checked(_text(64))
+    after = Checked(_text(200))
+    before = Checked(_text(200))
 
 
 class StreamQuery(FilterQuery):

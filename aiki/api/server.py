@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,7 +34,10 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from aiki.api import instruments
 from aiki.api.app import ApiOptions, backend_of, create_app
+from aiki.api.guard import SECURITY_HEADERS
 from aiki.api.listening import HandedOver, HandsOver
+from aiki.client import wire
+from aiki.clock import now_us
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
 from aiki.storage import open_store
@@ -266,9 +270,12 @@ class Worker(ThreadWorker):
             status, code, detail = 400, "invalid", "this is not HTTP that can be understood"
         if status == 500:
             log.error("a request from %s failed (%s)", (addr or ("?",))[0], getattr(req, "method", "-"), exc_info=exc)
-        title = code.replace("_", " ")
-        body = json.dumps({"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code})
+        title, request_id = code.replace("_", " "), uuid.uuid4().hex
+        told = {"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code}
+        body = json.dumps({**told, "request_id": request_id})
+        more = {**SECURITY_HEADERS, "X-Request-ID": request_id, wire.TIME_HEADER: str(now_us())}
         head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in more.items())
         with contextlib.suppress(OSError):  # the client has gone
             util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
 

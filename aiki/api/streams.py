@@ -14,7 +14,7 @@ from aiki.api.listening import SOCKET, STREAM, Listener
 from aiki.api.openapi import describe
 from aiki.api.problems import Refused
 from aiki.api.requests import backend, client, query, store
-from aiki.api.runs import checked_id, filter_of
+from aiki.api.runs import checked_id, where_of
 from aiki.api.watches import ListWatch, NumbersWatch, RunWatch
 from aiki.storage import Store
 
@@ -65,9 +65,10 @@ def stream() -> Response:
 
 
 def _runs(at: Store, asked: dict[str, Any]) -> Topic:
-    where, limit = filter_of(asked), asked.get("limit", 50)
-    key = ("runs", at.namespace, where, limit)
-    return Topic(key, lambda: ListWatch(key, at, lambda: at.list_runs(where, limit=limit).runs))
+    where, limit = where_of(asked), asked.get("limit", 50)
+    key = ("runs", at.namespace, where.text, limit)
+    # The filter is made anew each time: what is relative in it (since:1h) goes with the time.
+    return Topic(key, lambda: ListWatch(key, at, lambda: at.search(where_of(asked), limit=limit).runs))
 
 
 def _overview(at: Store, _asked: dict[str, Any]) -> Topic:

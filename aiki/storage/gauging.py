@@ -73,11 +73,11 @@ class Gauging:
         return int(row[0])
 
     def _gauge_queues(self, connection: sa.Connection, namespace: str, out: Gauged) -> None:
-        # By id, which rises with the time of creation: the oldest stand first, and a queue whose oldest run is not among
-        # them has none that is old by comparison.
+        # In the order of the index: the oldest stand first, and a queue whose oldest run is not among them has none that is
+        # old by comparison.
         sql = (
             "SELECT queue, MIN(since) FROM (SELECT queue, COALESCE(dispatched_at, created_at) AS since FROM runs "
-            f"WHERE namespace = ? AND state = ? ORDER BY id LIMIT {OLDEST_OF}) oldest GROUP BY queue"
+            f"WHERE namespace = ? AND state = ? ORDER BY created_at LIMIT {OLDEST_OF}) oldest GROUP BY queue"
         )
         for queue, since in self.db.execute(connection, sql, (namespace, State.QUEUED.value)).fetchall():
             out.queues[namespace, queue] = since

@@ -165,7 +165,7 @@ class Queues(Auditing):
                 hint = "INDEXED BY ix_runs_state" if self.db.is_sqlite else ""
                 sql = (
                     "SELECT queue, COUNT(*), MIN(COALESCE(dispatched_at, created_at)) FROM (SELECT queue, dispatched_at, "
-                    f"created_at FROM runs {hint} WHERE namespace = ? AND state = ? ORDER BY id LIMIT {int(limit)}) t "
+                    f"created_at FROM runs {hint} WHERE namespace = ? AND state = ? ORDER BY created_at LIMIT {int(limit)}) t "
                     "GROUP BY queue"
                 )
                 rows = self.db.execute(connection, sql, (self.namespace, state.value)).fetchall()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import sqlalchemy as sa
 
 from aiki import ids
-from aiki.errors import ConfigurationError, RunNotFound
-from aiki.model import Attempt, End, Page, RunDetail, RunFilter, RunView
+from aiki.errors import RunNotFound
+from aiki.model import Attempt, End, RunDetail, RunView
 from aiki.states import TERMINAL, State
 from aiki.storage.queues import Pause, Queues
 from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload_of, run_view
@@ -20,7 +18,6 @@ from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload
 _VIEW_COLUMNS_OF_R = ", ".join(f"r.{column}" for column in VIEW_COLUMNS.split(", "))
 _WORKER_AT = VIEW_COLUMNS.split(", ").index("worker")
 
-CHILDREN_AT_ONCE = 250
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -134,88 +131,8 @@ class Reading(Queues):
             if state in TERMINAL
         }
 
-    def list_runs(self, where: RunFilter, *, limit: int = 50, after: str | None = None) -> Page:
-        """Runs, newest first (by id, which rises with time); `after` is the `next` of the page before."""
-
-        def work(connection: sa.Connection) -> Page:
-            if where.parent_id is not None:
-                found = self._children(connection, where, limit, after)
-            else:
-                found = self._newest(connection, where, limit, after)
-            rows = heapq.nlargest(limit + 1, found, key=lambda row: bytes(row[0]))
-            names = self._worker_names(connection, [row[_WORKER_AT] for row in rows[:limit]])
-            views = [run_view(row, names) for row in rows[:limit]]
-            if any(view.state is State.QUEUED for view in views):
-                paused = self.pauses(connection).queues
-                views = [self._held_up(view, paused) for view in views]
-            return Page(views, views[-1].id if len(rows) > limit else None)
-
-        return self.db.read(work)
-
-    def _newest(self, connection: sa.Connection, where: RunFilter, limit: int, after: str | None) -> list[Any]:
-        conditions, parameters = _conditions(where)
-        if after is not None:
-            conditions.append("id < ?")
-            parameters.append(ids.to_bytes(after))
-        tail = f"ORDER BY id DESC LIMIT {int(limit) + 1}"
-        found: list[Any] = []
-        # One state a query: each walks its index backwards, and none sorts more than a page.
-        for state in where.states or (None,):
-            extra = " AND state = ?" if state else ""
-            index = "ix_runs_state" if state else "ix_runs_name" if where.name is not None else None
-            # Without statistics SQLite walks the primary key instead, however few runs are in that state.
-            hint = f"INDEXED BY {index}" if index and self.db.is_sqlite else ""
-            found += self.db.execute(
-                connection,
-                f"SELECT {VIEW_COLUMNS} FROM runs {hint} WHERE {' AND '.join(['namespace = ?', *conditions])}{extra} {tail}",
-                (self.namespace, *parameters, *((state.value,) if state else ())),
-            ).fetchall()
-        return found
-
-    def _children(self, connection: sa.Connection, where: RunFilter, limit: int, after: str | None) -> list[Any]:
-        """Those that a workflow started. Its steps name them, so that runs need no index by parent."""
-        parent = _parent_of(where)
-        sql = "SELECT child_id FROM steps WHERE namespace = ? AND run_id = ? AND child_id IS NOT NULL"
-        named = {bytes(row[0]) for row in self.db.execute(connection, sql, (self.namespace, parent))}
-        before = None if after is None else ids.to_bytes(after)
-        left = sorted((raw for raw in named if before is None or raw < before), reverse=True)
-        conditions, parameters = _conditions(where)
-        # A reference id may have led a step to a run that another started.
-        conditions.append("parent_id = ?")
-        parameters.append(parent)
-        if where.states:
-            conditions.append(f"state IN ({', '.join('?' * len(where.states))})")
-            parameters += [state.value for state in where.states]
-        sql = f"SELECT {VIEW_COLUMNS} FROM runs WHERE {' AND '.join(conditions)} AND namespace = ? AND id"
-        found: list[Any] = []
-        while left and len(found) <= limit:
-            chunk, left = left[:CHILDREN_AT_ONCE], left[CHILDREN_AT_ONCE:]
-            found += self.db.where_in(connection, sql, (*parameters, self.namespace), chunk)
-        return found
-
     def count_by_state(self) -> dict[State, int]:
         """How many runs there are in each state."""
         sql = "SELECT state, COUNT(*) FROM runs WHERE namespace = ? GROUP BY state"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchall())
         return {State(state): count for state, count in rows}
-
-
-def _parent_of(where: RunFilter) -> bytes:
-    try:
-        return ids.to_bytes(where.parent_id or "")
-    except ValueError:
-        raise ConfigurationError(f"parent_id={where.parent_id!r} is not a run id; run ids are UUIDs") from None
-
-
-def _conditions(where: RunFilter) -> tuple[list[str], list[Any]]:
-    """What a filter says of the runs' own columns, but for their states."""
-    pairs = (
-        ("kind = ?", where.kind),
-        ("name = ?", where.name),
-        ("queue = ?", where.queue),
-        ("reference_id = ?", where.reference_id),
-        ("created_at >= ?", where.created_after),
-        ("created_at < ?", where.created_before),
-    )
-    given = [(text, value) for text, value in pairs if value is not None]
-    return [text for text, _ in given], [value for _, value in given]

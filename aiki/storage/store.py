@@ -1,9 +1,9 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`steering` (people and workflows), `reading`, `outline` (histories as people look at them), `watching` (again and again),
-`queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging` (metrics),
-`idempotency`.
+`steering` (people and workflows), `reading`, `searching`, `outline` (histories as people look at them), `watching` (again and
+again), `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging`
+(metrics), `idempotency`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from aiki.storage.people import People
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
+from aiki.storage.searching import Searching
 from aiki.storage.steering import Steering
 from aiki.storage.watching import Watching
 from aiki.storage.why import Explaining
 
 
 class Store(
+    Searching,
     Steering,
     Roster,
     Reconciling,

@@ -86,8 +86,13 @@ runs = sa.Table(
     sa.Column("pause_requested", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("failed_at", _LONGTEXT),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    sa.Index("ix_runs_state", "namespace", "state", "id"),
-    sa.Index("ix_runs_name", "namespace", "name", "id"),
+    # Each ends with the order of lists (`aiki.storage.searching`). What follows it in the first decides names and queues
+    # within the index.
+    sa.Index("ix_runs_state", "namespace", "state", "created_at", "id", "name", "queue"),
+    sa.Index("ix_runs_name", "namespace", "name", "created_at", "id"),
+    sa.Index("ix_runs_queue", "namespace", "queue", "created_at", "id"),
+    sa.Index("ix_runs_parent_id", "namespace", "parent_id", "created_at", "id"),
+    sa.Index("ix_runs_created_at", "namespace", "created_at", "id"),
     **_OPTIONS,
 )
 """One row a run: all that lists, filters and the orchestrator's decisions need."""
@@ -215,6 +220,7 @@ reference_ids = sa.Table(
     sa.Column("run_id", _binary(16), nullable=False),
     sa.Column("input_hash", _binary(32), nullable=False),
     sa.PrimaryKeyConstraint("namespace", "name", "reference_id"),
+    sa.Index("ix_reference_ids_reference_id", "namespace", "reference_id"),
     **_OPTIONS,
 )
 """Which run a reference id belongs to. Apart from `runs`, so that runs without one pay nothing."""

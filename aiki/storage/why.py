@@ -168,7 +168,7 @@ class Explaining(Queues):
         hint = "INDEXED BY ix_runs_state" if self.db.is_sqlite else ""
         sql = (
             f"SELECT COUNT(*) FROM (SELECT queue, dispatched_at FROM runs {hint} WHERE namespace = ? AND state = 'queued' "
-            f"ORDER BY id LIMIT {COUNTED}) t WHERE queue = ? AND dispatched_at < ?"
+            f"ORDER BY created_at LIMIT {COUNTED}) t WHERE queue = ? AND dispatched_at < ?"
         )
         key = (self.namespace, row.queue, row.dispatched_at or row.updated_at)
         return int(self.db.execute(connection, sql, key).fetchone()[0])

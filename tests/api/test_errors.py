@@ -142,7 +142,7 @@ def test_storage_away_is_503_with_retry_after(api: Api, monkeypatch: pytest.Monk
     def away(*_: object, **__: object) -> None:
         raise StorageUnavailable("the database at mysql://inside:3306 cannot be used", retry_after=2.5)
 
-    for verb in ("get_run", "create_runs", "list_runs", "definitions", "check_schema"):
+    for verb in ("get_run", "create_runs", "search", "definitions", "check_schema"):
         monkeypatch.setattr(Store, verb, away)
     for answer in (api.get("/runs"), api.post("/runs", {"name": "shop.charge"}), api.get("/definitions")):
         told = problem(answer, 503, "unavailable")

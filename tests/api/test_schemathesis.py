@@ -133,7 +133,8 @@ def _try(schema: Any, path: str, method: str, run_ids: list[str], examples: int,
 
     attempt(GenerationMode.POSITIVE, CHECKS)
     if operation.body or operation.query or operation.path_parameters or operation.headers:
-        attempt(GenerationMode.NEGATIVE, WRONG)
+        # A server cuts off what is very long before the app sees it.
+        attempt(GenerationMode.NEGATIVE, WRONG if url is None else CHECKS)
 
 
 @pytest.mark.parametrize(("path", "method"), _operations())
