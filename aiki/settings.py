@@ -21,6 +21,9 @@ class Settings:
     :ivar server_url: the server's address for the remote client; empty means embedded (database and broker from here).
     :ivar api_key: the bearer key that clients send and the server asks for; empty means none (loopback only).
     :ivar metrics_token: a bearer token that opens the server's `/metrics` and nothing else; empty means none.
+    :ivar public_url: where people reach the server, for links; empty means that there are none.
+    :ivar webhook_private: 1: webhooks may go to addresses that are not public.
+    :ivar retention: how long ended runs are kept, see `aiki.retention`; empty means for ever.
     :ivar database_url: SQLAlchemy URL, `mysql+pymysql://…` or `sqlite:///…`.
     :ivar broker_url: see `aiki.broker.open_broker`.
     :ivar prefix: begins the name of every exchange and queue.
@@ -41,6 +44,9 @@ class Settings:
     server_url: str = ""
     api_key: str = ""
     metrics_token: str = ""
+    public_url: str = ""
+    webhook_private: int = 0
+    retention: str = ""
     database_url: str = ""
     broker_url: str = ""
     prefix: str = "aiki"
@@ -106,6 +112,12 @@ class Settings:
                 raise ConfigurationError(f"{name}={count}: it must be {least} or more")
         if self.compress_above < 0:
             raise ConfigurationError(f"compress_above={self.compress_above}: it must be 0 (never) or more")
+        if self.webhook_private not in (0, 1):
+            raise ConfigurationError(f"webhook_private={self.webhook_private}: it must be 0 or 1")
+        if self.retention:
+            from aiki.retention import parse  # only where it is set
+
+            parse(self.retention)
         check_name("namespace", self.namespace)
         check_name("prefix", self.prefix)
 

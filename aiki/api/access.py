@@ -36,6 +36,7 @@ ACTIONS: Final[Mapping[str, Role]] = {
     "dead.operate": Role.OPERATOR,  # requeue and discard dead letters
     "definitions.register": Role.OPERATOR,
     "payloads.unmasked": Role.ADMIN,  # see values that are masked for others
+    "webhooks.manage": Role.ADMIN,
     "audit.look": Role.OPERATOR,
     "keys.manage": Role.ADMIN,
     "users.manage": Role.ADMIN,

@@ -16,7 +16,20 @@ from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 
 from aiki import logs
-from aiki.api import documents, guard, idempotency, metrics, people, problems, queues, roster, runs, streams, workers
+from aiki.api import (
+    documents,
+    guard,
+    idempotency,
+    metrics,
+    people,
+    problems,
+    queues,
+    roster,
+    runs,
+    streams,
+    webhooks,
+    workers,
+)
 from aiki.api.access import OPEN, principal
 from aiki.api.backend import Backend
 from aiki.api.limiting import Limiter
@@ -83,6 +96,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
             yield
 
     backend.holding = _holding
+    backend.hub.counted = measured.instruments.streams
 
     limiter = Limiter(options.rate_limit)
 
@@ -134,6 +148,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(people.blueprint, url_prefix=API)
+    app.register_blueprint(webhooks.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
     app.register_blueprint(metrics.blueprint)
     return app

@@ -51,6 +51,8 @@ class Hub:
         self._away = False
         self._runs_due: dict[str, float] = {}
         self.sender = Sender(self.leave)
+        self.counted: Callable[[int], None] = lambda _count: None
+        """Told how many listen, whenever that changes."""
 
     def __len__(self) -> int:
         return len(self._of)
@@ -79,6 +81,7 @@ class Hub:
                 self._thread = threading.Thread(target=self._work, name="aiki-hub", daemon=True)
                 self._thread.start()
             self._changed.notify()
+            self.counted(len(self._of))
         return listener
 
     def leave(self, listener: Listener) -> None:
@@ -88,6 +91,7 @@ class Hub:
                 watch.listeners.pop(listener, None)
                 if not watch.listeners:
                     self._watches.pop(watch.key, None)
+            self.counted(len(self._of))
 
     def close(self) -> None:
         """End all streams; there will be no others."""

@@ -60,11 +60,9 @@ class Instruments:
         with self._held.track_inprogress():
             yield
 
-    @contextmanager
-    def streaming(self) -> Iterator[None]:
-        """While a stream is open."""
-        with self._streams.track_inprogress():
-            yield
+    def streams(self, count: int) -> None:
+        """So many streams are open in this process."""
+        self._streams.set(count)
 
     def registry(self) -> CollectorRegistry:
         """What the server's processes have measured."""

@@ -63,6 +63,8 @@ class Series(Collector):
             ("namespace", "queue"),
             self._visible(oldest),
         )
+        paused = dict.fromkeys(found.paused, 1)
+        yield _gauge("aiki_queue_paused", "1: people have paused the queue.", ("namespace", "queue"), self._visible(paused))
 
     def _workers(self, found: Gauged) -> Iterator[Metric]:
         workers = {(namespace,): count for namespace, count in found.workers.items()}
@@ -82,8 +84,17 @@ class Series(Collector):
             ("namespace",),
             self._visible(letters),
         )
+        waiting = {(namespace,): counts[0] for namespace, counts in found.webhooks.items()}
+        given_up = {(namespace,): counts[1] for namespace, counts in found.webhooks.items()}
+        labels = ("namespace",)
+        yield _gauge("aiki_webhook_deliveries", "Webhooks' deliveries that wait.", labels, self._visible(waiting))
+        yield _gauge("aiki_webhook_given_up", "Webhooks' deliveries that were given up.", labels, self._visible(given_up))
         if self._namespaces is not None:
             return
+        yield _gauge("aiki_orchestrators", "Orchestrators that were heard lately.", (), {(): found.orchestrators})
+        if found.orchestrator_heard is not None:
+            silent = self._seconds_since(found.orchestrator_heard)
+            yield _gauge("aiki_orchestrator_heard_seconds", "How long ago any orchestrator was heard.", (), {(): silent})
         yield _gauge("aiki_outbox_deliveries", "Deliveries that are recorded, due or not.", (), {(): found.outbox})
         yield _gauge("aiki_outbox_due", "Deliveries that are due and not published yet.", (), {(): found.due})
         late = 0.0 if found.oldest_due is None else self._seconds_since(found.oldest_due)

@@ -38,6 +38,7 @@ from aiki.storage.rows import (
     payload_of,
     run_row,
 )
+from aiki.storage.webhooks import Announcing
 
 CLAIM_SECONDS = 10.0
 ATTEMPT_COLUMNS = (
@@ -99,6 +100,8 @@ class Effects:
     """Runs that have ended, and whose parents are to be told once more."""
     followed: list[bytes] = field(default_factory=list)
     """Runs that have ended, and that others than their parents wait for."""
+    ended: list[RunRow] = field(default_factory=list)
+    """Runs that end in this transaction; found by `apply`."""
 
     def deliver(self, row: RunRow, due_at: int) -> None:
         """Have the run dispatched at `due_at`, under its next epoch."""
@@ -134,7 +137,7 @@ class Applied:
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying(Creating):
+class Applying(Creating, Announcing):
     """Changing runs."""
 
     db: Database
@@ -200,6 +203,8 @@ class Applying(Creating):
         self._write_steps(writes, namespace, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()
+        if effects.ended:
+            self.announce_ends(connection, namespace, effects.ended, now)
         started = self._start_children(connection, namespace, effects)
         self._write_arrivals(connection, namespace, effects, now)
         oversized: list[bytes] = []
@@ -232,6 +237,7 @@ class Applying(Creating):
                 if row.expires_at is not None:
                     effects.forget.add(delivery_id(row.id, EXPIRY_EPOCH))
                 if before != row.state:
+                    effects.ended.append(row)
                     _tell_parent(row, results, effects)
             if row.updated_at != now:
                 row.updated_at = now

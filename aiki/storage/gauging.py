@@ -8,12 +8,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from aiki.clock import Clock
+from aiki.clock import SECOND, Clock
 from aiki.states import TERMINAL, State
 from aiki.storage.database import Database
 
 COUNTED: Final = 100_000
 """Counting of a state, of the outbox or of the dead letters ends here: more than that is told as this."""
+LISTENING: Final = 15.0
+"""Seconds within which an orchestrator that works is heard."""
 OLDEST_OF: Final = 5_000
 """How many of the oldest queued runs are looked at for the age of each queue."""
 
@@ -25,6 +27,8 @@ class Gauged:
     :ivar runs: by namespace and state; states that end a run are left out, for they only grow.
     :ivar queues: when the oldest run of each queue that has any was queued, by namespace and queue (microseconds).
     :ivar workers: live workers by namespace; `children`: by namespace and whether they are busy.
+    :ivar orchestrators: those that were heard in the last `LISTENING` seconds; `orchestrator_heard`: when any was last.
+    :ivar paused: queues that people have paused; `webhooks`: deliveries that wait and that were given up, by namespace.
     :ivar names: the queues that definitions and live workers name.
     """
 
@@ -37,6 +41,10 @@ class Gauged:
     outbox: int = 0
     due: int = 0
     oldest_due: int | None = None
+    orchestrators: int = 0
+    orchestrator_heard: int | None = None
+    paused: set[tuple[str, str]] = field(default_factory=set)
+    webhooks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Gauging:
@@ -61,6 +69,7 @@ class Gauging:
             sql = f"SELECT 1 FROM dead_letters WHERE namespace = ? LIMIT {COUNTED}"
             out.dead_letters[namespace] = self._counted(connection, sql, (namespace,))
         self._gauge_workers(connection, out)
+        self._gauge_others(connection, out)
         now = self.clock()
         out.outbox = self._counted(connection, f"SELECT 1 FROM deliveries LIMIT {COUNTED}", ())
         out.due = self._counted(connection, f"SELECT 1 FROM deliveries WHERE due_at <= ? LIMIT {COUNTED}", (now,))
@@ -95,3 +104,19 @@ class Gauging:
             out.children[namespace, "busy"] = out.children.get((namespace, "busy"), 0) + busy
             out.children[namespace, "idle"] = out.children.get((namespace, "idle"), 0) + max(0, concurrency - busy)
             out.names |= {(namespace, str(queue)) for queue in json.loads(queues)}
+
+    def _gauge_others(self, connection: sa.Connection, out: Gauged) -> None:
+        sql = "SELECT heard_at FROM orchestrators WHERE state = 'alive' ORDER BY heard_at DESC LIMIT 100"
+        heard = [row[0] for row in self.db.execute(connection, sql).fetchall()]
+        since = self.clock() - int(LISTENING * SECOND)
+        out.orchestrators = sum(1 for at in heard if at >= since)
+        out.orchestrator_heard = max(heard, default=None)
+        sql = "SELECT namespace, name FROM queues WHERE paused = 1 LIMIT 1000"
+        out.paused = {(row[0], row[1]) for row in self.db.execute(connection, sql).fetchall()}
+        out.names |= out.paused
+        sql = (
+            "SELECT namespace, COUNT(due_at), COUNT(*) FROM (SELECT namespace, due_at FROM webhook_deliveries "
+            f"LIMIT {COUNTED}) d GROUP BY namespace"
+        )
+        for namespace, waiting, every in self.db.execute(connection, sql).fetchall():
+            out.webhooks[namespace] = (int(waiting), int(every - waiting))

@@ -3,7 +3,7 @@
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `searching`, `outline` (histories as people look at them), `watching` (again and
 again), `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging`
-(metrics), `idempotency`.
+(metrics), `webhooks`, `purging` (retention), `idempotency`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from aiki.storage.idempotency import Idempotency
 from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
 from aiki.storage.people import People
+from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 from aiki.storage.searching import Searching
 from aiki.storage.steering import Steering
 from aiki.storage.watching import Watching
+from aiki.storage.webhooks import Webhook, Webhooks
 from aiki.storage.why import Explaining
 
 
@@ -48,6 +50,8 @@ class Store(
     Idempotency,
     People,
     Keys,
+    Webhooks,
+    Purging,
 ):
     """All verbs, for one namespace where a verb does not name one.
 
@@ -70,6 +74,7 @@ class Store(
         self.partitions = partitions
         self.clock = clock
         self.origin = NOWHERE
+        self._webhooks: dict[str, tuple[int, list[Webhook]]] = {}
         self._durations = Durations(self.db, namespace)
         _stores.add(self)
 

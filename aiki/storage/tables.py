@@ -518,3 +518,84 @@ idempotency = sa.Table(
     **_OPTIONS,
 )
 """Requests that carried an `Idempotency-Key`: hashes of the key (with who sent it) and of the request, and the answer."""
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("url", sa.String(2000), nullable=False),
+    sa.Column("states", sa.Text, nullable=False),
+    sa.Column("names", sa.Text, nullable=False),
+    sa.Column("secret", sa.String(255), nullable=False),
+    sa.Column("enabled", sa.SmallInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("delivered_at", sa.BigInteger),
+    sa.Column("failed_at", sa.BigInteger),
+    sa.Column("error", sa.String(500)),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    **_OPTIONS,
+)
+"""Who is told of the ends of runs: of which states, of which names (JSON lists), signed with which secret."""
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("webhook_id", _binary(16), nullable=False),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.BigInteger),
+    sa.Column("error", sa.String(500)),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_webhook_deliveries_due_at", "due_at", "namespace", "id"),
+    sa.Index("ix_webhook_deliveries_webhook", "namespace", "webhook_id", "created_at", "id"),
+    **_OPTIONS,
+)
+"""What webhooks are still to be told, written in the transaction that ends the run. No `due_at`: it was given up."""
+
+run_logs = sa.Table(
+    "run_logs",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("place", sa.SmallInteger, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("origin", sa.BigInteger, nullable=False),
+    sa.Column("logged_at", sa.BigInteger, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("step", sa.Integer),
+    sa.Column("level", _ascii(16), nullable=False),
+    sa.Column("logger", sa.String(200), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id", "place"),
+    **_OPTIONS,
+)
+"""What runs logged: a ring of the last records of each. `number` counts all of them, `place` is where it stands in the ring,
+`origin` is the epoch and the record's number in it: what is reported twice is kept once."""
+
+chores = sa.Table(
+    "chores",
+    metadata,
+    _namespace(),
+    sa.Column("name", _ascii(64), nullable=False),
+    sa.Column("holder", _ascii(64), nullable=False),
+    sa.Column("until_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "name"),
+    **_OPTIONS,
+)
+"""Who does a chore that one process at a time shall do, and until when it is another's turn if nothing is heard."""
+
+leftovers = sa.Table(
+    "leftovers",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id"),
+    **_OPTIONS,
+)
+"""Runs that were deleted and whose steps and arrivals, too many for one transaction, are still to be."""

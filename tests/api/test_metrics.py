@@ -103,9 +103,9 @@ def test_server_processes_add_up_what_they_measure(live: Callable[..., LiveServe
     for _ in range(20):
         # A connection each, so that both processes get some.
         server.http.clear()
-        assert server.ask("GET", "/api/v1/workers")[0] == 200
+        assert server.ask("GET", "/api/v1/definitions")[0] == 200
     text = server.http.request("GET", server.url + "/metrics").data.decode()
-    assert values(text)["aiki_http_request_duration_seconds_count", labels("roster.workers", "GET", "2xx")] == 20
+    assert values(text)["aiki_http_request_duration_seconds_count", labels("roster.definitions", "GET", "2xx")] == 20
     assert values(text)["aiki_http_requests_held", ()] == 0
 
 
