@@ -17,14 +17,19 @@ from flask.typing import ResponseReturnValue
 
 from aiki import logs
 from aiki.api import (
+    batches,
+    dead,
     documents,
     guard,
     idempotency,
+    masking,
     metrics,
+    parts,
     people,
     problems,
     queues,
     roster,
+    run_logs,
     runs,
     streams,
     webhooks,
@@ -86,6 +91,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
+    app.extensions[masking.EXTENSION] = masking.Mask(settings.mask.split(","))
     gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
     measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
 
@@ -142,9 +148,13 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
 
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
+    app.register_blueprint(run_logs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
     app.register_blueprint(queues.blueprint, url_prefix=API)
     app.register_blueprint(workers.blueprint, url_prefix=API)
+    app.register_blueprint(parts.blueprint, url_prefix=API)
+    app.register_blueprint(batches.blueprint, url_prefix=API)
+    app.register_blueprint(dead.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(people.blueprint, url_prefix=API)

@@ -49,6 +49,9 @@ _OF_BODIES: Final = ("payload_too_large", "unsupported_media_type")
 _PATH: Final[Mapping[str, dict[str, Any]]] = {
     "queue": {"description": "The queue's name.", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}},
     "worker_id": {"description": "The id of the worker's incarnation.", "schema": {"type": "string"}},
+    "batch_id": {"description": "The batch's id.", "schema": {"type": "string", "format": "uuid"}},
+    "letter_id": {"description": "The letter's id.", "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
+    "fingerprint": {"description": "What the error is known by.", "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
     "run_id": {"description": "The run's id.", "schema": {"type": "string", "format": "uuid"}},
 }
 

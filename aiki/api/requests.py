@@ -11,7 +11,7 @@ from flask import current_app, g, request
 from marshmallow import Schema
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from aiki.api import schemas
+from aiki.api import masking, schemas
 from aiki.api.access import NAMESPACE_QUERY, principal
 from aiki.api.backend import Backend
 from aiki.api.problems import Refused, invalid
@@ -36,6 +36,7 @@ def client() -> EmbeddedClient:
     if not isinstance(found, EmbeddedClient):
         origin = Origin(g.get("request_id", ""), request.remote_addr or "")
         found = g.client = backend().client.acting(principal().name, namespace(), origin)
+        found.store.hides = None if masking.sees_all() else masking.mask().is_secret
     return found
 
 

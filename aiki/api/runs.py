@@ -7,13 +7,14 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, current_app
 
-from aiki.api import answers, idempotency, paging, schemas, values
+from aiki.api import answers, idempotency, masking, paging, schemas, values
 from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.openapi import describe
 from aiki.api.problems import answer, invalid
 from aiki.api.requests import backend, body, client, given, namespace, query, store
 from aiki.client import wire
+from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.filters import Filter
 from aiki.ids import parse_id
@@ -130,9 +131,12 @@ def detail(run_id: str) -> Response:
         _run(at, checked, asked["wait"])
     found = client().detail(checked)
     out = wire.detail_to_json(found)
-    out["why"] = why_to_json(store().why(checked))
+    if not masking.shows_payloads():
+        out |= {"input": None, "result": None, "withheld": True}
     if asked.get("values") != "false":
-        out["values"] = _values(found)
+        out["values"], out["masked"] = _values(found)
+        out["why"] = why_to_json(store().why(checked))
+        out["rerun_of"], out["reruns"] = store().rerun_of(checked), store().reruns(checked)
     return answer(out)
 
 
@@ -158,8 +162,8 @@ def _run(at: Backend, run_id: str, wait: float) -> RunView:
     return run
 
 
-def _values(found: RunDetail) -> dict[str, Any]:
-    """Arguments and result as JSON, each only if it can be read here."""
+def _values(found: RunDetail) -> masking.Masked:
+    """Arguments and result as JSON, each only if it can be read here, secrets masked."""
     out: dict[str, Any] = {}
     can, plain = values.readable(found.input)
     if can and isinstance(plain, list) and len(plain) == 2:
@@ -167,7 +171,7 @@ def _values(found: RunDetail) -> dict[str, Any]:
     can, plain = values.readable(found.result)
     if can and found.run.state == "completed":
         out["result"] = plain
-    return out
+    return masking.masked(out)
 
 
 @blueprint.get("/runs/<run_id>/history")
@@ -178,7 +182,12 @@ def history(run_id: str) -> Response:
     asked = query(_HISTORY_QUERY)
     limit = asked.get("limit", 1000)
     steps = client().history(checked_id(run_id), after=asked.get("after", -1), limit=limit + 1)
-    return answer(wire.history_to_json(steps[:limit], more=len(steps) > limit))
+    out = wire.history_to_json(steps[:limit], more=len(steps) > limit)
+    if not masking.shows_payloads():
+        for step in out["steps"]:
+            step |= {"result": None, "input": step["input"] and masking.visible_text(step["input"])}
+        out["withheld"] = True
+    return answer(out)
 
 
 @blueprint.get("/runs")
@@ -332,13 +341,39 @@ def retry(run_id: str) -> Response:
     optional_body=True,
     answers={200: answers.Accepted, 201: answers.Accepted},
     errors=("conflict", "unknown_task"),
-    example={"from_step": 3},
+    example={"args": ["o-1", 4200], "reason": "the amount was wrong"},
 )
 def rerun(run_id: str) -> Response:
-    """A new run with the same input; of a workflow, from a step on: what was before it is copied."""
+    """A new run with the same input, or with an edited one; of a workflow, from a step on: what was before it is copied.
+
+    `args` and `kwargs` (or `input`, opaque) take the place of the whole input. The old run stays as it is; the new one says
+    `rerun_of`, and the audit has hashes of both inputs."""
     asked = body(_RERUN, optional=True)
-    new_id = given(asked, "id") or idempotency.derived_id()
-    return _accepted(client().rerun(checked_id(run_id), from_step=asked.get("from_step"), new_id=new_id))
+    checked = checked_id(run_id)
+    return _accepted(
+        client().rerun(
+            checked,
+            from_step=asked.get("from_step"),
+            new_id=given(asked, "id") or idempotency.derived_id(),
+            payload=_edited(checked, asked),
+            reason=asked.get("reason", ""),
+        )
+    )
+
+
+def _edited(run_id: str, asked: dict[str, Any]) -> Payload | None:
+    """The input that a rerun is given, or None; what is masked in it still, is what it was."""
+    if not {"args", "kwargs", "input"}.intersection(asked):
+        return None
+    limit, old = current_app.config["AIKI_MAX_PAYLOAD"], client().detail(run_id)
+    name = old.run.name
+    if "input" not in asked:
+        args, kwargs = masking.restored([asked.get("args", []), asked.get("kwargs", {})], values.readable(old.input)[1])
+        return values.payload_of(args, kwargs, limit=limit, name=name)
+    payload = wire.payload_from_json(asked["input"])
+    if payload is not None and len(payload.text) > limit:
+        raise values.too_large(f"the arguments of {name}", len(payload.text), limit)
+    return payload
 
 
 def _told(run: RunView) -> Response:

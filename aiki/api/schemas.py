@@ -307,6 +307,20 @@ def _step_name(value: Any) -> str:
 shaped(_step_name, type="string", minLength=1, maxLength=MAX_NAME)
 
 
+def filter_text(value: Any) -> str:
+    """A filter, checked, in its canonical spelling."""
+    if not isinstance(value, str):
+        raise ValueError(f"it must be text, not {_brief.repr(value)}")
+    return filters.parse(value).text
+
+
+shaped(filter_text, type="string", maxLength=filters.MAX_TEXT)
+token = _text(200)
+"""Where a page begins, as an answer said it."""
+an_id, number, one_of, from_text, reason, queue_name = _id, _number, _one_of, _from_text, _reason, _queue
+"""The checks that nouns with schemas of their own use, too."""
+
+
 # ---------------------------------------------------------------- bodies
 class RetrySchema(Strict):
     """A retry policy on the wire."""
@@ -448,10 +462,22 @@ class EventSchema(Strict):
 
 
 class RerunSchema(Strict):
-    """From where on a run is to be done again, and under which id."""
+    """From where on or with what input a run is to be done again, and under which id."""
 
     id = Checked(_id)
     from_step = Checked(_number(0, _INT, whole=True), allow_none=True)
+    args = Checked(_list)
+    kwargs = Checked(_object)
+    input = Checked(_payload)
+    reason = Checked(_reason)
+
+    @validates_schema
+    def _one_way(self, data: dict[str, Any], **_rest: Any) -> None:
+        edited = [name for name in ("args", "kwargs", "input") if name in data]
+        if "input" in edited and len(edited) > 1:
+            raise ValidationError(f"give input or {edited[0]}, not both", "input")
+        if edited and data.get("from_step") is not None:
+            raise ValidationError(f"give from_step or {edited[0]}: steps were done with the old input", "from_step")
 
 
 class EmptySchema(Strict):

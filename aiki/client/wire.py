@@ -259,7 +259,13 @@ def detail_from_json(data: Mapping[str, Any]) -> RunDetail:
         payload_from_json(data.get("result"), "result"),
         data.get("traceback") or "",
         [_from_json(Attempt, attempt) for attempt in data.get("attempts", ())],
+        bool(data.get("withheld")),
     )
+
+
+def attempt_to_json(attempt: Attempt) -> dict[str, Any]:
+    """An attempt; times as text."""
+    return _to_json(attempt)
 
 
 def step_to_json(step: StepView) -> dict[str, Any]:

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from aiki.api.requests import store
 from aiki.model import RunDetail
 from aiki.states import State
-
-
-class Reason(NamedTuple):
-    """Why a run is where it is: see `aiki.storage.why`."""
-
-    code: str
-    text: str
-    until: int | None = None
+from aiki.storage.why import Why
 
 
 class Advice(NamedTuple):
@@ -30,19 +22,7 @@ class Advice(NamedTuple):
     query: dict[str, Any] | None = None
 
 
-def why(detail: RunDetail) -> Reason:
-    """Why the run is where it is, in a sentence."""
-    explain = getattr(store(), "why", None)
-    if explain is not None:
-        told = explain(detail.run.id)
-        return Reason(told.code, told.text, told.until)
-    run = detail.run
-    if run.ended:
-        return Reason("ended", f"it is {run.state}")
-    return Reason(run.state.value, run.waiting_on or f"it is {run.state}")
-
-
-def advice(detail: RunDetail, reason: Reason) -> list[Advice]:
+def advice(detail: RunDetail, reason: Why) -> list[Advice]:
     """What to do next, the likeliest first."""
     run, code = detail.run, reason.code
     app = run.name.partition(".")[0]

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from flask import Blueprint, Flask, Response, g, request
 
-from aiki.api import guard
+from aiki.api import guard, masking
 from aiki.api.access import Principal
+from aiki.api.people import known_namespaces
 from aiki.api.problems import Refused
 from aiki.api.requests import backend, store
 from aiki.dashboard import assets, charts, csrf, formatting, nav
@@ -26,6 +27,7 @@ def install_filters(app: Flask) -> None:
     """Make the ways of showing things known to the templates."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(formatting.FILTERS)
+    app.jinja_env.filters["unsecret"] = masking.visible_text
 
 
 def theme() -> str:
@@ -42,6 +44,7 @@ def _known() -> dict[str, Any]:
         "who": who,
         "may": lambda action: isinstance(who, Principal) and who.may(action),
         "namespace": _namespace(),
+        "namespaces": _namespaces,
         "theme": theme(),
         "asset": assets.url_of,
         "csrf_token": csrf.token,
@@ -59,6 +62,13 @@ def _namespace() -> str:
         return ""
 
 
+def _namespaces() -> list[str]:
+    try:
+        return known_namespaces()
+    except (Unavailable, Refused):
+        return []
+
+
 @blueprint.before_request
 def _before() -> None:
     if request.method == "POST":
@@ -67,10 +77,19 @@ def _before() -> None:
 
 @blueprint.after_request
 def _after(response: Response) -> Response:
-    response.headers["Content-Security-Policy"] = CSP
-    response.headers["Vary"] = "Cookie, Accept-Encoding"
+    protected(response)
     csrf.keep(response)
+    if g.get("partial"):
+        response.make_conditional(request)
     return packed(response)
+
+
+def protected(response: Response) -> None:
+    """Give a page's answer the headers that all pages have."""
+    response.headers["Content-Security-Policy"] = CSP
+    # With no-referrer browsers send forms with `Origin: null`, which the guard takes for another site's.
+    response.headers["Referrer-Policy"] = "same-origin"
+    response.headers["Vary"] = "Cookie, Accept-Encoding"
 
 
 def packed(response: Response) -> Response:

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from aiki.api.problems import Refused
 from aiki.client import wire
-from aiki.dashboard.blueprint import CSP, blueprint, packed
+from aiki.dashboard.blueprint import blueprint, packed, protected
 from aiki.errors import AikiError, RunNotFound, Unavailable
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def install(app: Flask) -> None:
         if request.path.startswith("/api/") or best != "text/html":
             return handler(error)  # type: ignore[return-value]
         response = told(404, "There is no page at this address.")
-        response.headers["Content-Security-Policy"] = CSP
+        protected(response)
         return packed(response)
 
     app.register_error_handler(404, not_found)

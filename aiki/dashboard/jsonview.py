@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
+from aiki.api import masking
 from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
 
 MAX_READ: Final = 2 << 20
@@ -43,7 +44,11 @@ class Shown(NamedTuple):
 
 
 def text_of(payload: Payload, limit: int = MAX_READ) -> str | None:
-    """The JSON text, or None if it is longer than `limit` or not readable here (encrypted)."""
+    """The JSON text, secrets masked, or None if it is longer than `limit` or not readable here (encrypted)."""
+    seen = masking.visible(payload)
+    if seen is None:
+        return None
+    payload = seen
     if payload.encoding == JSON:
         return payload.text if len(payload.text) <= limit else None
     if payload.encoding != JSON_ZLIB:

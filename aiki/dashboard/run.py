@@ -7,14 +7,15 @@ from urllib.parse import quote
 
 from flask import Response, request, url_for
 
+from aiki.api import masking
 from aiki.api.access import needs
 from aiki.api.problems import Refused, invalid
 from aiki.api.requests import client, store
 from aiki.codec import Payload
 from aiki.dashboard import jsonview, steering, waterfall
-from aiki.dashboard.advice import advice, why
+from aiki.dashboard.advice import advice
 from aiki.dashboard.blueprint import blueprint
-from aiki.dashboard.views import page
+from aiki.dashboard.views import page, shared
 from aiki.model import RunDetail
 from aiki.storage.outline import StepLine
 
@@ -25,10 +26,11 @@ MAX_RAW: Final = 512 << 20
 
 @blueprint.get("/runs/<run_id>")
 @needs("look")
+@shared
 def run(run_id: str) -> Response:
     """A run; `?from=1000` begins the steps there, `?steps=1000-1099` shows those one by one."""
     detail = client().detail(run_id)
-    values: dict[str, Any] = {"detail": detail, "run": detail.run, "reason": (reason := why(detail))}
+    values: dict[str, Any] = {"detail": detail, "run": detail.run, "reason": (reason := store().why(run_id))}
     values["advice"] = advice(detail, reason)
     values["verbs"] = steering.possible(detail)
     values["input"] = jsonview.shown(detail.input, arguments=True)
@@ -107,6 +109,8 @@ def payload(run_id: str, role: str) -> Response:
     text = "null" if found is None else jsonview.text_of(found, MAX_RAW)
     if text is None:
         assert found is not None
+        if not masking.sees_all():
+            raise Refused(403, "forbidden", "it cannot be looked through for secrets here, so only an admin may have it")
         text = found.text
     response = Response(text + "\n", content_type="application/json; charset=utf-8")
     if request.args.get("download"):

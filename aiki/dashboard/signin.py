@@ -8,7 +8,7 @@ from aiki.api import signin
 from aiki.api.access import needs
 from aiki.api.problems import Refused
 from aiki.dashboard import csrf, views
-from aiki.dashboard.blueprint import CSP, packed
+from aiki.dashboard.blueprint import packed, protected
 
 blueprint = Blueprint("signin", __name__)
 
@@ -21,7 +21,7 @@ def _before() -> None:
 
 @blueprint.after_request
 def _after(response: Response) -> Response:
-    response.headers["Content-Security-Policy"] = CSP
+    protected(response)
     csrf.keep(response)
     return packed(response)
 

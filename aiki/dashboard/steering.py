@@ -10,7 +10,7 @@ from typing import Any, Final
 from flask import Response, current_app, request, url_for
 
 from aiki import ids
-from aiki.api import values
+from aiki.api import masking, values
 from aiki.api.access import needs
 from aiki.api.problems import Refused
 from aiki.api.requests import client, store
@@ -121,6 +121,9 @@ def _edit(detail: RunDetail, form: dict[str, str]) -> str:
         raise Wrong("args: positional arguments are a list, such as [1, 2]")
     if not isinstance(kwargs, dict):
         raise Wrong('kwargs: named arguments are an object, such as {"order_id": "o-1"}')
+    if not masking.sees_all() and detail.input is not None:
+        # What was masked in the form is what it was before.
+        args, kwargs = masking.restored([args, kwargs], values.readable(detail.input)[1])
     limit = current_app.config["AIKI_MAX_PAYLOAD"]
     payload = values.payload_of(args, kwargs, limit=limit, name=detail.run.name)
     return client().enqueue([_changed(detail, payload, _form_id(form))])[0].id

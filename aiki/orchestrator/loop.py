@@ -22,8 +22,10 @@ from aiki.clock import SECOND
 from aiki.errors import BrokerUnavailable, MessageError, StorageUnavailable
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
+from aiki.orchestrator.batches import Batching
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
+from aiki.orchestrator.indexing import Indexing
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.orchestrator.live import Live, Worker
 from aiki.orchestrator.outbound import Outbound
@@ -84,6 +86,8 @@ class Orchestrator:
         self._stirring = Stirring(store, monotonic)
         self._kept = Kept()
         self._wishes = Wishes(store)
+        self._indexing = Indexing(store)
+        self._batching = Batching(store, settings.batch_rate)
 
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
@@ -138,6 +142,7 @@ class Orchestrator:
                     self._session.receive(0.05)
                     out.settle(self._monotonic())
                 out.flush()
+                self._batching.release()
                 self._wishes.say_alive(STOPPED)
             except (StorageUnavailable, BrokerUnavailable) as error:
                 logger.warning("stopping: %s", error)
@@ -435,6 +440,8 @@ class Orchestrator:
             ("announce", 0.5, self._announce),
             ("pauses", 0.5, lambda now: self._wishes.tell_pauses(self._outbound)),
             ("wanted", 1.0, lambda now: self._wishes.tell_stops(self._outbound)),
+            ("batches", 0.2, self._work_batches),
+            ("index", 0.25, lambda now: self._indexing.run_once()),
             ("save", 2.0, self._save),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
             ("idempotency", 10.0, self._forget_requests),
@@ -492,6 +499,15 @@ class Orchestrator:
             self._outbound.control(namespace, m.CANCEL if interrupt else m.REVOKE, [key])
             told.append((namespace, key))
         self._store.announced(told)
+
+    def _work_batches(self, now: float) -> None:
+        """Bring on what operators want done to many runs."""
+        if self._outbound.in_flight > MAX_IN_FLIGHT:
+            return
+        for namespace, worked in self._batching.run_once(now):
+            self._follow(namespace, worked.applied, Outcome())
+            if worked.pause_soon:
+                self._outbound.control(namespace, m.PAUSE_SOON, worked.pause_soon)
 
     def _save(self, now: float) -> None:
         """Put on record who was heard and how long runs take, and that this orchestrator lives."""

@@ -22,7 +22,7 @@ from aiki.storage.rows import payload_of
 
 FIRST_WINDOW: Final = 1_000
 WINDOW: Final = 20_000
-FOLD_SECONDS: Final = 0.3
+FOLD_SECONDS: Final = 0.5
 """How long folds are read for a page."""
 ENDS: Final = ("completed", "failed", "cancelled", "timed_out", "dead")
 _STATE: Final = "CASE WHEN s.state = 'open' THEN COALESCE(c.state, s.state) ELSE s.state END"

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from aiki import ids
-from aiki.errors import ConfigurationError
+from aiki.errors import ConfigurationError, FilterError
 from aiki.filters import TEXT, Filter, Pattern, Range, Term, states_of
 from aiki.model import Count, Found, Page, RunFilter
 from aiki.states import State
@@ -112,7 +112,12 @@ class _Walk:
 
 
 class Searching(Reading):
-    """Looking for runs."""
+    """Looking for runs.
+
+    :ivar hides: the names of arguments that whoever asks does not see, and so may not look for; None: it sees all.
+    """
+
+    hides: Callable[[str], bool] | None
 
     def search(self, where: Filter, *, limit: int = 50, after: str | None = None, before: str | None = None) -> Found:
         """A page of the runs that match, newest first.
@@ -338,6 +343,7 @@ class Searching(Reading):
     # ------------------------------------------------------------ planning
     def _plan(self, connection: sa.Connection, where: Filter) -> Plan:
         now = self.clock()
+        self._check_hidden(where)
         window, terms = ALWAYS, []
         for term in where.terms:
             found = window_of(term, now)
@@ -358,6 +364,15 @@ class Searching(Reading):
         arguments = [term for term in left if term.field == "args"]
         rest = [conditions.of(term) for term in left if term.field != "args"]
         return Plan(way, window, rest, ArgumentTest(arguments) if arguments else None, few)
+
+    def _check_hidden(self, where: Filter) -> None:
+        """Who may not see a value must not find it by asking for it either."""
+        hides = self.hides
+        for term in where.terms if hides is not None else ():
+            secret = next((key for key in term.path if hides is not None and hides(key)), None)
+            if secret is not None:
+                why = f"{secret[:40]} is a secret that your role does not see, so it cannot be looked for"
+                raise FilterError(why, term.position, max(1, term.length))
 
     def _few_ids(self, connection: sa.Connection, terms: Sequence[Term]) -> tuple[list[bytes] | None, frozenset[Term]]:
         """The ids of the runs that a term names, if it names few."""

@@ -317,9 +317,10 @@ batches = sa.Table(
     sa.Column("done", sa.Integer, nullable=False),
     sa.Column("skipped", sa.Integer, nullable=False),
     sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("samples", _LONGTEXT, nullable=False),
     # How far the runs were collected (opaque), and up to which run they are done.
     sa.Column("collected", sa.Text),
-    sa.Column("cursor", _binary(16)),
+    sa.Column("reached", _binary(16)),
     sa.Column("lease_owner", _ascii(32)),
     sa.Column("lease_until", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),

@@ -8,14 +8,14 @@ from tests.api.conftest import Api, problem
 def test_pause_and_resume(api: Api) -> None:
     run = api.new_run(queue="bulk")
     paused = api.post("/queues/bulk/pause", {"reason": "the bank is away"}).json
-    assert paused["paused"]["by"] == "api"
+    assert paused["paused"]["by"] == "local"
     assert paused["paused"]["reason"] == "the bank is away"
     assert paused["runs"] == {"queued": 1, "running": 0, "scheduled": 0, "exact": True}
     assert paused["oldest_at"]
     listed = api.get("/queues").json["queues"]
     assert [queue["name"] for queue in listed] == ["bulk", "default"]
     assert listed[0] == paused
-    assert "is paused by api" in api.get(f"/runs/{run}").json["waiting_on"]
+    assert "is paused by local" in api.get(f"/runs/{run}").json["waiting_on"]
     api.store.save_orchestrator("0" * 32, "alive", "h", 1, "1")
     found = api.get(f"/runs/{run}/why").json
     assert found["code"] == "queue_paused"

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
+import pytest
+from flask import Flask, g
+
+from aiki.api.access import LOCAL
 from aiki.codec import Payload, encode
 from aiki.dashboard import jsonview
 from aiki.ids import new_id
@@ -68,6 +73,15 @@ def test_a_workflow_takes_events(pages: Pages) -> None:
     assert "name: " in pages.post(f"/runs/{run_id}/do/event", {"name": ""}, 400).text
 
 
+@pytest.fixture
+def asked() -> Iterator[None]:
+    """A request by somebody who sees everything."""
+    with Flask(__name__).test_request_context():
+        g.principal = LOCAL
+        yield
+
+
+@pytest.mark.usefixtures("asked")
 def test_payloads_are_never_cut_in_silence() -> None:
     many = jsonview.shown(encode(list(range(5000))))
     assert many.html is not None
@@ -86,6 +100,7 @@ def test_payloads_are_never_cut_in_silence() -> None:
     assert jsonview.shown(encode({"a": 1}, compress_above=1)).left == 0
 
 
+@pytest.mark.usefixtures("asked")
 def test_numbers_are_shown_as_they_are_written() -> None:
     payload = Payload("json", '{"a":1.10,"b":1e400,"c":9007199254740993,"d":{"$aiki":"int","v":"-0x10000000000000000"}}')
     html = jsonview.shown(payload).html
@@ -97,3 +112,19 @@ def test_numbers_are_shown_as_they_are_written() -> None:
 def test_nobody_is_known_by_a_wrong_id(pages: Pages) -> None:
     for path in (f"/runs/{new_id()}", "/runs/nothing", f"/runs/{new_id()}/do/cancel", f"/runs/{new_id()}/payload/input"):
         assert "no such run" in pages.get(path, 404).text
+
+
+def test_many_are_asked_for_and_done(pages: Pages) -> None:
+    made = [pages.new_run() for _ in range(3)]
+    assert "No run is selected" in pages.get("/runs/bulk?verb=cancel", 400).text
+    pages.get("/runs/bulk?verb=nothing", 404)
+    picked = "&".join(f"run={run_id}" for run_id in made)
+    assert "Cancel: 3 runs" in pages.get(f"/runs/bulk?verb=cancel&{picked}").text
+    answer = pages.post("/runs/bulk", {"verb": "cancel", "run": made, "q": 'name:"a b"', "reason": "x"})
+    assert "done=3" in answer.headers["Location"]
+    answer = pages.post("/runs/bulk", {"verb": "resume", "run": made})
+    assert "refused=3" in answer.headers["Location"]
+    assert "3 were left as they are" in pages.get(answer.headers["Location"]).text
+    many = [str(new_id()) for _ in range(101)]
+    assert "Type 101 to go on" in pages.post("/runs/bulk", {"verb": "cancel", "run": many}, 400).text
+    assert "done=0" in pages.post("/runs/bulk", {"verb": "cancel", "run": many, "typed": "101"}).headers["Location"]

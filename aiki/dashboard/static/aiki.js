@@ -39,6 +39,7 @@
   // ------------------------------------------------------------ live parts
   const live = $("#live");
   let paused = sessionStorage.getItem("paused") === "1", heard = Date.now(), stale = false;
+  const loaded = Date.now();
   const show = () => {
     if (!live) return;
     live.hidden = !$("[data-live]");
@@ -51,13 +52,37 @@
   const renew = (force) => {
     const now = Date.now();
     for (const part of $$("[data-live]")) {
-      if (!force && now - (part._asked || 0) < Number(part.dataset.live) * 1000 - 50) continue;
+      follow(part);
+      const every = part._followed ? (part._wanted ? 1 : 30) : Number(part.dataset.live);
+      if (!force && now - (part._asked || loaded) < every * 1000 - 50) continue;
       part._asked = now;
+      part._wanted = false;
       part.dispatchEvent(new CustomEvent("renew"));
     }
   };
+  // Where there is a stream of events, it says when to renew; where it breaks, or there are too many, parts are renewed by the clock.
+  const follow = (part) => {
+    const address = part.dataset.stream;
+    if (part._source || !address || !window.EventSource) return;
+    const source = part._source = new EventSource(address);
+    source.onopen = () => { part._followed = part._wanted = true; };
+    source.onerror = () => {
+      part._followed = false;
+      if (source.readyState === EventSource.CLOSED) source.close(); // kept, so that it is not opened again
+    };
+    for (const name of ["run", "steps", "end", "runs", "overview"]) source.addEventListener(name, () => { part._wanted = true; });
+    source.addEventListener("stale", () => { stale = true; show(); });
+    source.addEventListener("fresh", () => { part._wanted = true; });
+  };
+  const unfollow = () => { // a hidden tab must not hold one of the few connections that a browser opens to a server
+    for (const part of $$("[data-live]")) {
+      if (part._source) part._source.close();
+      part._source = part._followed = null;
+    }
+  };
+  addEventListener("pagehide", unfollow);
   setInterval(() => { if (!paused && !busy()) renew(false); }, 500);
-  document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) renew(true); });
+  document.addEventListener("visibilitychange", () => { if (document.hidden) unfollow(); else if (!paused) renew(true); });
   if (live) live.addEventListener("click", () => {
     paused = !paused;
     sessionStorage.setItem("paused", paused ? "1" : "0");
@@ -80,7 +105,7 @@
     show();
   });
   document.addEventListener("htmx:error", () => { stale = true; show(); });
-  document.addEventListener("htmx:after:swap", () => { tick(); reveal(); });
+  document.addEventListener("htmx:after:swap", () => { tick(); reveal(); count(); show(); });
   document.addEventListener("htmx:before:swap", (event) => { // an error page is no part: what is shown stays
     const response = event.detail.ctx && event.detail.ctx.response;
     if (response && response.status >= 400) event.preventDefault();
@@ -230,6 +255,10 @@
     input.focus();
     draw();
   };
+
+  // ------------------------------------------------------------ choosing
+  for (const button of $$("[data-hide]")) button.hidden = true;
+  document.addEventListener("change", (event) => { if (event.target.matches("select[data-choose]")) event.target.form.submit(); });
 
   // ------------------------------------------------------------ selecting rows
   document.addEventListener("change", (event) => {
