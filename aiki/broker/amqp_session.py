@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from amqp import Message, spec
 from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
-from kombu import Queue
+from kombu.entity import Queue
 
 from aiki.broker.base import Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, first_tag
 from aiki.broker.tags import Tags
