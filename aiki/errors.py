@@ -15,6 +15,20 @@ class ConfigurationError(AikiError):
     """A setting, an option or a definition is wrong; nothing was started."""
 
 
+class FilterError(AikiError):
+    """A filter cannot be read.
+
+    :ivar position: where in its text, in characters from 0, and `length` how many characters it is about.
+    :ivar suggestions: what could stand there instead.
+    """
+
+    def __init__(self, message: str, position: int, length: int, suggestions: list[str] | None = None) -> None:
+        self.position = position
+        self.length = length
+        self.suggestions = suggestions or []
+        super().__init__(message)
+
+
 class PayloadError(AikiError):
     """A value cannot be carried."""
 
@@ -62,7 +76,11 @@ class ReferenceConflict(AikiError):
         )
 
 
-class RunConflict(AikiError):
+class Conflict(AikiError):
+    """What is there forbids what was asked, for example a name that is taken."""
+
+
+class RunConflict(Conflict):
     """The run's state forbids what was asked, for example to retry a run that completed."""
 
 
@@ -72,6 +90,10 @@ class RunNotFound(AikiError):
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(f"there is no run {run_id}")
+
+
+class NotThere(AikiError):
+    """There is nothing of that name."""
 
 
 class Unavailable(AikiError):

@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from aiki import codec
-from aiki.errors import ConfigurationError, ResultTimeout, RunCancelled, RunFailed, Unavailable
+from aiki.errors import ConfigurationError, ResultTimeout, RunCancelled, RunFailed, Unauthorized, Unavailable
 from aiki.model import End, RunDetail, RunView, StepView
 from aiki.options import check_reference, check_step_name
 from aiki.states import State
@@ -224,6 +224,10 @@ def outcome(detail: RunDetail) -> Any:
     """An ended run's result, or its error raised."""
     run = detail.run
     if run.state is State.COMPLETED:
+        if detail.withheld:
+            raise Unauthorized(
+                f"the server does not give the result of run {run.id} to a key of this role; use an operator's key"
+            )
         return None if detail.result is None else codec.decode(detail.result, what=f"result of {run.name}")
     if run.state is State.CANCELLED:
         raise RunCancelled(run.id, run.error_message or "")

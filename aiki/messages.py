@@ -124,6 +124,9 @@ DROPPED: Final = "dropped"
 """A revoked dispatch was taken and thrown away. Empty body."""
 PROGRESS: Final = "progress"
 """Body: `p` from 0 to 1 or null, `m`: a message."""
+LOGS: Final = "logs"
+"""What it logged. Body: `l`: a list of `[number, microseconds since the Unix epoch, level, logger, message, step or null]`; the
+numbers rise within an executor."""
 MARKER: Final = "marker"
 """A marker came out of a work queue. The run id is empty, the epoch is the marker. Body: `q`: the queue."""
 SYNC: Final = "sync"
@@ -216,11 +219,14 @@ ABORT: Final = "abort"
 """Whoever executes these is stale: stop it, its reports change nothing. Fields: `runs`."""
 SNAPSHOT: Final = "snapshot"
 """The answer to a worker's hello: all revocations whose dispatch may be out. Fields: `worker`, the hello's `nonce`, `runs`;
-`now`: the server's time (microseconds); `more`: 1 if more such messages follow."""
+`now`: the server's time (microseconds); `more`: 1 if more such messages follow; `paused` and `number` as `QUEUES` has them."""
 RESEND_HELLO: Final = "hello?"
 """Workers the sender does not know should say hello. Fields: none."""
 DRAIN: Final = "drain"
-"""Finish what runs, give back the rest and stop. Fields: `worker`."""
+"""Finish what runs, give back the rest and stop. Fields: `worker`; `at_once`: 1 to kill what runs and give that back too."""
+QUEUES: Final = "queues"
+"""Which queues are paused: take nothing from these, begin nothing that was taken from them. Fields: `paused`: all names of the
+namespace; `number`: rises with each change, what has a lower one is passed over. A `SNAPSHOT` carries both, too."""
 
 
 @dataclass(slots=True)
@@ -277,7 +283,8 @@ class Heartbeat:
     :ivar held: what its children have begun and not seen confirmed, and what dead children left until their crash report is.
     :ivar fields: by kind. hello: `name`, `host`, `pid`, `queues` (list), `concurrency`, `definitions`
         (list of `[name, version, kind]`), `version` (Aiki's). beat: `children` (list of `{slot, pid, run, name, ms, rss}`),
-        `digest` (of the definitions), `draining`: 0 or 1. answer: `nonce`.
+        `digest` (of the definitions), `draining`: 0 or 1, `rss`: KiB of the supervisor and the link, `paused`: those of its
+        queues that it holds to be paused. answer: `nonce`.
     """
 
     namespace: str

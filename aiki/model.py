@@ -108,7 +108,8 @@ class Attempt:
 class RunView:
     """A run as people and clients see it. `waiting_on` says in words why a run that is not running does not move.
 
-    `parent_id` is the workflow's run that started it.
+    `parent_id` is the workflow's run that started it. `pause_requested`: it is paused, or is to be at its next durable point;
+    `cancel_reason`: why it was cancelled, or is to be.
     """
 
     id: str
@@ -135,6 +136,8 @@ class RunView:
     expires_at: int | None
     updated_at: int
     parent_id: str | None = None
+    pause_requested: bool = False
+    cancel_reason: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -147,13 +150,15 @@ _TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEA
 
 @dataclass(frozen=True, slots=True)
 class RunDetail:
-    """A run with what lists leave out. `result` is None where there is none; `traceback` is the last attempt's."""
+    """A run with what lists leave out. `result` is None where there is none; `traceback` is the last attempt's.
+    `withheld`: the server does not give input and result to whoever asks."""
 
     run: RunView
     input: Payload | None = None
     result: Payload | None = None
     traceback: str = ""
     attempts: list[Attempt] = field(default_factory=list)
+    withheld: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +212,39 @@ class RunFilter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Runs, newest first, and the id after which the next page begins (None on the last)."""
+    """Runs, newest first, and where the next page begins (None on the last)."""
 
     runs: list[RunView]
     next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: runs, newest first.
+
+    :ivar next: where the page of older runs begins, None if there are none; `previous` that of newer ones.
+    :ivar looked: how many runs were looked at.
+    :ivar complete: False if looking was stopped before the page was full, because it took long: `next` goes on there.
+    """
+
+    runs: list[RunView]
+    next: str | None = None
+    previous: str | None = None
+    looked: int = 0
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many runs match. `exact` is False where counting stopped: at least so many."""
+
+    number: int
+    exact: bool = True
+
+    @property
+    def text(self) -> str:
+        """For people: `1,234` or `10,000+`."""
+        return f"{self.number:,}{'' if self.exact else '+'}"
 
 
 class Outgoing(NamedTuple):

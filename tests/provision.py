@@ -85,6 +85,19 @@ def need_mysqld() -> Path:
     return found
 
 
+def chromium() -> Path | None:
+    """The browser's program."""
+    return program("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+
+
+def need_chromium() -> Path:
+    """The browser's program, installed now if need be; raises `NoServer`."""
+    found = chromium() or (apt_install(["chromium"], lambda: bool(chromium())) and chromium())
+    if not found:
+        raise NoServer("there is no chromium on this machine; the dashboard's tests need one: apt-get install chromium")
+    return found
+
+
 def _apt() -> bool:
     """Both servers by `apt_install`; raises `NoServer` if that fails."""
     try:

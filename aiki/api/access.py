@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
@@ -36,6 +36,7 @@ ACTIONS: Final[Mapping[str, Role]] = {
     "dead.operate": Role.OPERATOR,  # requeue and discard dead letters
     "definitions.register": Role.OPERATOR,
     "payloads.unmasked": Role.ADMIN,  # see values that are masked for others
+    "webhooks.manage": Role.ADMIN,
     "audit.look": Role.OPERATOR,
     "keys.manage": Role.ADMIN,
     "users.manage": Role.ADMIN,
@@ -44,10 +45,19 @@ ACTIONS: Final[Mapping[str, Role]] = {
 """The least role for each action."""
 
 
+OPEN: Final = frozenset({"health.healthz", "health.readyz", "signin.page", "signin.sign_in", "assets.static"})
+"""Endpoints for everybody: whether the server is there, signing in, and files that are the same for all."""
+NAMESPACE_HEADER: Final = "X-Aiki-Namespace"
+NAMESPACE_QUERY: Final = "namespace"
+NAMESPACE_COOKIE: Final = "aiki_namespace"
+"""A namespace chosen in the dashboard."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who asks.
 
+    :ivar name: as audit records have it: `ann`, `key:ci (q5ir8w2mzkpt)`, `key:AIKI_API_KEY`, `local`.
     :ivar kind: `local` is whoever can connect to a server that listens on loopback and has no key; it may do everything.
     :ivar namespaces: those that it may see; None is all.
     """
@@ -61,8 +71,18 @@ class Principal:
         """Whether the role allows an action."""
         return RANK[self.role] >= RANK[ACTIONS[action]]
 
+    def sees(self, namespace: str) -> bool:
+        """Whether a namespace is one of its."""
+        return self.namespaces is None or namespace in self.namespaces
+
+    def sees_all_of(self, namespaces: Collection[str] | None) -> bool:
+        """Whether it sees all that somebody with these namespaces (None: all there are) sees, and so may manage them."""
+        return self.namespaces is None or (namespaces is not None and self.namespaces.issuperset(namespaces))
+
 
 LOCAL: Final = Principal("local", Role.ADMIN, "local")
+ENVIRONMENT: Final = Principal("key:AIKI_API_KEY", Role.ADMIN, "key")
+"""Whoever has the key that the server's environment names."""
 
 
 def principal() -> Principal:
@@ -82,6 +102,7 @@ def needs(action: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             who = principal()
             if not who.may(action):
+                g.refused = action
                 raise Refused(403, "forbidden", f"{who.name} is {who.role}; this needs the role {ACTIONS[action]}")
             return view(*args, **kwargs)
 

@@ -6,18 +6,42 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
+from flask.typing import ResponseReturnValue
 
-from aiki.api import guard, problems, roster, runs
-from aiki.api.access import LOCAL
+from aiki import logs
+from aiki.api import (
+    batches,
+    dead,
+    documents,
+    guard,
+    masking,
+    metrics,
+    parts,
+    people,
+    problems,
+    queues,
+    roster,
+    run_logs,
+    runs,
+    streams,
+    webhooks,
+    workers,
+)
+from aiki.api.access import principal
 from aiki.api.backend import Backend
+from aiki.api.requests import store
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
+from aiki.errors import Unavailable
 from aiki.settings import Settings
+from aiki.storage.auditing import REFUSED
 
 access_log = logging.getLogger("aiki.api.access")
 
@@ -31,13 +55,19 @@ class ApiOptions:
     """How a server process behaves.
 
     :ivar max_held: requests that may wait for a run's end at a time; half of the threads leaves room for the others.
+    :ivar max_streams: event streams that may be open at a time; they hold a socket each, but no thread.
     :ivar max_body: largest body, in bytes; 0 is enough for one run of the largest payload and its escapes, and at least 32 MiB.
     :ivar access_log: log one line a request (without query or payload).
+    :ivar local: it listens on loopback only: whoever can connect may do everything, as long as there are no users and no keys.
+    :ivar people: there were users or keys when the server started.
     """
 
     max_held: int = 8
+    max_streams: int = 500
     max_body: int = 0
     access_log: bool = False
+    local: bool = True
+    people: bool = False
 
 
 class _App(Flask):
@@ -55,15 +85,31 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.url_map.strict_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
-    backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held)
+    backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
+    app.extensions[masking.EXTENSION] = masking.Mask(settings.mask.split(","))
+    gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
+    measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
+
+    @contextmanager
+    def _holding() -> Iterator[None]:
+        g.held = True
+        with measured.instruments.holding():
+            yield
+
+    backend.holding = _holding
+    backend.hub.counted = measured.instruments.streams
 
     @app.before_request
-    def _before() -> None:
+    def _before() -> ResponseReturnValue | None:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        logs.set_about(request_id=g.request_id)
         g.began = time.monotonic()
-        guard.check(request.method, request.path, dict(request.headers), settings.api_key)
-        g.principal = LOCAL
+        scraper = measured.visitor(request.path, request.headers.get("Authorization", ""))
+        if scraper is not None:
+            g.principal, g.namespace = scraper, settings.namespace
+            return None
+        return gatekeeper.check()
 
     @app.after_request
     def _after(response: Response) -> Response:
@@ -71,21 +117,41 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
         response.headers[wire.TIME_HEADER] = str(backend.now())
         for name, value in guard.SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
+        if "refused" in g and request.method not in guard.SAFE_METHODS:
+            _audit_refused(str(g.refused))
         if response.status_code == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
+        took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
+        if not (g.get("held") or response.is_streamed):
+            measured.instruments.answered(request.endpoint, request.method, response.status_code, took / 1000)
         if options.access_log:
-            took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
             size = response.content_length or 0
             who = request.remote_addr or "-"
-            access_log.info(
-                "%s %s %s %d %d bytes %.0f ms %s", who, request.method, _path(), response.status_code, size, took, g.request_id
-            )
+            extra = {"method": request.method, "path": _path(), "status": response.status_code, "ms": round(took, 1)}
+            line = "%s %s %s %d %d bytes %.0f ms %s"
+            shown = (who, request.method, _path(), response.status_code, size, took, g.request_id)
+            access_log.info(line, *shown, extra=extra)
         return response
+
+    @app.teardown_request
+    def _after_all(_error: BaseException | None) -> None:
+        logs.set_about()
 
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
+    app.register_blueprint(run_logs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
+    app.register_blueprint(queues.blueprint, url_prefix=API)
+    app.register_blueprint(workers.blueprint, url_prefix=API)
+    app.register_blueprint(parts.blueprint, url_prefix=API)
+    app.register_blueprint(batches.blueprint, url_prefix=API)
+    app.register_blueprint(dead.blueprint, url_prefix=API)
+    app.register_blueprint(streams.blueprint, url_prefix=API)
+    app.register_blueprint(documents.blueprint, url_prefix=API)
+    app.register_blueprint(people.blueprint, url_prefix=API)
+    app.register_blueprint(webhooks.blueprint, url_prefix=API)
     app.register_blueprint(roster.health)
+    app.register_blueprint(metrics.blueprint)
     return app
 
 
@@ -94,6 +160,14 @@ def backend_of(app: Flask) -> Backend:
     backend = app.extensions[EXTENSION]
     assert isinstance(backend, Backend)
     return backend
+
+
+def _audit_refused(action: str) -> None:
+    """Record that somebody known tried what its role does not allow."""
+    try:
+        store().audit(principal().name, action, request.path[:255], outcome=REFUSED)
+    except Unavailable as error:
+        access_log.warning("request %s: the refusal could not be recorded: %s", g.get("request_id", "-"), error)
 
 
 def _path() -> str:

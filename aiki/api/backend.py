@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
+from aiki.api.depths import Depths
+from aiki.api.hub import Hub
 from aiki.client.embedded import EmbeddedClient
 from aiki.client.waiter import Waiter
 from aiki.clock import now_us
@@ -28,16 +31,21 @@ class Backend:
     """One a process, made after the fork; opened by the first request that needs the database.
 
     :param max_held: requests that may wait for a run's end at a time.
+    :param max_streams: event streams that may be open at a time.
     """
 
-    def __init__(self, settings: Settings, client: EmbeddedClient | None, max_held: int) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, client: EmbeddedClient | None, max_held: int, max_streams: int = 500) -> None:
+        self.settings = settings
         self._client = EmbeddedClient(settings, "api") if client is None else client
         self._opening = threading.Lock()
         self._opened = False
+        self.holding: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered while a request waits."""
         self._held = threading.BoundedSemaphore(max_held)
         self._waiter = Waiter(self._ended)
-        self._definitions: dict[tuple[str, str | None], tuple[float, DefinitionInfo]] = {}
+        self.depths = Depths(settings)
+        self.hub = Hub(max_streams, max_held)
+        self._definitions: dict[tuple[str, str, str | None], tuple[float, DefinitionInfo]] = {}
 
     # ------------------------------------------------------------ the client
     @property
@@ -54,7 +62,7 @@ class Backend:
 
     def _open(self) -> None:
         # One opens, the others wait for it, but none beyond the deadline: with a silent database each try takes all of it.
-        if not self._opening.acquire(timeout=self._settings.timeout):
+        if not self._opening.acquire(timeout=self.settings.timeout):
             raise StorageUnavailable("the database has not answered yet")
         try:
             _ = self._client.store
@@ -77,52 +85,63 @@ class Backend:
         return "up" if publisher.confirmed else "unknown"
 
     # ------------------------------------------------------------ definitions
-    def definition(self, name: str, version: str | None = None, kind: str | None = None) -> DefinitionInfo:
-        """What is registered under a name, in this version or in that which was registered last.
+    def definition(self, store: Store, name: str, version: str | None = None, kind: str | None = None) -> DefinitionInfo:
+        """What is registered under a name in the store's namespace, in this version or in that which was registered last.
 
         :param kind: what the caller takes it for.
         :raises UnknownTask: with the closest names, or with the versions that there are.
         :raises ConfigurationError: it is of another kind.
         """
-        cached = self._definitions.get((name, version))
+        cached = self._definitions.get((store.namespace, name, version))
         if cached is not None and time.monotonic() < cached[0] and kind in (None, cached[1].kind):
             return cached[1]
-        found = self.store.definition(name, version)
+        found = store.definition(name, version)
         if found is None:
-            versions = [] if version is None else self.store.versions_of(name)
-            closest = [] if versions else self.store.closest_names(name)
+            versions = [] if version is None else store.versions_of(name)
+            closest = [] if versions else store.closest_names(name)
             raise UnknownTask(name, closest, version=version, versions=versions)
         if kind not in (None, found.kind):
             raise ConfigurationError(f"kind: {name} is registered as a {found.kind}, not as a {kind}; leave kind out")
         if len(self._definitions) >= MAX_DEFINITIONS:
             self._definitions.clear()
-        self._definitions[name, version] = (time.monotonic() + DEFINITION_TTL, found)
+        self._definitions[store.namespace, name, version] = (time.monotonic() + DEFINITION_TTL, found)
         return found
 
-    def register(self, definitions: Sequence[DefinitionInfo]) -> None:
-        """Make definitions known."""
-        self.client.register(definitions)
+    def register(self, client: EmbeddedClient, definitions: Sequence[DefinitionInfo]) -> None:
+        """Make definitions known in the client's namespace."""
+        client.register(definitions)
+        namespace = client.store.namespace
         for item in definitions:
-            self._definitions.pop((item.name, item.version), None)
-            self._definitions.pop((item.name, None), None)
+            self._definitions.pop((namespace, item.name, item.version), None)
+            self._definitions.pop((namespace, item.name, None), None)
 
     # ------------------------------------------------------------ waiting
-    def hold(self, run_id: str, seconds: float) -> None:
+    def hold(self, namespace: str, run_id: str, seconds: float) -> None:
         """Wait until the run ends, `seconds` are over or the server stops; not at all if too many wait already."""
         if not self._held.acquire(blocking=False):
             return
         try:
-            self._waiter.wait(run_id, seconds)
+            with self.holding():
+                self._waiter.wait(f"{namespace}/{run_id}", seconds)
         finally:
             self._held.release()
 
-    def _ended(self, run_ids: Sequence[str]) -> dict[str, State]:
-        return self.store.ended(run_ids)
+    def _ended(self, waiting: Sequence[str]) -> dict[str, State]:
+        """One query for each namespace of those who wait."""
+        by_namespace: dict[str, list[str]] = {}
+        for namespace, _, run_id in (item.partition("/") for item in waiting):
+            by_namespace.setdefault(namespace, []).append(run_id)
+        out: dict[str, State] = {}
+        for namespace, run_ids in by_namespace.items():
+            ended = self.client.acting("", namespace).store.ended(run_ids)
+            out |= {f"{namespace}/{run_id}": state for run_id, state in ended.items()}
+        return out
 
     # ------------------------------------------------------------ end
     def release(self) -> None:
         """Send home all who wait, now and from now on."""
         self._waiter.close()
+        self.hub.close()
 
     def close(self) -> None:
         """Send home all who wait, publish what is to be published, let go of connections."""

@@ -1,7 +1,8 @@
-"""Who may ask: the API key, and without one the protection of a server that only listens on loopback.
+"""Who asks: a key, somebody who is signed in, or, on a server that only this machine reaches and that knows nobody, anybody.
 
-Without a key whoever can connect may do everything, so a web page in the user's browser must not be able to: a page that has
-its own name resolve to 127.0.0.1 is told by its `Host`, one that posts across sites by `Origin` and `Sec-Fetch-Site`.
+In that last case a web page in the user's browser must not be able to do anything: a page that has its own name resolve to
+127.0.0.1 is told by its `Host`, one that posts across sites by `Origin` and `Sec-Fetch-Site`. Who is signed in proves with each
+change that the form is ours, by a token that belongs to the session.
 """
 
 from __future__ import annotations
@@ -9,16 +10,46 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
-from collections.abc import Mapping
-from typing import Final
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from aiki.api.problems import Refused
+from flask import Response, current_app, g, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import RequestEntityTooLarge
 
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
-"""Answered without a key: they tell that the server is there, and nothing else."""
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+from aiki.api.access import (
+    ENVIRONMENT,
+    LOCAL,
+    NAMESPACE_COOKIE,
+    NAMESPACE_HEADER,
+    NAMESPACE_QUERY,
+    OPEN,
+    Principal,
+    Role,
+)
+from aiki.api.backend import Backend
+from aiki.api.problems import Refused, invalid
+from aiki.errors import ConfigurationError
+from aiki.settings import Settings, check_name
+from aiki.storage.keys import KeyView
+from aiki.storage.people import Session, session_id
+
+T = TypeVar("T")
+
+EXTENSION: Final = "aiki_guard"
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+CSRF_HEADER: Final = "X-CSRF-Token"
+CSRF_FIELD: Final = "csrf_token"
+KNOWN_FOR: Final = 1.0
+"""Seconds for which a key or a session is taken for granted: so long a revoked one may still open."""
+MAX_KNOWN: Final = 10_000
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
+_FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-Ip")
+_FORMS: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
@@ -28,37 +59,203 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""The Content-Security-Policy of HTML pages: no script or style but from files of ours."""
 
 
-def check(method: str, path: str, headers: Mapping[str, str], api_key: str) -> None:
-    """Let the request pass, or raise `Refused`."""
-    if not api_key:
-        _check_local(method, headers)
-    elif path not in OPEN_PATHS:
-        _check_key(headers.get("Authorization", ""), api_key)
+class _Known:
+    """What was looked up a moment ago."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._found: dict[bytes, tuple[float, object]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes, look_up: Callable[[], T | None]) -> T | None:
+        """What is known under `key`, or what `look_up` finds. That there is nothing is not kept."""
+        now = self._clock()
+        kept = self._found.get(key)
+        if kept is not None and now < kept[0]:
+            return kept[1]  # type: ignore[return-value]
+        found = look_up()
+        with self._lock:
+            if len(self._found) >= MAX_KNOWN:
+                self._found.clear()
+            if found is None:
+                self._found.pop(key, None)
+            else:
+                self._found[key] = (now + self._seconds, found)
+        return found
+
+    def forget(self) -> None:
+        """Look everything up anew."""
+        with self._lock:
+            self._found.clear()
 
 
-def _check_key(given: str, api_key: str) -> None:
-    scheme, _, key = given.partition(" ")
-    # Both are compared as bytes, in a time that does not depend on where they differ.
-    same = hmac.compare_digest(key.strip().encode("utf-8", "replace"), api_key.encode("utf-8", "replace"))
-    if scheme.lower() != "bearer" or not same:
-        what = "the API key is wrong" if given else "an API key is needed"
-        raise Refused(401, "unauthorized", f"{what}; send it as: Authorization: Bearer <AIKI_API_KEY>")
+class Guard:
+    """Recognises who asks. One an app.
+
+    :param local: the server listens on loopback only.
+    :param people: there are users or keys, as far as is known.
+    """
+
+    def __init__(self, settings: Settings, backend: Backend, *, local: bool, people: bool) -> None:
+        self.settings = settings
+        self._backend = backend
+        self._local = local and not settings.api_key and not settings.trusted_proxies
+        self._people = people
+        self._known = _Known(KNOWN_FOR)
+        self._people_until = 0.0
+
+    def check(self) -> ResponseReturnValue | None:
+        """Set `g.principal` and `g.namespace`, or answer in the endpoint's stead; raises `Refused`."""
+        if request.endpoint in OPEN:
+            if self._local and not self._people:
+                check_local(request.method, request.headers)
+            elif request.method not in SAFE_METHODS:
+                check_origin(request.headers)
+            return None
+        found = self._recognised()
+        if found is None:
+            return self._nobody()
+        g.principal = found
+        g.namespace = self._namespace(found)
+        return None
+
+    def forget(self) -> None:
+        """Look everybody up anew: a key or a session has just ended here."""
+        self._known.forget()
+        self._people_until = 0.0
+
+    # ------------------------------------------------------------ who
+    def _recognised(self) -> Principal | None:
+        given = request.headers.get("Authorization", "")
+        if self._local and not self._has_people():
+            check_local(request.method, request.headers)
+            return LOCAL
+        if given:
+            return self._by_key(given)
+        token = request.cookies.get(cookie_name(), "")
+        session = self._session(token) if token else None
+        if session is None:
+            return None
+        if request.method not in SAFE_METHODS:
+            check_origin(request.headers)
+            _check_csrf(session)
+        g.session = session
+        return Principal(session.user, Role(session.role), "user", session.namespaces)
+
+    def _by_key(self, given: str) -> Principal:
+        scheme, _, secret = given.partition(" ")
+        secret = secret.strip()
+        if scheme.lower() == "bearer" and secret:
+            # Both are compared as bytes, in a time that does not depend on where they differ.
+            ours = self.settings.api_key.encode("utf-8", "replace")
+            if ours and hmac.compare_digest(secret.encode("utf-8", "replace"), ours):
+                return ENVIRONMENT
+            key = self._key(secret)
+            if key is not None:
+                return Principal(f"key:{key.name} ({key.id})", Role(key.role), "key", key.namespaces)
+        raise Refused(401, "unauthorized", "the API key is wrong; send it as: Authorization: Bearer <AIKI_API_KEY>")
+
+    def _key(self, secret: str) -> KeyView | None:
+        return self._known.get(b"key" + session_id(secret), lambda: self._backend.store.key_of(secret))
+
+    def _session(self, token: str) -> Session | None:
+        idle = self.settings.session_idle
+        return self._known.get(b"session" + session_id(token), lambda: self._backend.store.session(token, idle))
+
+    def _has_people(self) -> bool:
+        now = time.monotonic()
+        if now >= self._people_until:
+            self._people = self._backend.store.has_people()
+            self._people_until = now + KNOWN_FOR
+        return self._people
+
+    def _nobody(self) -> ResponseReturnValue:
+        page = not request.path.startswith("/api/") and "signin.page" in current_app.view_functions
+        if page and request.headers.get("HX-Request") == "true":
+            # A part of a page: the whole of it is to be left.
+            current = urlsplit(request.headers.get("HX-Current-URL", "/"))
+            place = current.path + (f"?{current.query}" if current.query else "")
+            return Response(status=401, headers={"HX-Redirect": url_for("signin.page", next=place)})
+        if page and request.accept_mimetypes.accept_html and request.endpoint is not None:
+            place = request.full_path.rstrip("?") if request.method in SAFE_METHODS else "/"
+            return redirect(url_for("signin.page", next=place), 303)
+        raise Refused(401, "unauthorized", "sign in, or send an API key: Authorization: Bearer <AIKI_API_KEY>")
+
+    # ------------------------------------------------------------ namespaces
+    def _namespace(self, who: Principal) -> str:
+        asked = request.headers.get(NAMESPACE_HEADER) or request.args.get(NAMESPACE_QUERY)
+        if asked is not None:
+            try:
+                check_name("namespace", asked)
+            except ConfigurationError as error:
+                raise invalid(str(error), {"namespace": [str(error)]}) from None
+            if not who.sees(asked):
+                raise Refused(404, "not_found", "there is no such namespace, or it is not yours to see")
+            return asked
+        chosen = "" if who.kind == "key" else request.cookies.get(NAMESPACE_COOKIE, "")
+        if chosen and _is_name(chosen) and who.sees(chosen):
+            return chosen
+        if who.sees(self.settings.namespace):
+            return self.settings.namespace
+        theirs = sorted(who.namespaces or ())
+        if len(theirs) > 1 and who.kind == "key":
+            raise invalid(f"the key is for several namespaces; name one: {NAMESPACE_HEADER}: {theirs[0]}")
+        return theirs[0]
 
 
-def _check_local(method: str, headers: Mapping[str, str]) -> None:
-    host = headers.get("Host", "")
-    if not is_loopback_name(host):
+def csrf_token() -> str:
+    """What a form of a page, or a request of its script, must send as `csrf_token` or `X-CSRF-Token`."""
+    session = g.get("session")
+    return session.csrf if isinstance(session, Session) else ""
+
+
+def _check_csrf(session: Session) -> None:
+    given = request.headers.get(CSRF_HEADER, "")
+    if not given and request.mimetype in _FORMS:
+        try:
+            given = request.form.get(CSRF_FIELD, "")
+        except RequestEntityTooLarge:
+            raise Refused(413, "payload_too_large", "the form is larger than the server takes") from None
+    if not hmac.compare_digest(given.encode("utf-8", "replace"), session.csrf.encode()):
         raise Refused(
-            403, "forbidden", "a server without an API key answers only to loopback names, such as 127.0.0.1; set AIKI_API_KEY"
+            403,
+            "forbidden",
+            f"the request does not come from a page of this session; reload it, or send {CSRF_HEADER} (see /api/v1/me)",
         )
-    if method in _SAFE_METHODS:
-        return
+
+
+def check_origin(headers: Headers) -> None:
+    """Refuse what a page of another origin sends."""
     origin = headers.get("Origin")
-    foreign = origin is not None and urlsplit_netloc(origin) != host.lower()
+    foreign = origin is not None and urlsplit_netloc(origin) != headers.get("Host", "").lower()
     if foreign or headers.get("Sec-Fetch-Site", "none").lower() not in ("none", "same-origin"):
         raise Refused(403, "forbidden", "requests from pages of other origins are refused")
+
+
+def check_local(method: str, headers: Headers) -> None:
+    """Let a request pass to a server that only this machine is to reach, or raise `Refused`."""
+    if not is_loopback_name(headers.get("Host", "")) or any(name in headers for name in _FORWARDED):
+        raise Refused(
+            403,
+            "forbidden",
+            "a server without an API key answers only to loopback names, such as 127.0.0.1, and not through a proxy; set "
+            "AIKI_API_KEY, or add a user: aiki users add",
+        )
+    if method not in SAFE_METHODS:
+        check_origin(headers)
+
+
+def cookie_name() -> str:
+    """The session's cookie; over TLS one that no other host and no plain connection can set."""
+    return "__Host-aiki" if request.is_secure else "aiki_session"
 
 
 def urlsplit_netloc(origin: str) -> str:
@@ -80,4 +277,11 @@ def is_loopback_name(host: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
+        return False
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return bool(check_name("namespace", text))
+    except ConfigurationError:
         return False

@@ -6,41 +6,40 @@ import base64
 import binascii
 import hashlib
 
-from aiki import ids
 from aiki.api.problems import Refused, invalid
-from aiki.model import RunFilter
+from aiki.filters import Filter
 
-_RUN, _CHECK = 16, 8
+_CHECK = 8
 
 
-def token_of(where: RunFilter, run_id: str | None) -> str | None:
-    """The token of the page that begins after a run."""
-    if run_id is None:
+def token_of(where: Filter | str, place: str | None) -> str | None:
+    """The token of the page that begins at a place of a list; `where` is the filter or other text that the list depends on."""
+    if place is None:
         return None
-    raw = ids.to_bytes(run_id)
-    return base64.urlsafe_b64encode(raw + _check(where, raw)).decode("ascii")
+    raw = place.encode("ascii")
+    return base64.urlsafe_b64encode(_check(where, raw) + raw).decode("ascii").rstrip("=")
 
 
-def run_after(where: RunFilter, token: str) -> str:
-    """The run after which the page begins; raises `Refused` for a token that is damaged or of another filter."""
+def place_of(where: Filter | str, token: str, field: str = "after") -> str:
+    """The place that a token names; raises `Refused` for one that is damaged or of another filter."""
     try:
-        data = base64.b64decode(token.encode("ascii"), b"-_", validate=True)
+        data = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), b"-_", validate=True)
+        raw = data[_CHECK:]
+        place = raw.decode("ascii")
     except (binascii.Error, ValueError):
-        raise _wrong("it is not the `next` of an earlier answer") from None
-    raw = data[:_RUN]
-    if len(data) != _RUN + _CHECK:
-        raise _wrong("it is not the `next` of an earlier answer")
-    if data[_RUN:] != _check(where, raw):
-        raise _wrong("it belongs to a list with other filters; begin again without it")
-    return ids.to_text(raw)
+        raise _wrong(field, "it is not the `next` of an earlier answer") from None
+    if not raw:
+        raise _wrong(field, "it is not the `next` of an earlier answer")
+    if data[:_CHECK] != _check(where, raw):
+        raise _wrong(field, "it is damaged, or belongs to a list with other filters; begin again without it")
+    return place
 
 
-def _wrong(why: str) -> Refused:
-    return invalid(f"after: {why}", {"after": [why]})
+def _wrong(field: str, why: str) -> Refused:
+    return invalid(f"{field}: {why}", {field: [why]})
 
 
-def _check(where: RunFilter, raw: bytes) -> bytes:
+def _check(where: Filter | str, raw: bytes) -> bytes:
     # A checksum, no secret: a token gives nothing that the filter would not.
-    states = sorted({state.value for state in where.states})
-    rest = (where.name, where.queue, where.reference_id, where.created_after, where.created_before, where.kind, where.parent_id)
-    return hashlib.sha256(repr((states, rest)).encode("utf-8", "surrogatepass") + raw).digest()[:_CHECK]
+    text = where.text if isinstance(where, Filter) else where
+    return hashlib.sha256(text.encode() + b"\0" + raw).digest()[:_CHECK]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException, InternalServerError
@@ -17,6 +17,40 @@ from aiki.storage import RowTooLarge
 log = logging.getLogger(__name__)
 
 PROBLEM: Final = "application/problem+json"
+
+
+class Code(NamedTuple):
+    """An error's usual HTTP status, and what it means."""
+
+    status: int
+    meaning: str
+
+
+CODES: Final[dict[str, Code]] = {
+    "invalid": Code(
+        400, "a field, a value or the body cannot be understood (422: it can, but not be done); `errors` tells by field"
+    ),
+    "unauthorized": Code(401, "sign in, or send an API key"),
+    "forbidden": Code(403, "the role, the namespace or the page that asks does not allow it"),
+    "not_found": Code(404, "there is no such thing, or it is another namespace's"),
+    "method_not_allowed": Code(405, "the address does not take this method; `Allow` says which it takes"),
+    "timeout": Code(408, "the request came too slowly"),
+    "conflict": Code(409, "what is there is in the way: its state, or another thing of that id"),
+    "reference_conflict": Code(409, "the reference id belongs to another run, `run_id`, with other arguments"),
+    "idempotency_conflict": Code(409, "a request with this Idempotency-Key is being done; ask again after `Retry-After`"),
+    "length_required": Code(411, "the request must say how long its body is"),
+    "precondition_failed": Code(412, "it has changed since you read it: `If-Match` names another `ETag`"),
+    "payload_too_large": Code(413, "the body, or the arguments in it, are larger than the server takes"),
+    "uri_too_long": Code(414, "the address is too long"),
+    "unsupported_media_type": Code(415, "the body must be JSON, sent with Content-Type: application/json"),
+    "unknown_task": Code(422, "no definition has this name or version; `closest` and `versions` tell what there is"),
+    "idempotency_mismatch": Code(422, "this Idempotency-Key was used for another request"),
+    "too_many_requests": Code(429, "more than the server takes; ask again after `Retry-After`"),
+    "headers_too_large": Code(431, "the headers are too large"),
+    "internal": Code(500, "a mistake of the server's; its log tells more under the request id"),
+    "unavailable": Code(503, "the database cannot be used at present; ask again after `Retry-After`"),
+}
+"""All codes that problems have. A new one is added here, and so is documented."""
 
 _KNOWN: Final[dict[int, tuple[str, str]]] = {
     400: ("invalid", "The request cannot be understood."),
@@ -67,7 +101,10 @@ def install(app: Flask) -> None:
 
 
 def _refused(error: Refused) -> Response:
-    return problem(error.status, error.code, error.detail, **error.more)
+    response = problem(error.status, error.code, error.detail, **error.more)
+    if "retry_after" in error.more:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.more["retry_after"])))
+    return response
 
 
 def _too_large(_error: RowTooLarge) -> Response:

@@ -7,15 +7,17 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from flask import current_app, request
+from flask import current_app, g, request
 from marshmallow import Schema
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from aiki.api import schemas
+from aiki.api import masking, schemas
+from aiki.api.access import NAMESPACE_QUERY, principal
 from aiki.api.backend import Backend
 from aiki.api.problems import Refused, invalid
 from aiki.client.embedded import EmbeddedClient
 from aiki.storage import Store
+from aiki.storage.auditing import Origin
 
 DRAIN_BYTES: Final = 256 << 20
 DRAIN_SECONDS: Final = 10.0
@@ -29,8 +31,18 @@ def backend() -> Backend:
 
 
 def client() -> EmbeddedClient:
-    """The client of this request's namespace, acting for whoever asks."""
-    return backend().client
+    """The client of this request's namespace, acting for whoever asks, whom audit records name."""
+    found = g.get("client")
+    if not isinstance(found, EmbeddedClient):
+        origin = Origin(g.get("request_id", ""), request.remote_addr or "")
+        found = g.client = backend().client.acting(principal().name, namespace(), origin)
+        found.store.hides = None if masking.sees_all() else masking.mask().is_secret
+    return found
+
+
+def namespace() -> str:
+    """This request's namespace; it was seen to be one that whoever asks may see."""
+    return str(g.namespace)
 
 
 def store() -> Store:
@@ -91,6 +103,8 @@ def query(schema: Schema, repeatable: tuple[str, ...] = ()) -> dict[str, Any]:
     """The query, checked; of fields that are not repeatable there may be one each."""
     data: dict[str, Any] = {}
     for name, values in request.args.lists():
+        if name == NAMESPACE_QUERY:
+            continue
         if name in repeatable:
             data[name] = values
         elif len(values) > 1:

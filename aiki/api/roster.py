@@ -1,19 +1,19 @@
-"""The endpoints of definitions and workers, and those that tell whether the server is well."""
+"""The endpoints of definitions, and those that tell whether the server is well."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from flask import Blueprint, Response
 
-from aiki.api import schemas
+from aiki.api import answers, schemas
 from aiki.api.access import needs
+from aiki.api.openapi import describe
 from aiki.api.problems import answer
-from aiki.api.requests import backend, body, query, store
+from aiki.api.requests import backend, body, client, query, store
 from aiki.client import wire
 from aiki.errors import ConfigurationError, StorageUnavailable
-from aiki.storage.roster import WorkerRow
 
 log = logging.getLogger(__name__)
 
@@ -21,59 +21,42 @@ blueprint = Blueprint("roster", __name__)
 health = Blueprint("health", __name__)
 
 _DEFINITIONS: Final = schemas.DefinitionsSchema()
-_WORKERS_QUERY: Final = schemas.WorkersQuery()
 _NO_QUERY: Final = schemas.EmptySchema()
 
 
 @blueprint.post("/definitions")
 @needs("definitions.register")
+@describe(
+    body=_DEFINITIONS,
+    answer=answers.Registered,
+    example={"definitions": [{"name": "shop.charge", "options": {"queue": "payments", "time_limit": 30}}]},
+)
 def register() -> Response:
     """Make names known; repeating it changes nothing."""
     data = body(_DEFINITIONS)
     definitions = [wire.definition_from_json(item) for item in data["definitions"]]
-    backend().register(definitions)
+    backend().register(client(), definitions)
     return answer({"registered": len(definitions)})
 
 
 @blueprint.get("/definitions")
 @needs("look")
+@describe(query=_NO_QUERY, answer=answers.Definitions)
 def definitions() -> Response:
     """All definitions."""
     query(_NO_QUERY)
     return answer({"definitions": [wire.definition_to_json(item) for item in store().definitions()]})
 
 
-@blueprint.get("/workers")
-@needs("look")
-def workers() -> Response:
-    """Workers, newest first; `?state=alive` for those that live."""
-    asked = query(_WORKERS_QUERY)
-    return answer({"workers": [_worker(item) for item in store().workers(asked.get("state"))]})
-
-
-def _worker(worker: WorkerRow) -> dict[str, Any]:
-    return {
-        "id": worker.id,
-        "name": worker.name,
-        "state": worker.state,
-        "host": worker.host,
-        "pid": worker.pid,
-        "queues": list(worker.queues),
-        "concurrency": worker.concurrency,
-        "definitions": [{"name": name, "version": version} for name, version in sorted(worker.definitions)],
-        "children": worker.children,
-        "started_at": wire.time_to_json(worker.started_at),
-        "heard_at": wire.time_to_json(worker.heard_at),
-    }
-
-
 @health.get("/healthz")
+@describe(answer=answers.Health)
 def healthz() -> Response:
     """The process answers."""
     return answer({"status": "ok"})
 
 
 @health.get("/readyz")
+@describe(answers={200: answers.Health, 503: answers.Health})
 def readyz() -> Response:
     """The database answers and its schema is current. The broker is only told of: runs are accepted without it."""
     try:

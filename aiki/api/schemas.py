@@ -6,10 +6,11 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
 
+from aiki import filters
 from aiki.api.problems import invalid
 from aiki.client import wire
 from aiki.errors import ConfigurationError
@@ -18,6 +19,8 @@ from aiki.options import MAX_NAME, MAX_REFERENCE, MAX_SECONDS, check_step_name
 from aiki.retry import RetryPolicy
 from aiki.settings import check_name
 from aiki.states import State
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 MAX_PAGE: Final = 200
 MAX_DEFINITIONS: Final = 1000
@@ -80,12 +83,16 @@ class Strict(Schema):
 
 
 class Checked(fields.Field[Any]):
-    """A field whose value goes through a function, which raises `ValueError` or `ConfigurationError` for a wrong one."""
+    """A field whose value goes through a function, which raises `ValueError` or `ConfigurationError` for a wrong one.
 
-    def __init__(self, check: Callable[[Any], Any], **options: Any) -> None:
+    `shape` describes the values that pass, as a JSON schema; by default what `shaped` says of the function.
+    """
+
+    def __init__(self, check: Callable[[Any], Any], *, shape: Mapping[str, Any] | None = None, **options: Any) -> None:
         messages: dict[str, Any] = {"required": "it is missing", "null": "it must not be null"}
         super().__init__(error_messages=messages, **options)
         self._check = check
+        self.shape: Mapping[str, Any] = getattr(check, "shape", {}) if shape is None else shape
 
     def _deserialize(self, value: Any, *_rest: Any, **_more: Any) -> Any:
         try:
@@ -95,6 +102,13 @@ class Checked(fields.Field[Any]):
 
 
 # ---------------------------------------------------------------- checks
+def shaped(check: C, **shape: Any) -> C:
+    """Describe the values that a check lets pass, as a JSON schema."""
+    marked: Any = check
+    marked.shape = shape
+    return check
+
+
 def _text(longest: int, *, printable: bool = True) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str):
@@ -104,7 +118,8 @@ def _text(longest: int, *, printable: bool = True) -> Callable[[Any], str]:
             raise ValueError(f"{_brief.repr(value)} must be 1 to {longest} {what}")
         return value
 
-    return check
+    what = {"description": "Printable characters, without spaces around them."} if printable else {}
+    return shaped(check, type="string", minLength=1, maxLength=longest, **what)
 
 
 def _reason(value: Any) -> str:
@@ -113,12 +128,18 @@ def _reason(value: Any) -> str:
     return "".join(c if c.isprintable() else " " for c in value)
 
 
+shaped(_reason, type="string", maxLength=1000)
+
+
 def _queue(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"it must be text, not {_brief.repr(value)}")
     if not 1 <= len(value) <= 64:
         raise ValueError(f"{_brief.repr(value)} must be 1 to 64 characters")
     return check_name("queue", value)
+
+
+shaped(_queue, type="string", minLength=1, maxLength=64, pattern="^[A-Za-z0-9._-]+$")
 
 
 def _number(least: float, most: float, *, whole: bool = False) -> Callable[[Any], Any]:
@@ -131,7 +152,7 @@ def _number(least: float, most: float, *, whole: bool = False) -> Callable[[Any]
             raise ValueError(f"{_brief.repr(value)} is not {what} from {least:g} to {most:.0f}")
         return value
 
-    return check
+    return shaped(check, type="integer" if whole else "number", minimum=least, maximum=most)
 
 
 _seconds = _number(0, MAX_SECONDS)
@@ -145,10 +166,16 @@ def _time(value: Any) -> str:
     return value
 
 
+shaped(_time, type="string", format="date-time", maxLength=64)
+
+
 def _query_time(value: str) -> int:
     # A plus sign that was not escaped arrives as a space.
     text = _SPACE_FOR_PLUS.sub(r"+\1", _time_text(value))
     return wire.time_from_json(text) or 0
+
+
+shaped(_query_time, type="string", format="date-time", maxLength=64)
 
 
 def _time_text(value: str) -> str:
@@ -161,11 +188,20 @@ def _time_or_seconds(value: Any) -> Any:
     return _time(value) if isinstance(value, str) else _limit(value)
 
 
+shaped(
+    _time_or_seconds,
+    anyOf=[{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0.001, "maximum": MAX_SECONDS}],
+)
+
+
 def _id(value: Any) -> str:
     parsed = parse_id(value) if isinstance(value, str) else None
     if parsed is None:
         raise ValueError(f"{_brief.repr(value)} is not a UUID; leave it out to get one, or name the run by reference_id")
     return str(parsed)
+
+
+shaped(_id, type="string", format="uuid")
 
 
 def _one_of(*choices: str) -> Callable[[Any], str]:
@@ -174,7 +210,7 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
             raise ValueError(f"{_brief.repr(value)} is not one of {', '.join(choices)}")
         return str(value)
 
-    return check
+    return shaped(check, type="string", enum=[*choices])
 
 
 def _list(value: Any) -> list[Any]:
@@ -183,16 +219,25 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
+shaped(_list, type="array", items={})
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"it must be true or false, not {_brief.repr(value)}")
     return value
 
 
+shaped(_boolean, type="boolean")
+
+
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"it must be an object, not {_kind(value)}")
     return value
+
+
+shaped(_object, type="object")
 
 
 def _payload(value: Any) -> dict[str, str]:
@@ -203,10 +248,25 @@ def _payload(value: Any) -> dict[str, str]:
     return {"encoding": payload.encoding, "text": payload.text}
 
 
+shaped(
+    _payload,
+    type="object",
+    required=["encoding", "text"],
+    properties={
+        "encoding": {"type": "string", "pattern": "^[a-z0-9+._-]{1,16}$"},
+        "text": {"type": "string", "pattern": "^[\\x00-\\x7f]*$"},
+    },
+    description="An opaque payload, as the SDK encodes it; its text is ASCII.",
+)
+
+
 def _types(value: Any) -> list[str]:
     if not isinstance(value, list) or len(value) > 50:
         raise ValueError(f"it must be a list of at most 50 names of exception types, not {_brief.repr(value)}")
     return [_text(MAX_NAME)(item) for item in value]
+
+
+shaped(_types, type="array", maxItems=50, items={"type": "string", "minLength": 1, "maxLength": MAX_NAME})
 
 
 def _states(value: Any) -> tuple[State, ...]:
@@ -215,6 +275,16 @@ def _states(value: Any) -> tuple[State, ...]:
     if wrong:
         raise ValueError(f"{_brief.repr(wrong[0])} is not a state; there are: {', '.join(State)}")
     return tuple(dict.fromkeys(State(name) for name in names))
+
+
+shaped(_states, type="array", items={"type": "string", "enum": [*State]})
+
+
+def _topics(value: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_one_of("runs", "overview")(name) for name in str(value).split(",")))
+
+
+shaped(_topics, type="string", pattern="^(runs|overview)(,(runs|overview))*$")
 
 
 def _from_text(check: Callable[[Any], Any], kind: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -227,7 +297,28 @@ def _from_text(check: Callable[[Any], Any], kind: Callable[[str], Any]) -> Calla
             number = value
         return check(number)
 
-    return checked
+    return shaped(checked, **getattr(check, "shape", {}))
+
+
+def _step_name(value: Any) -> str:
+    return check_step_name(value)
+
+
+shaped(_step_name, type="string", minLength=1, maxLength=MAX_NAME)
+
+
+def filter_text(value: Any) -> str:
+    """A filter, checked, in its canonical spelling."""
+    if not isinstance(value, str):
+        raise ValueError(f"it must be text, not {_brief.repr(value)}")
+    return filters.parse(value).text
+
+
+shaped(filter_text, type="string", maxLength=filters.MAX_TEXT)
+token = _text(200)
+"""Where a page begins, as an answer said it."""
+an_id, number, one_of, from_text, reason, queue_name = _id, _number, _one_of, _from_text, _reason, _queue
+"""The checks that nouns with schemas of their own use, too."""
 
 
 # ---------------------------------------------------------------- bodies
@@ -344,16 +435,22 @@ class CancelSchema(ReasonSchema):
     once = Checked(_boolean)
 
 
+class StopSchema(ReasonSchema):
+    """Why a worker is to stop, and whether at once."""
+
+    at_once = Checked(_boolean)
+
+
 class WakeSchema(Strict):
     """Which sleep is to end."""
 
-    name = Checked(check_step_name)
+    name = Checked(_step_name)
 
 
 class EventSchema(Strict):
     """An event for a workflow."""
 
-    name = Checked(check_step_name, required=True)
+    name = Checked(_step_name, required=True)
     payload = Checked(_payload, allow_none=True)
     data = fields.Raw(allow_none=True)
     reference_id = Checked(_text(MAX_REFERENCE), allow_none=True)
@@ -365,10 +462,22 @@ class EventSchema(Strict):
 
 
 class RerunSchema(Strict):
-    """From where on a run is to be done again, and under which id."""
+    """From where on or with what input a run is to be done again, and under which id."""
 
     id = Checked(_id)
     from_step = Checked(_number(0, _INT, whole=True), allow_none=True)
+    args = Checked(_list)
+    kwargs = Checked(_object)
+    input = Checked(_payload)
+    reason = Checked(_reason)
+
+    @validates_schema
+    def _one_way(self, data: dict[str, Any], **_rest: Any) -> None:
+        edited = [name for name in ("args", "kwargs", "input") if name in data]
+        if "input" in edited and len(edited) > 1:
+            raise ValidationError(f"give input or {edited[0]}, not both", "input")
+        if edited and data.get("from_step") is not None:
+            raise ValidationError(f"give from_step or {edited[0]}: steps were done with the old input", "from_step")
 
 
 class EmptySchema(Strict):
@@ -376,6 +485,13 @@ class EmptySchema(Strict):
 
 
 # ---------------------------------------------------------------- queries
+def _filter(value: str) -> filters.Filter:
+    return filters.parse(value)
+
+
+shaped(_filter, type="string", maxLength=filters.MAX_TEXT)
+
+
 class WaitQuery(Strict):
     """The query of one run. More than the longest wait is the longest wait."""
 
@@ -388,9 +504,10 @@ class DetailQuery(WaitQuery):
     values = Checked(_one_of("true", "false"))
 
 
-class ListQuery(Strict):
-    """The filters of a list, and which page of it."""
+class FilterQuery(Strict):
+    """The filters of a list."""
 
+    q = Checked(_filter)
     state = Checked(_states)
     name = Checked(_text(MAX_NAME))
     kind = Checked(_one_of("task", "workflow"))
@@ -399,8 +516,21 @@ class ListQuery(Strict):
     reference_id = Checked(_text(MAX_REFERENCE))
     created_after = Checked(_query_time)
     created_before = Checked(_query_time)
+
+
+class ListQuery(FilterQuery):
+    """The filters of a list, and which page of it."""
+
     limit = Checked(_from_text(_number(1, MAX_PAGE, whole=True), int))
-    after = Checked(_text(64))
+    after = Checked(_text(200))
+    before = Checked(_text(200))
+
+
+class StreamQuery(FilterQuery):
+    """What a stream tells of: `topics` (`runs`, `overview`), and of which runs."""
+
+    topics = Checked(_topics)
+    limit = Checked(_from_text(_number(1, 50, whole=True), int))
 
 
 class HistoryQuery(Strict):
@@ -414,3 +544,8 @@ class WorkersQuery(Strict):
     """Which workers."""
 
     state = Checked(_one_of("alive", "stopped", "lost"))
+
+
+# For the schemas of other files.
+text, number, one_of, from_text, boolean = _text, _number, _one_of, _from_text, _boolean
+moment, query_time, seconds = _time, _query_time, _seconds

@@ -31,7 +31,9 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
+from aiki.api import instruments
 from aiki.api.app import ApiOptions, backend_of, create_app
+from aiki.api.listening import HandedOver, HandsOver
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
 from aiki.storage import open_store
@@ -50,43 +52,57 @@ class ServerOptions:
     """How to serve.
 
     :ivar bind: `host:port`; port 0 is any that is free.
-    :ivar workers: processes; `threads`: requests that each answers at a time.
+    :ivar workers: processes; `threads`: requests that each answers at a time; `streams`: event streams that each holds open.
     :ivar access_log: log one line a request.
     """
 
     bind: str = DEFAULT_BIND
     workers: int = 2
     threads: int = 16
+    streams: int = 500
     log_level: str = "info"
     access_log: bool = False
 
 
-def main(settings: Settings, options: ServerOptions, listening: Callable[[str], None] | None = None) -> int:
+def main(
+    settings: Settings,
+    options: ServerOptions,
+    listening: Callable[[str], None] | None = None,
+    pages: Callable[[Flask], None] | None = None,
+) -> int:
     """Serve until TERM or INT; the exit code. Logging is the caller's to set up.
 
     :param listening: told the server's URL once it listens, in the master process.
+    :param pages: adds the pages for people to the app; they stand in a layer above.
     :returns: 0 stopped as asked, 1 the schema is not current or the address is taken.
     :raises ConfigurationError: the address is wrong, or open to others without an API key.
     :raises StorageUnavailable: the database is away.
     """
     host, port, loopback = resolve(options.bind)
-    if not loopback and not settings.api_key:
-        raise ConfigurationError(
-            f"--bind {options.bind}: this address can be reached from other machines, and there is no API key, so anybody "
-            "could run anything; set AIKI_API_KEY (or --api-key), or bind to 127.0.0.1"
-        )
     if not settings.api_key.isascii() or not settings.api_key.isprintable() or " " in settings.api_key:
         raise ConfigurationError("the API key must be printable ASCII without spaces, since it travels in an HTTP header")
     try:
         # Closed again: no connection may live across the forks.
-        open_store(settings).close()
+        store = open_store(settings)
+        people = store.has_people()
+        store.close()
     except ConfigurationError as error:
         print(f"aiki-server: {error}", file=sys.stderr)
         return 1
+    closed = bool(settings.api_key) or people
+    if not closed and (not loopback or settings.trusted_proxies):
+        how = "can be reached from other machines" if not loopback else "is reached through a proxy (AIKI_TRUSTED_PROXIES)"
+        raise ConfigurationError(
+            f"--bind {options.bind}: this address {how}, and there is neither an API key nor a user, so anybody could run "
+            "anything; set AIKI_API_KEY (or --api-key), add a user (aiki users add NAME --role admin), or bind to 127.0.0.1"
+        )
+    shared = instruments.share()
     try:
-        _Application(settings, options, host, port, listening).run()
+        _Application(settings, options, (host, port, loopback), people, listening, pages).run()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        instruments.unshare(shared)
     return 0
 
 
@@ -109,12 +125,21 @@ class _Application(BaseApplication):
     """Gunicorn, set up from our options alone: no configuration file, no environment of gunicorn's, no pid file."""
 
     def __init__(
-        self, settings: Settings, options: ServerOptions, host: str, port: int, listening: Callable[[str], None] | None
+        self,
+        settings: Settings,
+        options: ServerOptions,
+        address: tuple[str, int, bool],
+        people: bool,
+        listening: Callable[[str], None] | None,
+        pages: Callable[[Flask], None] | None,
     ) -> None:
         self._settings = settings
         self._options = options
+        host, port, self._loopback = address
+        self._people = people
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._listening = listening
+        self._pages = pages
         super().__init__()
 
     def load_config(self) -> None:
@@ -142,6 +167,7 @@ class _Application(BaseApplication):
             "proc_name": "aiki-server",
             "when_ready": self._ready,
             "worker_exit": _worker_exit,
+            "child_exit": _child_exit,
         }
 
     def _ready(self, arbiter: Any) -> None:
@@ -154,13 +180,28 @@ class _Application(BaseApplication):
     def load(self) -> Flask:
         """The app, in the worker."""
         held = max(1, self._options.threads // 2)
-        return create_app(self._settings, options=ApiOptions(max_held=held, access_log=self._options.access_log))
+        options = ApiOptions(
+            max_held=held,
+            max_streams=self._options.streams,
+            access_log=self._options.access_log,
+            local=self._loopback,
+            people=self._people,
+        )
+        app = create_app(self._settings, options=options)
+        if self._pages is not None:
+            self._pages(app)
+        app.wsgi_app = HandsOver(app.wsgi_app, lambda: backend_of(app).hub.sender)  # type: ignore[method-assign]
+        return app
 
 
 def _worker_exit(_arbiter: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if isinstance(app, Flask):
         backend_of(app).close()
+
+
+def _child_exit(_arbiter: Any, worker: Any) -> None:
+    instruments.left(worker.pid)
 
 
 class Worker(ThreadWorker):
@@ -177,6 +218,14 @@ class Worker(ThreadWorker):
             return super().handle(conn)
         finally:
             self._busy.pop(conn, None)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Call the app; its socket may be handed over to the sender of event streams."""
+        try:
+            return super().handle_request(req, conn)
+        except HandedOver:
+            conn.close = _leave_open
+            return False
 
     def notify(self) -> None:
         """Called about every second by the main thread."""
@@ -219,6 +268,10 @@ class Worker(ThreadWorker):
         head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
         with contextlib.suppress(OSError):  # the client has gone
             util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
+
+
+def _leave_open(graceful: bool = False) -> None:
+    """In place of closing a connection whose socket is the sender's now."""
 
 
 class _Log(Logger):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import click
 
+from aiki import logs
 from aiki.model import RunView
 from aiki.settings import Settings
 
@@ -81,10 +81,8 @@ def settings_of(
 
 
 def set_up_logging(level: str) -> None:
-    """Log lines on standard error."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
-    )
+    """Log lines on standard error, as `AIKI_LOG_FORMAT` says."""
+    logs.set_up(level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its parts
 
 

@@ -308,6 +308,7 @@ class Dev:
 
     def _greet(self) -> None:
         assert self._settings is not None
+        self.say(f"Dashboard: http://127.0.0.1:{self._options.port}/")
         self.say(f"API:    http://127.0.0.1:{self._options.port}/api/v1/runs")
         self.say(f"Runs:   {common_place(self._settings)}")
         if self._example:

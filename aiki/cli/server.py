@@ -44,6 +44,14 @@ Exit codes:
     help="Requests that a process answers at a time; half of them may be waiting for a run to end.",
 )
 @click.option(
+    "--streams",
+    type=click.IntRange(0, 10_000),
+    default=500,
+    envvar="AIKI_STREAMS",
+    show_envvar=True,
+    help="Event streams (live pages) that a process holds open at a time.",
+)
+@click.option(
     "--api-key",
     default=None,
     metavar="KEY",
@@ -65,6 +73,7 @@ def server(
     bind: str,
     workers: int,
     threads: int,
+    streams: int,
     api_key: str | None,
     database: str | None,
     broker: str | None,
@@ -72,15 +81,18 @@ def server(
     access_log: bool,
     log_level: str,
 ) -> None:
-    """Serve the HTTP API. It listens on loopback unless told otherwise.
+    """Serve the HTTP API and the dashboard. It listens on loopback unless told otherwise.
 
     Run as many as you like: they share nothing but the database. The broker may be away: runs are recorded, and
     dispatched when it is back.
     """
     from aiki.api.server import ServerOptions, main
+    from aiki.dashboard import install
     from aiki.settings import Settings
 
     common.set_up_logging(log_level)
     settings = Settings.load(database_url=database, broker_url=broker, namespace=namespace, api_key=api_key)
-    options = ServerOptions(bind=bind, workers=workers, threads=threads, log_level=log_level, access_log=access_log)
-    sys.exit(main(settings, options))
+    options = ServerOptions(
+        bind=bind, workers=workers, threads=threads, streams=streams, log_level=log_level, access_log=access_log
+    )
+    sys.exit(main(settings, options, pages=install))

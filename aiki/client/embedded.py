@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiki.broker import open_broker
 from aiki.client import forks
@@ -18,10 +19,14 @@ from aiki.client.waiter import Waiter
 from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
-from aiki.messages import CANCEL, CANCEL_SOON, REVOKE, Control, RunKey
+from aiki.messages import CANCEL, CANCEL_SOON, DRAIN, QUEUES, REVOKE, Control, RunKey
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, Steered, StepView
 from aiki.settings import Settings
 from aiki.storage import Store, open_store
+from aiki.storage.auditing import NOWHERE, Origin
+from aiki.storage.batches import BatchView, Operation, Target
+from aiki.storage.queues import Pauses
+from aiki.storage.roster import Wanted, WorkerRow
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -29,15 +34,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_NAMESPACES: Final = 1000
+"""How many namespaces' stores a client keeps at hand."""
+PAUSE_HEARD = 2.0
+"""Seconds that a pause waits for the workers to say that they have heard it."""
+
 
 class _Parts:
     """What belongs to one process: the store, the publisher's thread, the waiter's thread."""
 
-    def __init__(self, settings: Settings, store: Store | None = None) -> None:
-        self.store = open_store(settings) if store is None else store
+    def __init__(self, store: Store, publisher: Publisher) -> None:
+        self.store = store
+        self.publisher = publisher
+        self.waiter = Waiter(store.ends)
+
+    @classmethod
+    def open(cls, settings: Settings) -> _Parts:
+        """Connect."""
+        store = open_store(settings)
         broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
-        self.publisher = Publisher(broker, self.store)
-        self.waiter = Waiter(self.store.ends)
+        return cls(store, Publisher(broker, store))
 
 
 class EmbeddedClient:
@@ -49,9 +65,29 @@ class EmbeddedClient:
     def __init__(self, settings: Settings, actor: str = "embedded") -> None:
         self._settings = settings
         self._actor = actor
+        self._audited_as = ""
         self._lock = threading.Lock()
         self._parts: _Parts | None = None
+        self._namespaces: dict[str, Store] = {}
         forks.register(self)
+
+    def acting(self, actor: str, namespace: str, origin: Origin = NOWHERE) -> EmbeddedClient:
+        """This client for another namespace and in somebody's name, whose new runs are audited too.
+
+        It shares the database's connections, the publisher and its thread with this one, costs next to nothing, and is not to
+        be closed.
+        """
+        parts = self._open()
+        store = self._namespaces.get(namespace)
+        if store is None:
+            if len(self._namespaces) >= MAX_NAMESPACES:
+                self._namespaces.clear()
+            store = self._namespaces[namespace] = parts.store.of(namespace)
+        view = copy.copy(self)
+        view._actor = actor
+        view._audited_as = actor
+        view._parts = _Parts(store.of(namespace, origin), parts.publisher)
+        return view
 
     def _open(self) -> _Parts:
         parts = self._parts
@@ -59,7 +95,7 @@ class EmbeddedClient:
             with self._lock:
                 parts = self._parts
                 if parts is None:
-                    parts = self._parts = _Parts(self._settings)
+                    parts = self._parts = _Parts.open(self._settings)
         return parts
 
     @property
@@ -87,7 +123,9 @@ class EmbeddedClient:
             return self._enqueue_inside(parts, runs, session, connection, batch)
         publisher = parts.publisher
         claimed_at = time.monotonic()
-        created = parts.store.create_runs(runs, claim=CLAIM if publisher.accepting() else None, batch=batch)
+        created = parts.store.create_runs(
+            runs, claim=CLAIM if publisher.accepting() else None, batch=batch, actor=self._audited_as
+        )
         publisher.put(created.outgoing, claimed_at)
         return created.accepted
 
@@ -103,7 +141,7 @@ class EmbeddedClient:
         theirs = connection_of(session, connection, store.db.url)
         claimed_at = time.monotonic()
         claim = CLAIM if publisher.accepting() else None
-        created = store.create_runs(runs, connection=theirs, claim=claim, batch=batch)
+        created = store.create_runs(runs, connection=theirs, claim=claim, batch=batch, actor=self._audited_as)
         if created.outgoing and theirs is not None:
             last = _text(created.outgoing[-1].dispatch.run_id)
             pending = Pending(created.outgoing, claimed_at, lambda: store.get_run(last) is not None)
@@ -113,7 +151,7 @@ class EmbeddedClient:
     def register(self, definitions: Sequence[DefinitionInfo]) -> None:
         """See `Client.register`."""
         if definitions:
-            self._open().store.register_definitions(definitions)
+            self._open().store.register_definitions(definitions, actor=self._audited_as)
 
     # ------------------------------------------------------------ read
     def get(self, run_id: str, *, wait: float = 0.0) -> RunView:
@@ -196,7 +234,7 @@ class EmbeddedClient:
 
     def _tell(self, parts: _Parts, kind: str, runs: Sequence[RunKey]) -> None:
         if runs:
-            parts.publisher.control(Control(self._settings.namespace, kind, [*runs]))
+            parts.publisher.control(Control(parts.store.namespace, kind, [*runs]))
 
     def retry(self, run_id: str) -> RunView:
         """See `Client.retry`."""
@@ -207,20 +245,83 @@ class EmbeddedClient:
         parts.publisher.put(retried.outgoing, claimed_at)
         return retried.run
 
-    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None) -> Accepted:
-        """See `Client.rerun`."""
+    def rerun(
+        self,
+        run_id: str,
+        *,
+        from_step: int | None = None,
+        new_id: str | None = None,
+        payload: Payload | None = None,
+        reason: str = "",
+    ) -> Accepted:
+        """See `Client.rerun`. `payload`: an input that takes the place of the old run's."""
         parts = self._open()
         claimed_at = time.monotonic()
         claim = CLAIM if parts.publisher.accepting() else None
-        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step, new_id=new_id)
+        created = parts.store.rerun(
+            _checked(run_id),
+            claim=claim,
+            from_step=from_step,
+            new_id=new_id,
+            payload=payload,
+            reason=reason,
+            actor=self._actor,
+        )
         parts.publisher.put(created.outgoing, claimed_at)
         return created.accepted[0]
+
+    # ------------------------------------------------------------ queues and workers
+    def pause_queue(self, queue: str, *, reason: str = "", wait: float = PAUSE_HEARD) -> Pauses:
+        """Have no run of a queue begun until it is resumed. Returns once all workers have heard it, or after `wait` seconds."""
+        until = time.monotonic() + wait
+        pauses = self._tell_pauses(lambda store: store.pause_queue(queue, reason=reason, actor=self._actor))
+        store = self._open().store
+        while time.monotonic() < until and not store.pause_is_heard(queue):
+            time.sleep(0.03)
+        return pauses
+
+    def resume_queue(self, queue: str, *, reason: str = "") -> Pauses:
+        """Have the runs of a paused queue begun again. Raises `RunConflict` if it is not paused."""
+        return self._tell_pauses(lambda store: store.resume_queue(queue, reason=reason, actor=self._actor))
+
+    def stop_worker(self, worker_id: str, wanted: Wanted, *, reason: str = "") -> WorkerRow | None:
+        """Have a worker drain or stop; None if there is none of that id. Raises `RunConflict` if it is gone."""
+        parts = self._open()
+        found = parts.store.want_worker(worker_id, wanted, reason=reason, actor=self._actor)
+        if found is not None:
+            at_once = {"at_once": 1} if found.wanted == Wanted.KILL else {}
+            parts.publisher.control(Control(parts.store.namespace, DRAIN, [], {"worker": found.id, **at_once}))
+        return found
+
+    # ------------------------------------------------------------ batches
+    def begin_batch(
+        self, batch_id: str, operation: Operation, target: Target, *, expected: int, reason: str = ""
+    ) -> tuple[BatchView, bool]:
+        """Have an operation done to many runs by the orchestrators; False: there was a batch of this id."""
+        store = self._open().store
+        return store.create_batch(batch_id, operation, target, expected=expected, reason=reason, actor=self._actor)
+
+    def forget_letters(self, letter_ids: Sequence[str], *, requeued: bool, reason: str = "") -> int:
+        """Delete dead letters that were published again, or that nobody wants; how many there were."""
+        return self._open().store.forget_dead_letters(letter_ids, requeued=requeued, reason=reason, actor=self._actor)
+
+    def stop_batch(self, batch_id: str, *, reason: str = "") -> BatchView | None:
+        """Have nothing more done of a batch. Raises `RunConflict` if it is over."""
+        return self._open().store.stop_batch(batch_id, reason=reason, actor=self._actor)
+
+    def _tell_pauses(self, verb: Callable[[Store], Pauses]) -> Pauses:
+        parts = self._open()
+        pauses = verb(parts.store)
+        fields = {"paused": list(pauses.queues), "number": pauses.number}
+        parts.publisher.control(Control(parts.store.namespace, QUEUES, [], fields))
+        return pauses
 
     # ------------------------------------------------------------ end
     def close(self) -> None:
         """See `Client.close`. Using the client again opens it again."""
         with self._lock:
             parts, self._parts = self._parts, None
+            self._namespaces.clear()
         if parts is not None:
             parts.waiter.close()
             parts.publisher.close()
@@ -230,6 +331,7 @@ class EmbeddedClient:
         """See `aiki.client.forks`."""
         self._lock = threading.Lock()
         parts, self._parts = self._parts, None
+        self._namespaces.clear()
         return parts
 
 

@@ -58,10 +58,10 @@ _MAX_BACKOFF: Final = 10.0
 class Outbox(Protocol):
     """The verbs of the store that are needed here."""
 
-    def delivered(self, delivery_ids: Sequence[bytes]) -> None:
+    def delivered(self, delivery_ids: Sequence[bytes], namespace: str) -> None:
         """Published and confirmed: forget them."""
 
-    def released(self, delivery_ids: Sequence[bytes]) -> None:
+    def released(self, delivery_ids: Sequence[bytes], namespace: str) -> None:
         """Certainly never sent: the sweeper's, unmarked."""
 
 
@@ -95,8 +95,9 @@ class Publisher:
         self._messages: deque[tuple[Packed, float]] = deque()
         self._pending: deque[Pending] = deque()
         self._controls: deque[Control] = deque()
-        self._unconfirmed: dict[int, tuple[list[bytes], float]] = {}
-        self._confirmed: list[bytes] = []
+        self._unconfirmed: dict[int, tuple[Packed, float]] = {}
+        self._confirmed: dict[str, list[bytes]] = {}
+        """By namespace."""
         self._delete_at = self._confirmed_at = self._sent_at = 0.0
         self._session: Session | None = None
         self._down = ""
@@ -220,7 +221,7 @@ class Publisher:
             self._forget_session(str(error))
         if self._confirmed:
             late = self._clock() - self._delete_at
-            if len(self._confirmed) >= DELETE_RUNS or late >= 0.2 or (late >= 0 and not self._queue):
+            if sum(map(len, self._confirmed.values())) >= DELETE_RUNS or late >= 0.2 or (late >= 0 and not self._queue):
                 self._delete()
 
     def _gather(self) -> None:
@@ -310,24 +311,22 @@ class Publisher:
             queued, self._queue = self._queue, deque()
             messages, self._messages = self._messages, deque()
             self._queued = 0
-        never_sent = [([item.delivery_id for item in outgoing], until) for outgoing, until in queued]
-        never_sent += [(message.delivery_ids, until) for message, until in messages]
+        never_sent: dict[str, list[tuple[bytes, float]]] = {}
+        for outgoing, until in queued:
+            for item in outgoing:
+                never_sent.setdefault(item.namespace, []).append((item.delivery_id, until))
+        for message, until in messages:
+            never_sent.setdefault(message.namespace, []).extend((delivery_id, until) for delivery_id in message.delivery_ids)
         try:
-            batch: list[bytes] = []
-            first = float("inf")
-            for delivery_ids, until in never_sent:
-                batch += delivery_ids
-                first = min(first, until)
-                if len(batch) >= DELETE_RUNS:
-                    self._release_batch(batch, first)
-                    batch, first = [], float("inf")
-            self._release_batch(batch, first)
+            for namespace, deliveries in never_sent.items():
+                for start in range(0, len(deliveries), DELETE_RUNS):
+                    self._release_batch(namespace, deliveries[start : start + DELETE_RUNS])
         except StorageUnavailable as error:
             log.info("deliveries wait for their claims to run out: %s", error)
 
-    def _release_batch(self, delivery_ids: list[bytes], until: float) -> None:
-        if delivery_ids and self._clock() < until:
-            self._outbox.released(delivery_ids)
+    def _release_batch(self, namespace: str, deliveries: Sequence[tuple[bytes, float]]) -> None:
+        if self._clock() < min(until for _, until in deliveries):
+            self._outbox.released([delivery_id for delivery_id, _ in deliveries], namespace)
 
     def _forget_session(self, why: str) -> None:
         session, self._session = self._session, None
@@ -382,7 +381,7 @@ class Publisher:
             if now < until:
                 # If this raises, the message may be on its way: it is the sweeper's, while those behind it stay ours.
                 seq = self._session.send(message.to, message.body)
-                self._unconfirmed[seq] = (message.delivery_ids, now)
+                self._unconfirmed[seq] = (message, now)
                 self._sent_at = now
                 self.sent += 1
 
@@ -395,22 +394,24 @@ class Publisher:
                 if not self._confirmed:
                     self._confirmed_at = self._clock()
                     self._delete_at = self._confirmed_at + DELETE_AFTER
-                self._confirmed += found[0]
+                self._confirmed.setdefault(found[0].namespace, []).extend(found[0].delivery_ids)
                 self.confirmed += 1
             else:
-                log.warning("the broker refused a message of %d runs; the sweeper sees to them", len(found[0]))
+                log.warning("the broker refused a message of %d runs; the sweeper sees to them", len(found[0].delivery_ids))
 
     def _delete(self) -> None:
         """Forget confirmed deliveries. If the database is away it is tried again, until the sweeper has had them anyway."""
         try:
-            while self._confirmed:
-                self._outbox.delivered(self._confirmed[:DELETE_RUNS])
-                del self._confirmed[:DELETE_RUNS]
+            for namespace, delivery_ids in list(self._confirmed.items()):
+                while delivery_ids:
+                    self._outbox.delivered(delivery_ids[:DELETE_RUNS], namespace)
+                    del delivery_ids[:DELETE_RUNS]
+                del self._confirmed[namespace]
         except StorageUnavailable as error:
             now = self._clock()
             self._delete_at = now + 1.0
             if now - self._confirmed_at > DELETE_GIVE_UP:
-                log.warning("%d confirmed deliveries could not be deleted: %s", len(self._confirmed), error)
+                log.warning("%d confirmed deliveries could not be deleted: %s", sum(map(len, self._confirmed.values())), error)
                 self._confirmed.clear()
 
 

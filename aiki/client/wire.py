@@ -259,7 +259,13 @@ def detail_from_json(data: Mapping[str, Any]) -> RunDetail:
         payload_from_json(data.get("result"), "result"),
         data.get("traceback") or "",
         [_from_json(Attempt, attempt) for attempt in data.get("attempts", ())],
+        bool(data.get("withheld")),
     )
+
+
+def attempt_to_json(attempt: Attempt) -> dict[str, Any]:
+    """An attempt; times as text."""
+    return _to_json(attempt)
 
 
 def step_to_json(step: StepView) -> dict[str, Any]:
@@ -324,16 +330,24 @@ def _from_json(kind: type[T], data: Mapping[str, Any]) -> T:
 PROBLEMS: Final[tuple[tuple[type[errors.AikiError], str, int], ...]] = (
     (errors.UnknownTask, "unknown_task", 422),
     (errors.ReferenceConflict, "reference_conflict", 409),
-    (errors.RunConflict, "conflict", 409),
+    (errors.Conflict, "conflict", 409),
     (errors.RunNotFound, "not_found", 404),
+    (errors.NotThere, "not_found", 404),
     (errors.PayloadTooLarge, "payload_too_large", 413),
     (errors.PayloadError, "invalid", 422),
+    (errors.FilterError, "invalid", 400),
     (errors.ConfigurationError, "invalid", 422),
     (errors.Unauthorized, "unauthorized", 401),
     (errors.Unavailable, "unavailable", 503),
 )
 """Error, code and HTTP status; the first that fits. Beside `code`, problems carry the error's own fields (`name`,
-`closest`, `version`, `versions`, `reference_id`, `run_id`, `retry_after`)."""
+`closest`, `version`, `versions`, `reference_id`, `run_id`, `retry_after`; of a filter `position`, `length`, `suggestions`)."""
+
+
+_TOLD: Final = (
+    *("name", "closest", "version", "versions", "reference_id", "run_id", "retry_after"),
+    *("position", "length", "suggestions"),
+)
 
 
 def problem_to_json(error: errors.AikiError) -> dict[str, Any]:
@@ -342,7 +356,7 @@ def problem_to_json(error: errors.AikiError) -> dict[str, Any]:
     code, status = next(fitting, ("internal", 500))
     out: dict[str, Any] = {"type": f"urn:aiki:{code}", "title": code.replace("_", " "), "status": status}
     out |= {"detail": str(error), "code": code}
-    for name in ("name", "closest", "version", "versions", "reference_id", "run_id", "retry_after"):
+    for name in _TOLD:
         if hasattr(error, name):
             out[name] = getattr(error, name)
     return out
@@ -356,6 +370,9 @@ def problem_from_json(status: int, data: Any) -> errors.AikiError:
     if code == "unknown_task":
         names, versions = ([str(item) for item in problem.get(key) or ()] for key in ("closest", "versions"))
         return errors.UnknownTask(str(problem.get("name", "")), names, version=problem.get("version"), versions=versions)
+    if code == "invalid" and isinstance(problem.get("position"), int):
+        found = [str(item) for item in problem.get("suggestions") or ()]
+        return errors.FilterError(detail, problem["position"], int(problem.get("length") or 1), found)
     if code == "reference_conflict":
         return _told(errors.ReferenceConflict("", "", str(problem.get("run_id", ""))), detail)
     if code == "not_found" and problem.get("run_id"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiki import messages as m
 from aiki.messages import Heartbeat, Held, RunKey
+from aiki.storage.roster import Said
 
 GAP = 5.0
 """Seconds between two ticks after which this process cannot be said to have listened."""
@@ -26,7 +27,10 @@ class Worker:
     heard: float
     definitions: frozenset[tuple[str, str]] = frozenset()
     held: dict[RunKey, Held] = field(default_factory=dict)
-    children: list[dict[str, Any]] = field(default_factory=list)
+    queues: frozenset[str] = frozenset()
+    paused: frozenset[str] = frozenset()
+    """What it held to be paused by the beat before."""
+    said: Said = field(default_factory=lambda: Said([]))
     beats: int = 0
     """Beats heard in a row by this orchestrator."""
 
@@ -74,12 +78,14 @@ class Live:
         if beat.kind == m.HELLO:
             definitions = frozenset((str(item[0]), str(item[1])) for item in beat.fields.get("definitions", []))
             worker = self.workers[beat.worker] = Worker(beat.namespace, beat.worker, now, definitions)
+            worker.queues = frozenset(map(str, beat.fields.get("queues", ())))
         if worker is None:
             return False
         worker.heard = now
         if beat.kind in (m.HELLO, m.BEAT):
             worker.held = {RunKey(item.run_id, item.epoch): item for item in beat.held}
-            worker.children = beat.fields.get("children", worker.children)
+            if beat.kind == m.BEAT:
+                worker.said = _said(beat.fields)
             worker.beats += 1
             self._fresh[worker.id] = worker
         return True
@@ -113,10 +119,18 @@ class Live:
                     known.setdefault(definition, set()).add(worker.id)
         return {definition: frozenset(workers) for definition, workers in known.items()}
 
-    def take_fresh(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """Workers heard since the last call, with what their children do: by namespace, then id."""
-        out: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    def take_fresh(self) -> dict[str, dict[str, Said]]:
+        """Workers heard since the last call, with what they said: by namespace, then id."""
+        out: dict[str, dict[str, Said]] = {}
         for worker in self._fresh.values():
-            out.setdefault(worker.namespace, {})[worker.id] = worker.children
+            out.setdefault(worker.namespace, {})[worker.id] = worker.said
         self._fresh = {}
         return out
+
+
+def _said(fields: dict[str, Any]) -> Said:
+    memory, paused = fields.get("rss"), fields.get("paused")
+    names = [str(item) for item in paused] if isinstance(paused, list) else []
+    return Said(
+        list(fields.get("children", ())), memory if isinstance(memory, int) else None, bool(fields.get("draining")), names
+    )

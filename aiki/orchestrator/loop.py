@@ -22,13 +22,16 @@ from aiki.clock import SECOND
 from aiki.errors import BrokerUnavailable, MessageError, StorageUnavailable
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
+from aiki.orchestrator.batches import Batching
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
+from aiki.orchestrator.indexing import Indexing
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.orchestrator.live import Live, Worker
 from aiki.orchestrator.outbound import Outbound
 from aiki.orchestrator.reconciler import Reconciler, inquire
 from aiki.orchestrator.stirring import Stirring
+from aiki.orchestrator.wishes import Wishes
 from aiki.settings import Settings
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Decide, Effects
@@ -82,6 +85,9 @@ class Orchestrator:
         self._next_breath = 0.0
         self._stirring = Stirring(store, monotonic)
         self._kept = Kept()
+        self._wishes = Wishes(store)
+        self._indexing = Indexing(store)
+        self._batching = Batching(store, settings.batch_rate)
 
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
@@ -140,6 +146,8 @@ class Orchestrator:
                     self._session.receive(0.05)
                     out.settle(self._monotonic())
                 out.flush()
+                self._batching.release()
+                self._wishes.say_alive(STOPPED)
             except (StorageUnavailable, BrokerUnavailable) as error:
                 logger.warning("stopping: %s", error)
         self.disconnect()
@@ -282,7 +290,9 @@ class Orchestrator:
             self._live.hear(beat, now)
             echo = {"nonce": beat.fields["nonce"]} if "nonce" in beat.fields else {}
             revoked = self._store.revocations(beat.namespace)
-            self._outbound.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, now=self._store.clock(), **echo)
+            now_us = self._store.clock()
+            echo |= self._wishes.paused(beat.namespace, fresh=True)
+            self._outbound.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, now=now_us, **echo)
             names = self._live.workers[beat.worker].definitions
             self._follow(beat.namespace, self._reconciler.unpark(beat.namespace, names), Outcome())
         elif beat.kind == m.BYE:
@@ -291,6 +301,8 @@ class Orchestrator:
             self._store.set_worker_state(beat.namespace, beat.worker, STOPPED)
         elif not self._live.hear(beat, now):
             self._outbound.control(beat.namespace, m.RESEND_HELLO)
+        elif beat.kind == m.BEAT and self._wishes.compare(self._live.workers[beat.worker], self._outbound):
+            self._next["save"] = 0.0
         if beat.kind == m.ANSWER:
             verdict = self._judge.answer(beat.worker, int(beat.fields.get("nonce", 0)), beat.held)
             if verdict is not None:
@@ -430,6 +442,10 @@ class Orchestrator:
             ("stirred", STIRRED_EVERY, self._find_stirred),
             ("lost", 0.5, self._find_lost),
             ("announce", 0.5, self._announce),
+            ("pauses", 0.5, lambda now: self._wishes.tell_pauses(self._outbound)),
+            ("wanted", 1.0, lambda now: self._wishes.tell_stops(self._outbound)),
+            ("batches", 0.2, self._work_batches),
+            ("index", 0.25, lambda now: self._indexing.run_once()),
             ("save", 2.0, self._save),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
         ]
@@ -483,8 +499,18 @@ class Orchestrator:
             told.append((namespace, key))
         self._store.announced(told)
 
+    def _work_batches(self, now: float) -> None:
+        """Bring on what operators want done to many runs."""
+        if self._outbound.in_flight > MAX_IN_FLIGHT:
+            return
+        for namespace, worked in self._batching.run_once(now):
+            self._follow(namespace, worked.applied, Outcome())
+            if worked.pause_soon:
+                self._outbound.control(namespace, m.PAUSE_SOON, worked.pause_soon)
+
     def _save(self, now: float) -> None:
-        """Put on record who was heard and how long runs take."""
+        """Put on record who was heard and how long runs take, and that this orchestrator lives."""
+        self._wishes.say_alive(ALIVE)
         for namespace, beats in self._live.take_fresh().items():
             self._store.heard(namespace, beats)
         dirty, self._dirty = self._dirty, set()
@@ -508,12 +534,18 @@ def main(settings: Settings, stop: threading.Event) -> int:
     :raises ConfigurationError, StorageUnavailable: it cannot start.
     """
     from aiki.broker import open_broker
+    from aiki.orchestrator.background import Background
+    from aiki.orchestrator.retention import Retention
+    from aiki.orchestrator.webhooks import Sender
     from aiki.storage import open_store
 
     broker = open_broker(
         settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type, heartbeat=BROKER_HEARTBEAT
     )
     store = open_store(settings, idle_limit=IDLE_LIMIT)
+    background = Background(settings, {"webhooks": Sender, "retention": Retention})
+    background.start()
     Orchestrator(store, broker, settings).run(stop)
+    background.close()
     store.close()
     return 0

@@ -110,7 +110,10 @@ class Reconciler:
         self, session: Session, namespace: str, queues: dict[str, int], markers: dict[str, tuple[int, int]]
     ) -> None:
         now = self._store.clock()
+        paused = self._store.all_pauses().get(namespace, (0, []))[1] if queues else []
         for queue in queues:
+            if queue in paused:
+                continue  # nothing is taken from it, so nothing would come of it
             sent_at, taken_at = markers[queue]
             # One on its way is enough; if it does not come back for long, it may be lost itself.
             if sent_at > taken_at and sent_at > now - int(2 * self.stale_after * SECOND):

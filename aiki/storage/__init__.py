@@ -2,6 +2,7 @@
 
 from aiki.storage.database import RowTooLarge
 from aiki.storage.schema import upgrade
+from aiki.storage.searching import filter_of
 from aiki.storage.store import Store, open_store
 
-__all__ = ["RowTooLarge", "Store", "open_store", "upgrade"]
+__all__ = ["RowTooLarge", "Store", "filter_of", "open_store", "upgrade"]

@@ -19,11 +19,13 @@ from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.codec import Payload
 from aiki.errors import ReferenceConflict
+from aiki.fingerprint import fingerprint
 from aiki.history import CHILD_ENDED, COMPLETED, FAILED, Arrival, Step
 from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
 from aiki.storage import history as histories
+from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
 from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, Creating, next_group
 from aiki.storage.database import Database, Writes
 from aiki.storage.rows import (
@@ -37,6 +39,8 @@ from aiki.storage.rows import (
     payload_of,
     run_row,
 )
+from aiki.storage.run_logs import LogRecord, RunLogs
+from aiki.storage.webhooks import Announcing
 
 CLAIM_SECONDS = 10.0
 ATTEMPT_COLUMNS = (
@@ -54,7 +58,7 @@ ATTEMPT_COLUMNS = (
     "started_at",
     "finished_at",
 )
-AUDIT_COLUMNS = ("namespace", "id", "created_at", "actor", "action", "subject", "detail")
+FAILURE_COLUMNS = ("namespace", "fingerprint", "run_id", "name", "failed_at")
 
 
 @dataclass(slots=True)
@@ -71,8 +75,7 @@ class Effects:
     revoke: list[tuple[RunKey, bool]] = field(default_factory=list)
     """Dispatches that may be out and must not begin; True: interrupt them where they run."""
     unrevoke: list[tuple[bytes, int]] = field(default_factory=list)
-    audit: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Actor, action, subject, detail."""
+    audit: list[Audited] = field(default_factory=list)
     attempts_there: set[tuple[bytes, int]] = field(default_factory=set)
     """Which of the attempts that `apply` was asked about (run, epoch) are recorded already."""
     operator: bool = False
@@ -100,6 +103,10 @@ class Effects:
     """Runs that have ended, and whose parents are to be told once more."""
     followed: list[bytes] = field(default_factory=list)
     """Runs that have ended, and that others than their parents wait for."""
+    logs: list[LogRecord] = field(default_factory=list)
+    """What runs logged."""
+    ended: list[RunRow] = field(default_factory=list)
+    """Runs that end in this transaction; found by `apply`."""
 
     def deliver(self, row: RunRow, due_at: int) -> None:
         """Have the run dispatched at `due_at`, under its next epoch."""
@@ -135,11 +142,12 @@ class Applied:
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying(Creating):
+class Applying(Creating, Announcing, RunLogs):
     """Changing runs."""
 
     db: Database
     clock: Clock
+    origin: Origin
 
     def apply(
         self,
@@ -150,12 +158,14 @@ class Applying(Creating):
         attempts: Sequence[tuple[bytes, int]] = (),
         arrived: Sequence[bytes] = (),
         orders: bool = True,
+        also: Callable[[sa.Connection], None] | None = None,
     ) -> Applied:
         """Lock the runs that exist among `run_ids`, decide, write, commit. The whole is repeated after a deadlock.
 
         :param decide: gets the rows by id and the effects to fill; it may be called several times, each time with fresh rows.
         :param attempts: (run, epoch) pairs; `Effects.attempts_there` will hold those that have a recorded attempt.
         :param arrived: runs whose arrivals `Effects.arrived` will hold; they count as looked at.
+        :param also: called last, in the same transaction; what it raises undoes all of it.
         :param orders: what a parent has ordered counts as looked at too: the decision heeds it.
         :raises StorageUnavailable: nothing was changed, or the answer was lost; asking again is safe.
         :raises RowTooLarge: the database refuses a row of that size; nothing was changed.
@@ -183,7 +193,10 @@ class Applying(Creating):
                 gone = sorted(set(arrived).difference(rows))
                 self.db.where_in(connection, "DELETE FROM inbox WHERE namespace = ? AND run_id", (namespace,), gone)
             decide(rows, effects)
-            return self._write(connection, namespace, rows, effects)
+            applied = self._write(connection, namespace, rows, effects)
+            if also is not None:
+                also(connection)
+            return applied
 
         return self.db.transaction(work)
 
@@ -196,11 +209,14 @@ class Applying(Creating):
         writes.insert("attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
         writes.delete("DELETE FROM deliveries WHERE namespace = ? AND id", (namespace,), sorted(effects.forget))
         self._write_revocations(connection, writes, namespace, effects, now)
-        audit = [(namespace, ids.new_id().bytes, now, *entry) for entry in effects.audit]
-        writes.insert("audit", AUDIT_COLUMNS, audit)
+        writes.insert("audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
         self._write_steps(writes, namespace, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()
+        if effects.logs:
+            self.write_logs(connection, namespace, effects.logs)
+        if effects.ended:
+            self.announce_ends(connection, namespace, effects.ended, now)
         started = self._start_children(connection, namespace, effects)
         self._write_arrivals(connection, namespace, effects, now)
         oversized: list[bytes] = []
@@ -216,6 +232,8 @@ class Applying(Creating):
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
         by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         results = dict(effects.results)
+        failed: list[RunRow] = []
+        revived: list[bytes] = []
         for row in rows.values():
             due = effects.dispatch.get(row.id)
             if due is not None and due[1] <= now:
@@ -226,6 +244,11 @@ class Applying(Creating):
             before = row.before[_STATE_AT]
             if before != row.state and not may_follow(State(before), State(row.state), operator=effects.operator):
                 raise AssertionError(f"run {row.run_id}: {before} may not become {row.state}")
+            if before != row.state:
+                if row.state in _FAILED:
+                    failed.append(row)
+                elif before in _FAILED:
+                    revived.append(row.id)
             if row.ended:
                 row.waits = None
                 columns = changed(row)
@@ -233,6 +256,7 @@ class Applying(Creating):
                 if row.expires_at is not None:
                     effects.forget.add(delivery_id(row.id, EXPIRY_EPOCH))
                 if before != row.state:
+                    effects.ended.append(row)
                     _tell_parent(row, results, effects)
             if row.updated_at != now:
                 row.updated_at = now
@@ -240,6 +264,8 @@ class Applying(Creating):
             by_columns[columns].append((row.id, *(getattr(row, column) for column in columns)))
         for columns, values in by_columns.items():
             writes.update("runs", columns, namespace, values)
+        writes.delete("DELETE FROM failures WHERE namespace = ? AND run_id", (namespace,), revived)
+        writes.insert("failures", FAILURE_COLUMNS, failure_rows(namespace, failed, effects.attempts))
 
     # ------------------------------------------------------------ workflows
     def _take_arrivals(
@@ -468,5 +494,24 @@ def _tell_parent(row: RunRow, results: dict[bytes, Payload], effects: Effects) -
     effects.arrivals.append((bytes(row.parent_id), arrival, False))
 
 
+def failure_rows(
+    namespace: str, failed: Sequence[RunRow], attempts: Sequence[tuple[Any, ...]]
+) -> list[tuple[bytes | str | int, ...]]:
+    """Rows of `FAILURE_COLUMNS` for runs that have just failed, by the error of each and the traceback of its attempt."""
+    tracebacks = {attempt[0]: attempt[_TRACEBACK_AT] for attempt in attempts} if failed else {}
+    return [
+        (
+            namespace,
+            fingerprint(row.error_type, row.error_message, tracebacks.get(row.id, "")),
+            row.id,
+            row.name,
+            row.finished_at or row.updated_at,
+        )
+        for row in failed
+    ]
+
+
+_TRACEBACK_AT = ATTEMPT_COLUMNS.index("traceback") - 1
+_FAILED = frozenset({State.FAILED.value, State.DEAD.value})
 _STATE_AT = SELECT_RUN.split(", ").index("state")
 _ENDED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})

@@ -20,6 +20,7 @@ from aiki.errors import PayloadTooLarge, ReferenceConflict, RunConflict
 from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
 from aiki.model import Accepted, Created, NewRun, Outgoing
 from aiki.states import State
+from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
 from aiki.storage.database import Database, Insert, RowTooLarge, is_duplicate
 from aiki.storage.rows import EXPIRY_EPOCH, delivery_id
 
@@ -99,6 +100,7 @@ class Creating:
     namespace: str
     partitions: int
     clock: Clock
+    origin: Origin
     _durations: Durations
 
     def create_runs(
@@ -108,24 +110,26 @@ class Creating:
         connection: sa.Connection | None = None,
         claim: float | None = None,
         batch: int | None = None,
+        actor: str = "",
     ) -> Created:
         """Record runs and their deliveries, all or none; asking again with the same ids changes nothing.
 
         :param connection: write in this transaction, which the caller commits; the default is one of our own.
         :param claim: seconds for which the deliveries belong to the caller, who publishes them; None leaves them to the
         sweeper. :param batch: runs a message at most; None leaves it to what is known of the durations.
+        :param actor: who asks, to be audited; empty: services that have the database themselves are not.
         :raises ReferenceConflict: a reference id belongs to another input.
         :raises RunConflict: an id belongs to a run of another name.
         :raises PayloadTooLarge: the database refuses rows of that size.
         """
         try:
             if connection is not None:
-                return self._create(connection, self.namespace, runs, claim, batch)
+                return self._create(connection, self.namespace, runs, claim, batch, actor)
             if len(runs) == 1 and runs[0].reference_id is None and len(runs[0].input.text) < SMALL:
-                made = self._create_one(runs[0], claim)
+                made = self._create_one(runs[0], claim, actor)
                 if made is not None:
                     return made
-            return self.db.transaction(lambda c: self._create(c, self.namespace, runs, claim, batch))
+            return self.db.transaction(lambda c: self._create(c, self.namespace, runs, claim, batch, actor))
         except RowTooLarge as error:
             raise PayloadTooLarge(
                 f"the database refuses a payload of that size ({error}); raise its max_allowed_packet, or lower "
@@ -133,7 +137,13 @@ class Creating:
             ) from None
 
     def _create(
-        self, connection: sa.Connection, namespace: str, runs: Sequence[NewRun], claim: float | None, batch: int | None
+        self,
+        connection: sa.Connection,
+        namespace: str,
+        runs: Sequence[NewRun],
+        claim: float | None,
+        batch: int | None,
+        actor: str = "",
     ) -> Created:
         now = self.clock()
         answers: dict[int, Accepted] = {}
@@ -154,11 +164,13 @@ class Creating:
                 answers[position] = Accepted(run.id, made.state, True)
                 new.append((run, made))
         self._insert_rest(connection, namespace, new, now, claim)
+        if actor and new:
+            self.db.insert(connection, "audit", AUDIT_COLUMNS, self._audit_rows(actor, [run for run, _ in new], now))
         due_now = [(run, made) for run, made in new if made.state is State.QUEUED] if claim is not None else []
         outgoing = [self._outgoing(namespace, run, made) for run, made in due_now]
         return Created([answers[position] for position in range(len(runs))], outgoing)
 
-    def _create_one(self, run: NewRun, claim: float | None) -> Created | None:
+    def _create_one(self, run: NewRun, claim: float | None, actor: str) -> Created | None:
         """The short way of a single run: everything in one round trip. None: its id is taken, go the long way."""
         now = self.clock()
         raw = ids.to_bytes(run.id)
@@ -170,6 +182,7 @@ class Creating:
                     Insert("runs", RUN_COLUMNS, [self._run_values(self.namespace, run, rows, now)]),
                     Insert("payloads", PAYLOAD_COLUMNS, payloads),
                     Insert("deliveries", DELIVERY_COLUMNS, deliveries),
+                    Insert("audit", AUDIT_COLUMNS, self._audit_rows(actor, [run], now) if actor else []),
                 ]
             )
         except IntegrityError as error:
@@ -178,6 +191,12 @@ class Creating:
             raise
         published = claim is not None and rows.state is State.QUEUED
         return Created([Accepted(run.id, rows.state, True)], [self._outgoing(self.namespace, run, rows)] if published else [])
+
+    def _audit_rows(self, actor: str, runs: Sequence[NewRun], now: int) -> list[tuple[Any, ...]]:
+        """One record for all runs of a request."""
+        names = list(dict.fromkeys(run.name for run in runs))
+        detail = ", ".join(names[:10]) + (f" and {len(names) - 10} more names" if len(names) > 10 else "")
+        return audit_rows(self.namespace, now, self.origin, [Audited(actor, "enqueue", runs[0].id, detail, affected=len(runs))])
 
     # ------------------------------------------------------------ reference ids
     def _claim_reference(self, connection: sa.Connection, namespace: str, run: NewRun) -> Accepted | None:

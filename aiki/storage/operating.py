@@ -11,6 +11,7 @@ from aiki.messages import RunKey
 from aiki.model import Cancelled, Retried
 from aiki.states import State
 from aiki.storage.applying import Applied, Effects
+from aiki.storage.auditing import Audited
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
 from aiki.storage.rows import RunRow
@@ -40,7 +41,7 @@ class Operating(Delivering, Reading):
             if row.ended or (once and row.cancel_requested):
                 return
             if at_once or not row.cancel_requested or row.is_workflow:
-                effects.audit.append((actor, "terminate" if at_once else "cancel", run_id, reason[:1000]))
+                effects.audit.append(Audited(actor, "terminate" if at_once else "cancel", run_id, reason=reason))
             cancel(row, effects, self.clock(), reason, at_once=at_once)
 
         applied = self.apply(self.namespace, [raw], decide)
@@ -56,20 +57,24 @@ class Operating(Delivering, Reading):
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
-            if row.state == _STALLED and row.is_workflow:
-                effects.audit.append((actor, "retry", run_id, "it was stalled"))
-                bring_on(row, effects, self.clock())
-                return
-            if row.state not in _RETRYABLE:
-                raise RunConflict(
-                    f"run {run_id} is {row.state}; only failed, dead and cancelled runs can be retried"
-                    + (" (rerun makes a new run with the same input)" if row.ended else "")
-                )
-            effects.audit.append((actor, "retry", run_id, f"it was {row.state}"))
-            retry(row, effects, self.clock())
+            effects.audit.append(Audited(actor, "retry", run_id, f"it was {row.state}"))
+            retry_row(row, effects, self.clock())
 
         applied: Applied = self.apply(self.namespace, [raw], decide)
         return Retried(self._view(run_id), applied.outgoing)
+
+
+def retry_row(row: RunRow, effects: Effects, now: int) -> None:
+    """Have one locked run go on that has failed, is dead, was cancelled, or is a stalled workflow. Raises `RunConflict`."""
+    if row.state == _STALLED and row.is_workflow:
+        bring_on(row, effects, now)
+        return
+    if row.state not in _RETRYABLE:
+        raise RunConflict(
+            f"run {ids.to_text(row.id)} is {row.state}; only failed, dead and cancelled runs can be retried"
+            + (" (rerun makes a new run with the same input)" if row.ended else "")
+        )
+    retry(row, effects, now)
 
 
 def retry(row: RunRow, effects: Effects, now: int) -> None:
@@ -161,4 +166,4 @@ def _present(rows: dict[bytes, RunRow], raw: bytes, run_id: str) -> RunRow:
     return row
 
 
-__all__: Sequence[str] = ("Operating", "cancel", "conclude_cancel", "retry")
+__all__: Sequence[str] = ("Operating", "cancel", "conclude_cancel", "retry", "retry_row")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -20,7 +20,7 @@ from aiki.storage.rows import delivery_id
 
 
 class StalePage(NamedTuple):
-    """Stale runs, `(id, epoch, queue, dispatched_at)`, and the id to go on after (None at the end)."""
+    """Stale runs, `(id, epoch, queue, dispatched_at)`, and where to go on (None at the end)."""
 
     runs: list[tuple[bytes, int, str, int]]
     next: bytes | None
@@ -33,22 +33,19 @@ class Reconciling:
     clock: Clock
 
     def stale_queued(self, namespace: str, before: int, after: bytes = b"", limit: int = 1000) -> StalePage:
-        """Runs that are queued since before `before` and have no delivery, by id.
+        """Runs that are queued since before `before` and have no delivery, oldest first.
 
-        :param after: the id behind which to go on looking.
+        :param after: the `next` of the page before.
         """
         # The index is walked in pages of `limit`, whatever of it is stale: the cost of a page is bounded.
-        sql = (
-            "SELECT id, epoch, queue, dispatched_at, updated_at FROM runs "
-            f"WHERE namespace = ? AND state = ? AND id > ? ORDER BY id LIMIT {int(limit)}"
-        )
+        columns = "id, epoch, queue, dispatched_at, updated_at"
 
         def work(connection: sa.Connection) -> StalePage:
-            rows = self.db.execute(connection, sql, (namespace, State.QUEUED.value, after)).fetchall()
+            rows, place = self._in_state(connection, columns, namespace, State.QUEUED, after, limit)
             old = [(bytes(row[0]), row[1], row[2], row[3] or 0) for row in rows if max(row[3] or 0, row[4]) < before]
             there = self._with_delivery(connection, namespace, [(item[0], item[1]) for item in old])
             stale = [item for item in old if (item[0], item[1]) not in there]
-            return StalePage(stale, bytes(rows[-1][0]) if len(rows) >= limit else None)
+            return StalePage(stale, place)
 
         return self.db.read(work)
 
@@ -59,18 +56,27 @@ class Reconciling:
 
         A workflow that waits for nothing but what comes from outside needs none.
         """
-        sql = (
-            "SELECT id, epoch, updated_at, waits FROM runs "
-            f"WHERE namespace = ? AND state = ? AND id > ? ORDER BY id LIMIT {int(limit)}"
-        )
 
         def work(connection: sa.Connection) -> tuple[list[bytes], bytes | None]:
-            rows = self.db.execute(connection, sql, (namespace, state.value, after)).fetchall()
+            rows, place = self._in_state(connection, "id, epoch, updated_at, waits", namespace, state, after, limit)
             old = [(bytes(raw), epoch) for raw, epoch, updated_at, waits in rows if updated_at < before and _timed(waits)]
             there = self._with_delivery(connection, namespace, old)
-            return [key[0] for key in old if key not in there], bytes(rows[-1][0]) if len(rows) >= limit else None
+            return [key[0] for key in old if key not in there], place
 
         return self.db.read(work)
+
+    def _in_state(
+        self, connection: sa.Connection, columns: str, namespace: str, state: State, after: bytes, limit: int
+    ) -> tuple[list[Any], bytes | None]:
+        """A page of the runs in a state, in the order of their index, oldest first; and the place where the next begins."""
+        moment, run_id = int.from_bytes(after[:8], "big"), after[8:]
+        sql = (
+            f"SELECT {columns}, created_at FROM runs WHERE namespace = ? AND state = ? AND created_at >= ? "
+            f"AND (created_at > ? OR id > ?) ORDER BY created_at, id LIMIT {int(limit)}"
+        )
+        rows = self.db.execute(connection, sql, (namespace, state.value, moment, moment, run_id)).fetchall()
+        place = rows[-1][-1].to_bytes(8, "big") + bytes(rows[-1][0]) if len(rows) >= limit else None
+        return [row[:-1] for row in rows], place
 
     def _with_delivery(
         self, connection: sa.Connection, namespace: str, keys: Sequence[tuple[bytes, int]]
@@ -88,7 +94,8 @@ class Reconciling:
     def stalled(self, namespace: str, names: Iterable[tuple[str, str]], limit: int = 1000) -> list[bytes]:
         """Stalled runs whose definition (name, version) is among `names`."""
         wanted = set(names)
-        sql = f"SELECT id, name, version FROM runs WHERE namespace = ? AND state = ? ORDER BY id LIMIT {int(limit) * 10}"
+        most = int(limit) * 10
+        sql = f"SELECT id, name, version FROM runs WHERE namespace = ? AND state = ? ORDER BY created_at, id LIMIT {most}"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, State.STALLED.value)).fetchall())
         return [bytes(raw) for raw, name, version in rows if (name, version) in wanted][:limit]
 

@@ -6,24 +6,32 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from aiki import ids
-from aiki.clock import Clock
+from aiki.clock import SECOND, Clock
+from aiki.errors import RunConflict
 from aiki.messages import Heartbeat, RunKey
 from aiki.model import DefinitionInfo
 from aiki.states import State
+from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Auditing, Origin, audit_rows
 from aiki.storage.database import Database, is_duplicate
+from aiki.words import moment
 
 ALIVE, STOPPED, LOST = "alive", "stopped", "lost"
+_WORKER = (
+    "namespace, id, state, name, host, pid, queues, concurrency, definitions, children, started_at, heard_at, version, memory, "
+    "draining, paused, wanted, wanted_by"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """An incarnation of a worker. `definitions` holds `(name, version)` pairs."""
+    """An incarnation of a worker. `definitions` holds `(name, version)` pairs; `memory` is KiB, without the children."""
 
     namespace: str
     id: str
@@ -37,23 +45,68 @@ class WorkerRow:
     children: list[dict[str, Any]]
     started_at: int
     heard_at: int
+    version: str = ""
+    memory: int | None = None
+    draining: bool = False
+    paused: tuple[str, ...] = ()
+    wanted: str | None = None
+    wanted_by: str | None = None
 
 
-class Roster:
+class Said(NamedTuple):
+    """What a worker's last beat said: of its children, KiB of its own processes, whether it stops, queues it holds paused."""
+
+    children: list[dict[str, Any]]
+    memory: int | None = None
+    draining: bool = False
+    paused: Sequence[str] = ()
+
+
+class Wanted(StrEnum):
+    """What an operator wants of a worker, from least to most."""
+
+    DRAIN = "drain"
+    """Finish what runs, take nothing new, then exit."""
+    STOP = "stop"
+    """The same: what TERM does."""
+    KILL = "kill"
+    """Stop at once: what runs is killed and given back."""
+
+
+class OrchestratorRow(NamedTuple):
+    """An orchestrator, and when it was last heard."""
+
+    id: str
+    state: str
+    host: str
+    pid: int
+    version: str
+    started_at: int
+    heard_at: int
+
+
+class Roster(Auditing):
     """Who works here, and what they know."""
 
     db: Database
     namespace: str
     clock: Clock
+    origin: Origin
 
     # ------------------------------------------------------------ definitions
-    def register_definitions(self, definitions: Sequence[DefinitionInfo], namespace: str | None = None) -> None:
-        """Make definitions known; options of known ones are replaced. Of several new versions the last given is the newest."""
+    def register_definitions(
+        self, definitions: Sequence[DefinitionInfo], namespace: str | None = None, *, actor: str = ""
+    ) -> None:
+        """Make definitions known; options of known ones are replaced. Of several new versions the last given is the newest.
+
+        :param actor: who asks, to be audited if anything changes.
+        """
         where = namespace or self.namespace
         order = {(item.name, item.version): position for position, item in enumerate(definitions)}
 
         def work(connection: sa.Connection) -> None:
             now = self.clock()
+            changed: list[str] = []
             known = {
                 (row[0], row[1]): (row[2], row[3])
                 for row in self.db.execute(
@@ -64,6 +117,7 @@ class Roster:
                 options = json.dumps(item.options, sort_keys=True)
                 if known.get((item.name, item.version)) == (item.kind, options):
                     continue
+                changed.append(f"{item.name}@{item.version}")
                 if (item.name, item.version) not in known:
                     columns = ("namespace", "name", "version", "kind", "options", "registered_at")
                     registered_at = now + order[item.name, item.version]
@@ -79,6 +133,9 @@ class Roster:
                     "UPDATE definitions SET kind = ?, options = ? WHERE namespace = ? AND name = ? AND version = ?",
                     (item.kind, options, where, item.name, item.version),
                 )
+            if actor and changed:
+                entry = Audited(actor, "register", changed[0], ", ".join(changed)[:4000], affected=len(changed))
+                self.db.insert(connection, "audit", AUDIT_COLUMNS, audit_rows(where, now, self.origin, [entry]))
 
         self.db.transaction(work)
 
@@ -172,17 +229,18 @@ class Roster:
         if new:
             self.register_definitions(new, namespace)
 
-    def heard(self, namespace: str, beats: Mapping[str, list[dict[str, Any]]]) -> None:
-        """Workers that were heard since the last call, with what their children do."""
+    def heard(self, namespace: str, beats: Mapping[str, Said]) -> None:
+        """Workers that were heard since the last call, with what they said."""
         now = self.clock()
 
         def work(connection: sa.Connection) -> None:
-            for worker in sorted(beats):
+            for worker, said in sorted(beats.items()):
+                values = (json.dumps(said.children), said.memory, int(said.draining), json.dumps(list(said.paused)))
                 self.db.execute(
                     connection,
-                    "UPDATE workers SET state = 'alive', heard_at = ?, children = ? "
+                    "UPDATE workers SET state = 'alive', heard_at = ?, children = ?, memory = ?, draining = ?, paused = ? "
                     "WHERE namespace = ? AND id = ? AND state <> 'stopped'",
-                    (now, json.dumps(beats[worker]), namespace, bytes.fromhex(worker)),
+                    (now, *values, namespace, bytes.fromhex(worker)),
                 )
 
         self.db.transaction(work)
@@ -203,28 +261,79 @@ class Roster:
         if not all_namespaces:
             conditions.append("namespace = ?")
             parameters.append(self.namespace)
-        sql = (
-            "SELECT namespace, id, state, name, host, pid, queues, concurrency, definitions, children, started_at, heard_at "
-            f"FROM workers WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT 1000"
-        )
+        sql = f"SELECT {_WORKER} FROM workers WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT 1000"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, parameters).fetchall())
-        return [
-            WorkerRow(
-                row[0],
-                bytes(row[1]).hex(),
-                row[2],
-                row[3],
-                row[4],
-                row[5],
-                tuple(json.loads(row[6])),
-                row[7],
-                frozenset((item[0], item[1]) for item in json.loads(row[8])),
-                json.loads(row[9]),
-                row[10],
-                row[11],
+        return [_worker_row(row) for row in rows]
+
+    def worker(self, worker_id: str) -> WorkerRow | None:
+        """The worker of this id (32 hex digits) in the namespace, or None."""
+        try:
+            key = (self.namespace, bytes.fromhex(worker_id))
+        except ValueError:
+            return None
+        sql = f"SELECT {_WORKER} FROM workers WHERE namespace = ? AND id = ?"
+        row = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchone())
+        return _worker_row(row) if row else None
+
+    def want_worker(self, worker_id: str, wanted: Wanted, *, reason: str = "", actor: str = "") -> WorkerRow | None:
+        """Ask a worker that lives to drain or stop; what was asked before and is more stays. None: there is no such worker.
+
+        :raises RunConflict: it is gone.
+        """
+        found = self.worker(worker_id)
+        if found is None:
+            return None
+        if found.state != ALIVE:
+            raise RunConflict(
+                f"worker {found.name} ({found.id}) is gone: it is {found.state}, last heard at "
+                f"{moment(found.heard_at, self.clock())}"
             )
-            for row in rows
-        ]
+        order = list(Wanted)
+        if found.wanted and order.index(Wanted(found.wanted)) >= order.index(wanted):
+            return found
+
+        def work(connection: sa.Connection) -> None:
+            now = self.clock()
+            self.db.execute(
+                connection,
+                "UPDATE workers SET wanted = ?, wanted_by = ?, wanted_at = ? WHERE namespace = ? AND id = ?",
+                (wanted.value, actor[:255], now, self.namespace, bytes.fromhex(worker_id)),
+            )
+            entry = Audited(actor, f"{wanted}_worker", f"worker {found.name} {found.id}", reason=reason)
+            self.write_audit(connection, [entry])
+
+        self.db.transaction(work)
+        return self.worker(worker_id)
+
+    def wanted_workers(self) -> list[tuple[str, str, Wanted, bool]]:
+        """Workers of all namespaces that live and are to stop: namespace, id, how, whether they stop already."""
+        sql = "SELECT namespace, id, wanted, draining FROM workers WHERE state = 'alive' AND wanted IS NOT NULL"
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())
+        return [(row[0], bytes(row[1]).hex(), Wanted(row[2]), bool(row[3])) for row in rows]
+
+    # ------------------------------------------------------------ orchestrators
+    def save_orchestrator(self, orchestrator_id: str, state: str, host: str, pid: int, version: str) -> None:
+        """An orchestrator says that it lives (or stops). Those not heard for a day are forgotten."""
+
+        def work(connection: sa.Connection) -> None:
+            now = self.clock()
+            key = (self.namespace, bytes.fromhex(orchestrator_id))
+            sql = "UPDATE orchestrators SET state = ?, heard_at = ? WHERE namespace = ? AND id = ?"
+            if self.db.execute(connection, sql, (state, now, *key)).rowcount:
+                return
+            columns = ("namespace", "id", "state", "host", "pid", "version", "started_at", "heard_at")
+            row = (*key, state, host[:255], pid, version[:32], now, now)
+            self.db.insert_new(connection, "orchestrators", columns, [row])
+            sql = "DELETE FROM orchestrators WHERE namespace = ? AND heard_at < ?"
+            self.db.execute(connection, sql, (self.namespace, now - 86400 * SECOND))
+
+        self.db.transaction(work)
+
+    def orchestrators(self) -> list[OrchestratorRow]:
+        """The orchestrators of all namespaces, for each works for all, the one heard last first."""
+        sql = "SELECT id, state, host, pid, version, started_at, heard_at FROM orchestrators ORDER BY heard_at DESC LIMIT 100"
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())
+        return [OrchestratorRow(bytes(row[0]).hex(), *row[1:]) for row in rows]
 
     def runs_of_worker(self, namespace: str, worker: str) -> list[tuple[RunKey, int]]:
         """The runs that are recorded as running in a worker's hands, with their partitions."""
@@ -298,3 +407,26 @@ class Roster:
         sql = "SELECT COUNT(*) FROM dead_letters WHERE namespace = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchone())
         return int(row[0]) if row else 0
+
+
+def _worker_row(row: Any) -> WorkerRow:
+    return WorkerRow(
+        row[0],
+        bytes(row[1]).hex(),
+        row[2],
+        row[3],
+        row[4],
+        row[5],
+        tuple(json.loads(row[6])),
+        row[7],
+        frozenset((item[0], item[1]) for item in json.loads(row[8])),
+        json.loads(row[9]),
+        row[10],
+        row[11],
+        row[12],
+        row[13],
+        bool(row[14]),
+        tuple(json.loads(row[15] or "[]")),
+        row[16],
+        row[17],
+    )

@@ -86,8 +86,13 @@ runs = sa.Table(
     sa.Column("pause_requested", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("failed_at", _LONGTEXT),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    sa.Index("ix_runs_state", "namespace", "state", "id"),
-    sa.Index("ix_runs_name", "namespace", "name", "id"),
+    # Each ends with the order of lists (`aiki.storage.searching`). What follows it in the first decides names and queues
+    # within the index.
+    sa.Index("ix_runs_state", "namespace", "state", "created_at", "id", "name", "queue"),
+    sa.Index("ix_runs_name", "namespace", "name", "created_at", "id"),
+    sa.Index("ix_runs_queue", "namespace", "queue", "created_at", "id"),
+    sa.Index("ix_runs_parent_id", "namespace", "parent_id", "created_at", "id"),
+    sa.Index("ix_runs_created_at", "namespace", "created_at", "id"),
     **_OPTIONS,
 )
 """One row a run: all that lists, filters and the orchestrator's decisions need."""
@@ -215,6 +220,7 @@ reference_ids = sa.Table(
     sa.Column("run_id", _binary(16), nullable=False),
     sa.Column("input_hash", _binary(32), nullable=False),
     sa.PrimaryKeyConstraint("namespace", "name", "reference_id"),
+    sa.Index("ix_reference_ids_reference_id", "namespace", "reference_id"),
     **_OPTIONS,
 )
 """Which run a reference id belongs to. Apart from `runs`, so that runs without one pay nothing."""
@@ -250,11 +256,121 @@ workers = sa.Table(
     sa.Column("children", _LONGTEXT, nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("heard_at", sa.BigInteger, nullable=False),
+    # What the last beat said: KiB of the supervisor and the link, whether it stops, the queues that it holds to be paused.
+    sa.Column("memory", sa.BigInteger),
+    sa.Column("draining", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("paused", sa.Text),
+    # What an operator wants of it (drain, stop, kill), and who.
+    sa.Column("wanted", _ascii(16)),
+    sa.Column("wanted_by", sa.String(255)),
+    sa.Column("wanted_at", sa.BigInteger),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_workers_state", "state", "namespace", "id"),
     **_OPTIONS,
 )
 """Incarnations of workers: `alive`, `stopped` (said bye) or `lost` (no heartbeat for a lease)."""
+
+orchestrators = sa.Table(
+    "orchestrators",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("state", _ascii(16), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("version", _ascii(32), nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("heard_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    **_OPTIONS,
+)
+"""Orchestrators, `alive` or `stopped`, and when each last said so. Each works for all namespaces, whatever its own is."""
+
+queues = sa.Table(
+    "queues",
+    metadata,
+    _namespace(),
+    sa.Column("name", _ascii(64), nullable=False),
+    sa.Column("paused", sa.SmallInteger, nullable=False),
+    sa.Column("paused_by", sa.String(255)),
+    sa.Column("paused_at", sa.BigInteger),
+    sa.Column("reason", sa.String(1000)),
+    sa.Column("changed_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "name"),
+    **_OPTIONS,
+)
+"""Queues that somebody has ever paused. Rows stay after a resume: the newest `changed_at` of a namespace numbers what workers
+are told, so that what is older is passed over."""
+
+batches = sa.Table(
+    "batches",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("operation", _ascii(16), nullable=False),
+    sa.Column("state", _ascii(16), nullable=False),
+    sa.Column("target", _LONGTEXT, nullable=False),
+    sa.Column("reason", sa.String(1000), nullable=False),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("expected", sa.Integer, nullable=False),
+    sa.Column("matched", sa.Integer, nullable=False),
+    sa.Column("done", sa.Integer, nullable=False),
+    sa.Column("skipped", sa.Integer, nullable=False),
+    sa.Column("failed", sa.Integer, nullable=False),
+    sa.Column("samples", _LONGTEXT, nullable=False),
+    # How far the runs were collected (opaque), and up to which run they are done.
+    sa.Column("collected", sa.Text),
+    sa.Column("reached", _binary(16)),
+    sa.Column("lease_owner", _ascii(32)),
+    sa.Column("lease_until", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("started_at", sa.BigInteger),
+    sa.Column("finished_at", sa.BigInteger),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_batches_state", "state", "namespace", "id"),
+    **_OPTIONS,
+)
+"""One operation on many runs: what was asked, and how far it is (`aiki.storage.batches`)."""
+
+batch_items = sa.Table(
+    "batch_items",
+    metadata,
+    _namespace(),
+    sa.Column("batch_id", _binary(16), nullable=False),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("outcome", _ascii(16)),
+    sa.Column("detail", sa.String(255)),
+    sa.PrimaryKeyConstraint("namespace", "batch_id", "run_id"),
+    **_OPTIONS,
+)
+"""The runs of a batch, fixed when it began, and what became of each: done, skipped or failed, and why."""
+
+failures = sa.Table(
+    "failures",
+    metadata,
+    _namespace(),
+    sa.Column("fingerprint", _binary(16), nullable=False),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("failed_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "fingerprint", "run_id"),
+    sa.Index("ix_failures_run", "namespace", "run_id"),
+    **_OPTIONS,
+)
+"""Runs that are failed or dead, by the fingerprint of their error (`aiki.fingerprint`)."""
+
+reruns = sa.Table(
+    "reruns",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("source_id", _binary(16), nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id"),
+    sa.Index("ix_reruns_source", "namespace", "source_id", "run_id"),
+    **_OPTIONS,
+)
+"""Which run another one was made from. Apart from `runs`, so that runs without one pay nothing."""
 
 revocations = sa.Table(
     "revocations",
@@ -308,7 +424,162 @@ audit = sa.Table(
     sa.Column("action", _ascii(32), nullable=False),
     sa.Column("subject", sa.String(255), nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("reason", sa.String(1000), nullable=False, server_default=""),
+    sa.Column("affected", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("outcome", _ascii(16), nullable=False, server_default="done"),
+    sa.Column("request_id", _ascii(64), nullable=False, server_default=""),
+    sa.Column("source", _ascii(64), nullable=False, server_default=""),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_audit_actor", "namespace", "actor", "id"),
+    sa.Index("ix_audit_action", "namespace", "action", "id"),
+    sa.Index("ix_audit_subject", "namespace", "subject", "id"),
+    **_OPTIONS,
+)
+"""What people and programs did: who, what, to which, how many, why, what became of it, and by which request."""
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("name", _ascii(64), nullable=False),
+    sa.Column("password", _ascii(255), nullable=False),
+    sa.Column("role", _ascii(16), nullable=False),
+    sa.Column("namespaces", sa.Text),
+    sa.Column("disabled", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("signed_in_at", sa.BigInteger),
+    sa.PrimaryKeyConstraint("name"),
+    **_OPTIONS,
+)
+"""Who may sign in. `namespaces`: a JSON list, NULL for all. Sessions hold while `generation` is the same."""
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", _binary(32), nullable=False),
+    sa.Column("user_name", _ascii(64), nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("csrf", _ascii(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("seen_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("source", _ascii(64), nullable=False),
+    sa.PrimaryKeyConstraint("id"),
+    sa.Index("ix_sessions_user_name", "user_name"),
+    sa.Index("ix_sessions_expires_at", "expires_at"),
+    **_OPTIONS,
+)
+"""Who is signed in. The id is a hash of the token that the browser has."""
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", _ascii(16), nullable=False),
+    sa.Column("hash", _binary(32), nullable=False),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("role", _ascii(16), nullable=False),
+    sa.Column("namespaces", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("used_at", sa.BigInteger),
+    sa.Column("revoked_at", sa.BigInteger),
+    sa.PrimaryKeyConstraint("id"),
+    **_OPTIONS,
+)
+"""What programs ask with. The id is the part of a key that is no secret; the hash is of the whole."""
+
+sign_in_failures = sa.Table(
+    "sign_in_failures",
+    metadata,
+    sa.Column("id", _binary(32), nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("last_at", sa.BigInteger, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("id"),
+    sa.Index("ix_sign_in_failures_last_at", "last_at"),
+    **_OPTIONS,
+)
+"""Failed sign-ins of an account or an address (the id is its hash), and until when no password is looked at."""
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("url", sa.String(2000), nullable=False),
+    sa.Column("states", sa.Text, nullable=False),
+    sa.Column("names", sa.Text, nullable=False),
+    sa.Column("secret", sa.String(255), nullable=False),
+    sa.Column("enabled", sa.SmallInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("delivered_at", sa.BigInteger),
+    sa.Column("failed_at", sa.BigInteger),
+    sa.Column("error", sa.String(500)),
     sa.PrimaryKeyConstraint("namespace", "id"),
     **_OPTIONS,
 )
-"""What people did: who, what, to which, why."""
+"""Who is told of the ends of runs: of which states, of which names (JSON lists), signed with which secret."""
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("webhook_id", _binary(16), nullable=False),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.BigInteger),
+    sa.Column("error", sa.String(500)),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_webhook_deliveries_due_at", "due_at", "namespace", "id"),
+    sa.Index("ix_webhook_deliveries_webhook", "namespace", "webhook_id", "created_at", "id"),
+    **_OPTIONS,
+)
+"""What webhooks are still to be told, written in the transaction that ends the run. No `due_at`: it was given up."""
+
+run_logs = sa.Table(
+    "run_logs",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("place", sa.SmallInteger, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("origin", sa.BigInteger, nullable=False),
+    sa.Column("logged_at", sa.BigInteger, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("step", sa.Integer),
+    sa.Column("level", _ascii(16), nullable=False),
+    sa.Column("logger", sa.String(200), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id", "place"),
+    **_OPTIONS,
+)
+"""What runs logged: a ring of the last records of each. `number` counts all of them, `place` is where it stands in the ring,
+`origin` is the epoch and the record's number in it: what is reported twice is kept once."""
+
+chores = sa.Table(
+    "chores",
+    metadata,
+    _namespace(),
+    sa.Column("name", _ascii(64), nullable=False),
+    sa.Column("holder", _ascii(64), nullable=False),
+    sa.Column("until_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "name"),
+    **_OPTIONS,
+)
+"""Who does a chore that one process at a time shall do, and until when it is another's turn if nothing is heard."""
+
+leftovers = sa.Table(
+    "leftovers",
+    metadata,
+    _namespace(),
+    sa.Column("run_id", _binary(16), nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "run_id"),
+    **_OPTIONS,
+)
+"""Runs that were deleted and whose steps and arrivals, too many for one transaction, are still to be."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiki import ids, messages
-from aiki.broker.base import Broker, work
+from aiki.broker.base import Address, Broker, work
 from aiki.errors import MessageError
 from aiki.history import Step
 from aiki.messages import Dispatch, Report
@@ -36,6 +36,7 @@ from aiki.worker.ledger import FLUSH_BYTES, Ledger
 from aiki.worker.options import Options
 from aiki.worker.process import default_in_copies, heed_not, rss_kib
 from aiki.worker.registry import Registry
+from aiki.worker.run_log import RunLog
 from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Revocations, Shared
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ PATIENCE_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 10.0
 BEAT_SECONDS: Final = 2.0
 PROGRESS_SECONDS: Final = 0.25
+LOG_SECONDS: Final = 1.0
 LEAVE_SECONDS: Final = 30.0
 MEMORY_SECONDS: Final = 0.02
 START_PREFETCH: Final = 2
@@ -102,9 +104,14 @@ class Child:
         parts = (self._lock, self._connection, self._ledger, self._inbox, self._gate, self._slot, shared)
         self._port = Port(*parts, identity.wake, self._leaving, registry.settings)
         self._keeper = Keeper(self._lock, self.upkeep, self._busy)
+        self._log = RunLog() if registry.settings.run_logs else None
         self._current: Job | None = None
         self._began = 0
         self._subscribed = False
+        self._pauses = 0
+        """How often the paused queues had changed when they were last looked at."""
+        self._paused: frozenset[str] = frozenset()
+        self._unwanted: frozenset[Address] = frozenset()
         self._settling = False
         """After a lost session, until a message comes that is not redelivered."""
         self._prefetch = min(START_PREFETCH, options.prefetch)
@@ -116,11 +123,14 @@ class Child:
         self._next_beat = 0.0
         self._next_progress = 0.0
         self._next_memory = 0.0
+        self._next_logs = 0.0
 
     # ------------------------------------------------------------ life
     def run(self) -> int:
         """Work until the worker drains or this child is to be replaced; returns the exit code."""
         self._install_handlers()
+        if self._log is not None:
+            self._log.install()
         default_in_copies(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         with self._lock:
             self._keeper.start()
@@ -182,6 +192,7 @@ class Child:
         if connection.session is None and not connection.connect():
             self._pause(min(connection.retry_in(), IDLE_SECONDS))
             return
+        self._heed_pauses()
         if not self._subscribed or self._prefetch != self._wanted_prefetch:
             self._subscribe()
         if jobs:
@@ -221,8 +232,9 @@ class Child:
     def _subscribe(self) -> None:
         if self._shared.go <= self._lost_at:
             return  # the link writes `wake` when it has the snapshot
-        share = max(1, self._wanted_prefetch // len(self._sources))
-        if all(self._connection.subscribe(source, share) for source in self._sources):
+        sources = [source for source in self._sources if source not in self._unwanted]
+        share = max(1, self._wanted_prefetch // max(1, len(sources)))
+        if all(self._connection.subscribe(source, share) for source in sources):
             self._subscribed = True
             self._prefetch = self._wanted_prefetch
 
@@ -232,12 +244,27 @@ class Child:
             for source in self._sources:
                 self._connection.unsubscribe(source)
 
+    def _heed_pauses(self) -> None:
+        """Take nothing from paused queues, and give back what came from them and is not begun; take from resumed ones again."""
+        if self._shared.pauses != self._pauses:
+            self._pauses = self._shared.pauses
+            named = zip(self._options.queues, self._sources, self._shared.paused, strict=True)
+            paused = {queue: source for queue, source, is_ in named if is_}
+            self._paused, self._unwanted = frozenset(paused), frozenset(paused.values())
+            self._unsubscribe()  # the next turn subscribes to what is wanted
+        if self._paused and self._inbox.jobs:
+            self._inbox.pass_on(self._paused)
+
     def _work(self) -> None:
         """Run jobs for about a slice."""
         jobs, ledger = self._inbox.jobs, self._ledger
         began = now = time.monotonic_ns()
         done = 0
         while jobs and now - began < SLICE_NS and not self._leaving() and self._slot.tail - ledger.held < MAX_HELD:
+            if self._paused or self._shared.pauses != self._pauses:
+                self._heed_pauses()
+                if not jobs:
+                    break
             self._run_job(jobs.popleft())
             done += 1
             if ledger.size > FLUSH_BYTES:
@@ -297,6 +324,8 @@ class Child:
             index = self._slot.tail - 1
         if self._executor.last_progress is not None:
             self._report_progress(job)
+        if self._log is not None and self._log.waiting:
+            self._report_logs(job)
         self._finish(index, job, report)
         self._after(dispatch, report)
 
@@ -412,11 +441,15 @@ class Child:
         if self._executor.last_progress is not None and now >= self._next_progress:
             self._next_progress = now + PROGRESS_SECONDS
             self._report_progress(job)
+        if self._log is not None and self._log.waiting and now >= self._next_logs:
+            self._next_logs = now + LOG_SECONDS
+            self._report_logs(job)
         ledger.flush()
         if ran >= SLOW_SECONDS:
             if self._settling and not self._leaving():
                 self._settle_backlog()
             else:
+                self._heed_pauses()
                 self._make_way(ran)
         if ran >= LEASE_SECONDS and not job.leased and self._slot.leased == self._gate.index:
             self._lease(job)
@@ -468,6 +501,12 @@ class Child:
         job.message.outstanding -= 1
         if job.message.outstanding == 0:
             self._ledger.ack([job.message])
+
+    def _report_logs(self, job: Job) -> None:
+        dispatch = job.dispatch
+        lines = [] if self._log is None else self._log.take(dispatch.run_id)
+        if lines:
+            self._ledger.add(dispatch.partition, Report(messages.LOGS, dispatch.run_id, dispatch.epoch, {"l": lines}), None)
 
     def _report_progress(self, job: Job) -> None:
         said, self._executor.last_progress = self._executor.last_progress, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -98,12 +99,17 @@ class Inbox:
         for waiting in lists.values():
             self._send(waiting)
 
-    def pass_on(self) -> None:
-        """Return all jobs, in the lists in which they came."""
+    def pass_on(self, queues: Collection[str] | None = None) -> None:
+        """Return all jobs, or those of some queues, in the lists in which they came."""
         lists: dict[int, list[Job]] = {}
+        kept = []
         for job in self.jobs:
-            lists.setdefault(id(job.message), []).append(job)
+            if queues is None or job.message.queue in queues:
+                lists.setdefault(id(job.message), []).append(job)
+            else:
+                kept.append(job)
         self.jobs.clear()
+        self.jobs.extend(kept)
         for jobs in lists.values():
             self._send(jobs)
 

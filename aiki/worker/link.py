@@ -91,6 +91,8 @@ class Link:
         """Notice number to how many of its report messages are unconfirmed."""
         self._started: dict[int, _Started] = {}
         self._deadline: float | None = None
+        self._pauses = -1
+        """The number of the newest word on which queues are paused."""
         self._digest = definitions_digest(registry.triples())
 
     # ------------------------------------------------------------ life
@@ -176,6 +178,7 @@ class Link:
     def _take_snapshot(self, control: Control) -> None:
         if control.fields.get("worker") != self._worker or not self._hellos:
             return
+        self._pause_queues(control)
         self._revoke(control.runs)
         # What is revoked and runs here all the same was cancelled or replaced while this worker did not hear it.
         self._interrupt(control.runs, CANCEL)
@@ -221,7 +224,23 @@ class Link:
         elif control.kind == messages.RESEND_HELLO:
             self._say_hello(self._clock())
         elif control.kind == messages.DRAIN and control.fields.get("worker") == self._worker:
-            self._supervisor.send("drain")
+            self._supervisor.send("drain", at_once=bool(control.fields.get("at_once")))
+        elif control.kind == messages.QUEUES:
+            self._pause_queues(control)
+
+    def _pause_queues(self, control: Control) -> None:
+        """Take over which queues are paused, unless something newer was said already."""
+        number, names = control.fields.get("number"), control.fields.get("paused")
+        if not isinstance(number, int) or not isinstance(names, list) or number < self._pauses:
+            return
+        self._pauses = number
+        paused = [queue in names for queue in self._options.queues]
+        if paused != self._shared.paused:
+            self._shared.pause(paused)
+            self._wake_children()
+            self._next_beat = 0.0  # whoever paused it waits to hear that it is in effect
+            there = [queue for queue, is_ in zip(self._options.queues, paused, strict=True) if is_]
+            _log.info("paused queues: %s", ", ".join(there) or "none")
 
     def _revoke(self, runs: list[RunKey]) -> None:
         for run_id, epoch in runs:
@@ -284,7 +303,13 @@ class Link:
 
     def _beat(self, now: float) -> None:
         self._next_beat = now + messages.HEARTBEAT_SECONDS
-        fields = {"children": self._children(), "digest": self._digest, "draining": int(self._shared.draining)}
+        fields = {
+            "children": self._children(),
+            "digest": self._digest,
+            "draining": int(self._shared.draining),
+            "rss": rss_kib(os.getppid()) + rss_kib(os.getpid()),
+            "paused": [queue for queue, paused in zip(self._options.queues, self._shared.paused, strict=True) if paused],
+        }
         self._tell(messages.BEAT, self.held(), fields)
 
     def _children(self) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import sys
 import threading
 
 import aiki
+from aiki import logs
 from aiki.broker import open_broker
 from aiki.errors import ConfigurationError
 from aiki.worker.options import EXIT_FAILED, EXIT_USAGE, Options
@@ -36,6 +37,7 @@ def main(options: Options) -> int:
     except OSError as error:
         sys.stderr.write(f"aiki-worker: it cannot start: {error}\n")
         return EXIT_FAILED
+    logs.identify(worker=options.name, worker_id=supervisor.worker)
     _say_hello(supervisor.worker, options, registry)
     # What is loaded now stays shared with the children: the collector must not write into these pages.
     gc.collect()
@@ -70,12 +72,8 @@ def shown_url(url: str) -> str:
 
 def _configure_logging(level: str) -> None:
     """One line a record on standard error, unless the app has set up logging itself when it is imported."""
-    number = logging.getLevelName(level.upper())
-    if not isinstance(number, int):
-        raise ConfigurationError(f"log level {level!r}: it must be debug, info, warning, error or critical")
-    logging.basicConfig(
-        level=number, stream=sys.stderr, format="%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
-    )
+    logs.set_up(level, text="%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s", force=False)
+    number = logging.getLevelNamesMapping()[level.upper()]
     logging.getLogger("aiki").setLevel(number)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))

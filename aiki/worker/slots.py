@@ -3,9 +3,11 @@
 One anonymous shared mapping, little-endian, made before the first fork. All words are 64 bits and aligned, so one
 store of a word is seen whole by the others::
 
-    header     16 words: GO, DRAIN, REVOKED (count of revocations ever written), CLOCK (server's time less monotonic time)
+    header     16 words: GO, DRAIN, REVOKED (count of revocations ever written), CLOCK (server's time less monotonic time),
+               PAUSES (count of changes of the paused queues)
     slots      each: 16 words (`_PID` … below), then 1024 entries of 64 bytes
     revoked    262,144 x 24 bytes: run 16s, epoch u32, unused u32; entry i stands at i modulo 262,144
+    paused     one byte for each of the worker's queues: 1 while it is paused
 
 A slot's entries are the runs its child has *begun*: entry i stands at i modulo 1024; `TAIL` counts those begun, `HEAD` those
 whose report is confirmed; those between are *held*. `EXECUTING` is 1 + the index of the entry whose user code runs, or 0.
@@ -40,7 +42,7 @@ _REVOKED_BYTES = 24
 REVOKED_ENTRIES: Final = 1 << 18
 
 # words of the header
-_GO, _DRAIN, _REVOKED_COUNT, _CLOCK = 0, 1, 2, 3
+_GO, _DRAIN, _REVOKED_COUNT, _CLOCK, _PAUSES = 0, 1, 2, 3, 4
 # words of a slot
 _PID, _INCARNATION, _STATE, _READY, _TAIL, _HEAD, _EXECUTING, _LEASED = range(8)
 _CANCEL, _CANCEL_REASON, _SOFT, _WANT, _CANCEL_SOON, _PAUSE_SOON = range(8, 14)
@@ -282,11 +284,13 @@ class Slot:
 
 
 class Shared:
-    """The whole mapping: header, slots and the ring of revocations."""
+    """The whole mapping: header, slots, the ring of revocations, and which of the worker's `queues` are paused."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, queues: int = 1) -> None:
         size = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES + REVOKED_ENTRIES * _REVOKED_BYTES
-        self._map = mmap.mmap(-1, size)
+        self._paused = size
+        self._queues = queues
+        self._map = mmap.mmap(-1, size + -(-queues // _WORD) * _WORD)
         self._words = memoryview(self._map).cast("Q")
         self._revoked = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES
         self.slots = [Slot(self._map, self._words, number) for number in range(slots)]
@@ -317,6 +321,21 @@ class Shared:
     def drain(self) -> None:
         """Have all children leave."""
         self._words[_DRAIN] = 1
+
+    @property
+    def pauses(self) -> int:
+        """How often the set of paused queues has changed."""
+        return int(self._words[_PAUSES])
+
+    @property
+    def paused(self) -> list[bool]:
+        """Which of the worker's queues are paused, in their order."""
+        return [bool(byte) for byte in self._map[self._paused : self._paused + self._queues]]
+
+    def pause(self, paused: list[bool]) -> None:
+        """Set which queues are paused. Only the link calls this."""
+        self._map[self._paused : self._paused + self._queues] = bytes(paused)
+        self._words[_PAUSES] += 1
 
     @property
     def revoked_count(self) -> int:

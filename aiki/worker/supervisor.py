@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from aiki import ids
+from aiki import ids, logs
 from aiki.broker.base import Broker
 from aiki.worker import notices
 from aiki.worker.child import Child, Identity, prepare_standard_streams
@@ -68,7 +68,7 @@ class Supervisor:
         self._registry = registry
         self._broker = broker
         self.worker = ids.new_id().hex
-        self._shared = Shared(options.concurrency)
+        self._shared = Shared(options.concurrency, len(options.queues))
         self._places = [_Place(slot, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)) for slot in self._shared.slots]
         self._link_pid = 0
         self._link: Lines | None = None
@@ -192,6 +192,7 @@ class Supervisor:
 
         def main() -> int:
             prepare_standard_streams()
+            logs.identify(child=identity.slot)
             return Child(identity, self._registry, self._options, self._shared, self._broker).run()
 
         place.kill = place.cancel = None
@@ -365,8 +366,8 @@ class Supervisor:
                 self._notices.pop(line["number"], None)
             elif line["kind"] == "interrupt":
                 self._interrupt(self._places[line["slot"]], line["incarnation"], line["index"], line["reason"])
-            elif line["kind"] == "drain" and not self._stopping:
-                self._asked += 1
+            elif line["kind"] == "drain":
+                self._asked = max(self._asked, 2 if line["at_once"] else 1)
         if self._link is not None:
             self._link.flush()
 

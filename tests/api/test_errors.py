@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aiki.api import ApiOptions, create_app
 from aiki.api.app import backend_of
 from aiki.errors import StorageUnavailable
-from aiki.storage import RowTooLarge
+from aiki.storage import RowTooLarge, Store
 from tests.api.conftest import Api, problem
 
 JSON = "application/json"
@@ -129,7 +129,7 @@ def test_an_unexpected_error_is_500_and_tells_nothing(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(api.store, "get_run", broken)
+    monkeypatch.setattr(Store, "get_run", broken)
     answer = api.get("/runs/00000000-0000-0000-0000-000000000000", headers={"X-Request-ID": "trace-me"})
     problem(answer, 500, "internal")
     assert "secret" not in answer.text
@@ -142,8 +142,8 @@ def test_storage_away_is_503_with_retry_after(api: Api, monkeypatch: pytest.Monk
     def away(*_: object, **__: object) -> None:
         raise StorageUnavailable("the database at mysql://inside:3306 cannot be used", retry_after=2.5)
 
-    for verb in ("get_run", "create_runs", "list_runs", "definitions", "check_schema"):
-        monkeypatch.setattr(api.store, verb, away)
+    for verb in ("get_run", "create_runs", "search", "definitions", "check_schema"):
+        monkeypatch.setattr(Store, verb, away)
     for answer in (api.get("/runs"), api.post("/runs", {"name": "shop.charge"}), api.get("/definitions")):
         told = problem(answer, 503, "unavailable")
         assert answer.headers["Retry-After"] == "3"
@@ -158,7 +158,7 @@ def test_a_row_that_the_database_refuses_is_413(api: Api, monkeypatch: pytest.Mo
     def refuse(*_: object, **__: object) -> None:
         raise RowTooLarge("7")
 
-    monkeypatch.setattr(api.store, "register_definitions", refuse)
+    monkeypatch.setattr(Store, "register_definitions", refuse)
     problem(api.post("/definitions", {"definitions": [{"name": "x"}]}), 413, "payload_too_large")
 
 

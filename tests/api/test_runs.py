@@ -39,17 +39,17 @@ def test_what_a_run_leaves_open_is_the_definitions(api: Api) -> None:
     run = api.get("/runs/" + api.new_run(name="shop.slow")).json
     assert (run["queue"], run["version"], run["kind"]) == ("slow", "1", "task")
     assert run["expires_at"] is not None
-    assert api.store._options(run["id"])["mc"] == 7
+    assert api.store.options_of(run["id"])["mc"] == 7
     other = api.get("/runs/" + api.new_run(name="shop.slow", queue="mine", expires=None, max_crashes=1)).json
     assert other["queue"] == "mine"
-    assert api.store._options(other["id"])["mc"] == 1
+    assert api.store.options_of(other["id"])["mc"] == 1
 
 
 def test_options_may_stand_beside_or_in_options(api: Api) -> None:
     policy = {"max_attempts": 3, "delay": 2, "retry_on": ["ValueError"]}
     beside = api.new_run(time_limit=5, soft_time_limit=3.5, retry=policy, max_crashes=2)
     inside = api.new_run(options={"time_limit": 5, "soft_time_limit": 3.5, "retry": policy, "max_crashes": 2})
-    assert api.store._options(beside) == api.store._options(inside) == {"tl": 5, "sl": 3.5, "rp": policy, "mc": 2}
+    assert api.store.options_of(beside) == api.store.options_of(inside) == {"tl": 5, "sl": 3.5, "rp": policy, "mc": 2}
 
 
 @pytest.mark.parametrize(

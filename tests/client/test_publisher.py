@@ -232,7 +232,7 @@ def test_deletes_wait_out_an_outage_of_the_database(
     pump(publisher, lambda: publisher.confirmed == 1)
     delivered = store.delivered
 
-    def away(_ids: Sequence[bytes]) -> None:
+    def away(_ids: Sequence[bytes], _namespace: str) -> None:
         raise StorageUnavailable("away")
 
     monkeypatch.setattr(store, "delivered", away)

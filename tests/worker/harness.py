@@ -47,6 +47,7 @@ class Orchestrator:
         self.reports: list[Got] = []
         self.beats: list[Heartbeat] = []
         self.snapshot: list[RunKey] = []
+        self.paused: list[str] = []
         self.silent = False
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -79,7 +80,7 @@ class Orchestrator:
         session.close()
 
     def _answer_hello(self, session: Any, beat: Heartbeat) -> None:
-        fields = {"worker": beat.worker, "nonce": beat.fields["nonce"]}
+        fields = {"worker": beat.worker, "nonce": beat.fields["nonce"], "paused": self.paused, "number": 0}
         session.send(CONTROL, Control(NAMESPACE, messages.SNAPSHOT, self.snapshot, fields).encode())
 
     def close(self) -> None:

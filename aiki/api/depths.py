@@ -1,0 +1,54 @@
+"""How full the broker's work queues are: asked over a short-lived session, and remembered for a moment."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from aiki.broker import open_broker, work
+from aiki.broker.base import Depth
+from aiki.errors import BrokerUnavailable
+from aiki.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FRESH: Final = 2.0
+"""Seconds for which an answer counts, also that there was none."""
+TIMEOUT: Final = 2.0
+
+
+class Depths:
+    """One a process; threads may share it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+        self._asking = threading.Lock()
+        self._known: dict[tuple[str, str], tuple[float, Depth | None]] = {}
+        self._down_until = 0.0
+
+    def of(self, namespace: str, queues: Sequence[str]) -> dict[str, Depth | None]:
+        """Messages ready and consumers of each queue; None where there is no such queue, or the broker does not answer."""
+        with self._asking:
+            now = time.monotonic()
+            stale = [queue for queue in queues if self._known.get((namespace, queue), (0.0, None))[0] <= now]
+            if stale and now >= self._down_until:
+                self._ask(namespace, stale)
+            self._known = {key: item for key, item in self._known.items() if item[0] > now or key[0] == namespace}
+            return {queue: self._known.get((namespace, queue), (0.0, None))[1] for queue in queues}
+
+    def _ask(self, namespace: str, queues: Sequence[str]) -> None:
+        for queue in queues:
+            self._known.pop((namespace, queue), None)
+        try:
+            session = self._broker.connect("aiki api queues", TIMEOUT)
+            try:
+                for queue in queues:
+                    self._known[namespace, queue] = (time.monotonic() + FRESH, session.depth(work(namespace, queue)))
+            finally:
+                session.close()
+        except BrokerUnavailable as error:
+            log.warning("the broker does not say how full its queues are: %s", error)
+            self._down_until = time.monotonic() + FRESH

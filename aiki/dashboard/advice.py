@@ -1,0 +1,67 @@
+"""What to do about a run, in words, from where it is and why."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from aiki.model import RunDetail
+from aiki.states import State
+from aiki.storage.why import Why
+
+
+class Advice(NamedTuple):
+    """Something to do.
+
+    :ivar verb: of `aiki.dashboard.steering`, where it can be done here.
+    :ivar command: to be typed elsewhere.
+    """
+
+    text: str
+    verb: str = ""
+    command: str = ""
+    query: dict[str, Any] | None = None
+
+
+def advice(detail: RunDetail, reason: Why) -> list[Advice]:
+    """What to do next, the likeliest first."""
+    run, code = detail.run, reason.code
+    app = run.name.partition(".")[0]
+    start = f"aiki-worker -A {app} -Q {run.queue}"
+    if run.state in (State.FAILED, State.DEAD):
+        return _after_failure(detail)
+    if run.state is State.CANCELLED:
+        return [Advice("Start it anew with the same input.", "rerun"), Advice("Or change the input first.", "edit")]
+    table: dict[str, list[Advice]] = {
+        "no_orchestrator": [Advice("Start an orchestrator: nothing moves without one.", command="aiki orchestrator")],
+        "no_worker": [Advice(f"Start a worker that takes from queue {run.queue}.", command=start)],
+        "no_definition": [Advice(f"Deploy a worker that has {run.name}, version {run.version}.", command=start)],
+        "code_changed": [
+            Advice("Deploy code that fits what the workflow has done; it goes on by itself then."),
+            Advice("Or try again now with the workers there are.", "retry"),
+        ],
+        "paused": [Advice("Resume it.", "resume")],
+        "waiting_event": [Advice("Send the event that it waits for.", "event", query={"name": _event(detail)})],
+        "waiting_sleep": [Advice("It goes on by itself; or end its sleep now.", "wake")],
+        "scheduled": [Advice("It starts by itself when its time comes.")],
+        "worker_silent": [Advice("Nothing: it is dispatched to another worker as soon as this one is given up.")],
+    }
+    return table.get(code, [])
+
+
+def _event(detail: RunDetail) -> str:
+    text = detail.run.waiting_on or ""
+    return text.partition("event ")[2].partition(" until")[0].partition(" or ")[0].strip().strip("'\"")
+
+
+def _after_failure(detail: RunDetail) -> list[Advice]:
+    workflow = detail.run.kind == "workflow"
+    again = "Once the cause is mended, retry it: it goes on from the step that failed." if workflow else ""
+    out = [
+        Advice("If the input is wrong, change it and run it again.", "edit"),
+        Advice(again or "If the cause has gone, retry it: the same run is executed again.", "retry"),
+    ]
+    if detail.run.state is State.DEAD:
+        out.insert(
+            0, Advice("Executing it killed its process time and again. Look at the signal below: SIGKILL is often memory.")
+        )
+    return out

@@ -1,0 +1,107 @@
+"""How times, durations and numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+SECOND: Final = 1_000_000
+_UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+def moment(us: int) -> datetime:
+    """A time in microseconds since the epoch, in UTC."""
+    return datetime.fromtimestamp(us // SECOND, UTC).replace(microsecond=us % SECOND)
+
+
+def iso(us: int) -> str:
+    """As machines read it."""
+    return moment(us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def exact(us: int) -> str:
+    """As people read it, in UTC, to the millisecond."""
+    return f"{moment(us):%Y-%m-%d %H:%M:%S}.{us % SECOND // 1000:03d} UTC"
+
+
+def seconds(value: float) -> str:
+    """A span: 4 ms, 1.2 s, 3 min 20 s, 2 d 4 h."""
+    if value < 0:
+        return f"-{seconds(-value)}"
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    for i, (size, unit) in enumerate(_UNITS):
+        if whole >= size:
+            less, name = _UNITS[i + 1] if i + 1 < len(_UNITS) else (1, "s")
+            rest = whole % size // less
+            return f"{whole // size} {unit}" + (f" {rest} {name}" if rest else "")
+    return f"{whole} s"
+
+
+def duration(us: int | None) -> str:
+    """A span given in microseconds; empty for None."""
+    return "" if us is None else seconds(us / SECOND)
+
+
+def ago(us: int, now: int) -> str:
+    """A time relative to now: just now, 3 min ago, in 2 h."""
+    apart = now - us
+    if abs(apart) < SECOND:
+        return "just now"
+    whole = abs(apart) // SECOND
+    for size, unit in _UNITS:
+        if whole >= size:
+            text = f"{whole // size} {unit}"
+            break
+    else:
+        text = f"{whole} s"
+    return f"{text} ago" if apart > 0 else f"in {text}"
+
+
+def number(value: float | None) -> str:
+    """With thousands apart."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
+
+
+def size(value: float) -> str:
+    """Bytes, in the unit that fits."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:,.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:,.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def share(value: float | None) -> str:
+    """A fraction as per cent."""
+    return "–" if value is None else f"{value * 100:.1f} %" if 0 < value < 0.1 else f"{value * 100:.0f} %"
+
+
+def term(field: str, value: object) -> str:
+    """One term of the filter language, quoted if it has to be."""
+    text = str(value)
+    bare = text and all(char.isalnum() or char in "._-@/+" for char in text)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f"{field}:{text}" if bare else f'{field}:"{escaped}"'
+
+
+FILTERS: Final[dict[str, Callable[..., Any]]] = {
+    "iso": iso,
+    "exact": exact,
+    "duration": duration,
+    "seconds": seconds,
+    "ago": ago,
+    "number": number,
+    "size": size,
+    "share": share,
+    "quote": lambda text: quote(str(text), safe=""),
+}
