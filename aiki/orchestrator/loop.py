@@ -111,7 +111,11 @@ class Orchestrator:
         :raises StorageUnavailable, BrokerUnavailable: the session is of no more use; call `disconnect`.
         """
         session = self._session or self._connect()
-        wait = 0.0 if self._has_work() else self._kept.wait(self._monotonic(), timeout)
+        wait = 0.0
+        if not self._has_work():
+            if nap := self._kept.nap(self._monotonic()):
+                time.sleep(nap)
+            wait = self._kept.wait(self._monotonic(), timeout)
         deliveries = session.receive(wait)
         now = self._monotonic()
         self._live.tick(now)
