@@ -16,7 +16,21 @@ from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 
 from aiki import logs
-from aiki.api import documents, guard, masking, metrics, people, problems, queues, roster, runs, streams, webhooks, workers
+from aiki.api import (
+    documents,
+    guard,
+    masking,
+    metrics,
+    people,
+    problems,
+    proxies,
+    queues,
+    roster,
+    runs,
+    streams,
+    webhooks,
+    workers,
+)
 from aiki.api.access import principal
 from aiki.api.backend import Backend
 from aiki.api.requests import store
@@ -120,6 +134,9 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     def _after_all(_error: BaseException | None) -> None:
         logs.set_about()
 
+    if settings.trusted_proxies:
+        trusted = proxies.networks(settings.trusted_proxies)
+        app.wsgi_app = proxies.TrustedProxies(app.wsgi_app, trusted)  # type: ignore[method-assign]
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
     app.register_blueprint(roster.blueprint, url_prefix=API)
