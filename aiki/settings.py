@@ -29,6 +29,7 @@ class Settings:
     :ivar public_url: where people reach the server, for links; empty means that there are none.
     :ivar webhook_private: 1: webhooks may go to addresses that are not public.
     :ivar retention: how long ended runs are kept, see `aiki.retention`; empty means for ever.
+    :ivar run_logs: 1: workers report what runs log; 0: they do not.
     :ivar database_url: SQLAlchemy URL, `mysql+pymysql://…` or `sqlite:///…`.
     :ivar broker_url: see `aiki.broker.open_broker`.
     :ivar prefix: begins the name of every exchange and queue.
@@ -42,6 +43,7 @@ class Settings:
     :ivar lease: seconds without a heartbeat after which a worker is lost.
     :ivar max_crashes: how often executing a run may kill its process before the run is dead.
     :ivar history_steps, history_bytes: how long a workflow's history may become before the run must continue as new.
+    :ivar batch_rate: to how many runs a second an orchestrator does what operators ask of many.
     :ivar session_idle, session_lifetime: seconds without a request, and in all, after which who is signed in must sign in anew.
     :ivar trusted_proxies: addresses or networks, by commas, whose `X-Forwarded-*` headers the server believes.
     :ivar mask: keys, by commas, whose values only admins see; see `aiki.api.masking.Mask`.
@@ -56,6 +58,7 @@ class Settings:
     public_url: str = ""
     webhook_private: int = 0
     retention: str = ""
+    run_logs: int = 1
     database_url: str = ""
     broker_url: str = ""
     prefix: str = "aiki"
@@ -72,6 +75,7 @@ class Settings:
     session_idle: float = 12 * 3600
     session_lifetime: float = 7 * 86400
     trusted_proxies: str = ""
+    batch_rate: float = 500.0
     mask: str = DEFAULT_MASK
     tls_cert: str = ""
     tls_key: str = ""
@@ -131,6 +135,8 @@ class Settings:
         for name, count, least in counts:
             if count < least:
                 raise ConfigurationError(f"{name}={count}: it must be {least} or more")
+        if not 0.1 <= self.batch_rate <= 100_000:
+            raise ConfigurationError(f"batch_rate={self.batch_rate}: it must be from 0.1 to 100000 runs a second")
         if self.compress_above < 0:
             raise ConfigurationError(f"compress_above={self.compress_above}: it must be 0 (never) or more")
         if self.webhook_private not in (0, 1):

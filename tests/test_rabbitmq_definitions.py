@@ -21,13 +21,14 @@ REPORTS = base.reports(0)
 
 @pytest.fixture(scope="module")
 def configured() -> Iterator[RabbitServer]:
-    """A node with the project's configuration and definitions, its two users given passwords as README.md says."""
+    """A node with the project's configuration and definitions, its users given passwords as README.md says."""
     lines = (HERE / "rabbitmq.conf").read_text().splitlines()
     # Its own listener and whatever free disk space there is: the rest is taken as it stands.
     kept = [line for line in lines if line and not line.startswith(("#", "listeners", "disk_free_limit"))]
     assert kept
     with RabbitServer(kept) as server:
         server.ctl("import_definitions", str(HERE / "definitions.json"))
+        server.ctl("change_password", "aiki-orchestrator", "of-the-orchestrator")
         server.ctl("change_password", "aiki-server", "of-the-server")
         server.ctl("change_password", "aiki-worker", "of-the-worker")
         yield server
@@ -54,8 +55,8 @@ def _received(session: base.Session) -> list[base.Delivery]:
     return wait_until(lambda: session.receive(0.05), 10, "a delivery")
 
 
-def test_server_and_worker_can_do_their_work(configured: RabbitServer) -> None:
-    with closing(_session(configured, "server")) as server, closing(_session(configured, "worker")) as worker:
+def test_orchestrator_and_worker_can_do_their_work(configured: RabbitServer) -> None:
+    with closing(_session(configured, "orchestrator")) as server, closing(_session(configured, "worker")) as worker:
         server.subscribe(REPORTS, 10)
         server.subscribe(base.HEARTBEAT, 10)
         server.subscribe(base.DEAD, 10)
@@ -82,20 +83,58 @@ def test_server_and_worker_can_do_their_work(configured: RabbitServer) -> None:
         assert _received(server)[0].source == base.HEARTBEAT
 
 
+def test_a_server_can_do_its_work(configured: RabbitServer) -> None:
+    """It publishes runs, commands workers, looks at queues and purges them."""
+    with closing(_session(configured, "orchestrator")) as orchestrator, closing(_session(configured, "worker")) as worker:
+        orchestrator.subscribe(REPORTS, 10)
+        worker.subscribe(base.CONTROL, 10)
+        queue = base.work("default", "of-the-server")
+        with closing(_session(configured, "server")) as server:
+            assert _confirmed(server, queue)
+            server.send(base.CONTROL, b"[]")
+            server.beat()
+            assert _received(worker)[0].source == base.CONTROL
+            assert server.depth(queue) == base.Depth(1, 0)
+            assert server.depth(REPORTS) == base.Depth(0, 1)
+            assert server.depth(base.DEAD) is not None
+            assert server.depth(base.work("default", "there-is-none")) is None
+            assert server.purge(queue) == 1
+
+
+def _sent(to: base.Address) -> Callable[[base.Session], object]:
+    def deed(session: base.Session) -> None:
+        session.send(to, b"[]")
+        wait_until(lambda: session.receive(0.05), 10, "a refusal")
+
+    return deed
+
+
 @pytest.mark.parametrize(
-    "deed",
+    ("who", "deed"),
     [
-        lambda session: session.subscribe(REPORTS, 10),
-        lambda session: session.subscribe(base.HEARTBEAT, 10),
-        lambda session: (session.send(base.CONTROL, b"[]"), wait_until(lambda: session.receive(0.05), 10, "a refusal")),
+        ("worker", lambda session: session.subscribe(REPORTS, 10)),
+        ("worker", lambda session: session.subscribe(base.HEARTBEAT, 10)),
+        ("worker", _sent(base.CONTROL)),
+        ("server", lambda session: session.subscribe(REPORTS, 10)),
+        ("server", lambda session: session.subscribe(base.HEARTBEAT, 10)),
+        ("server", lambda session: session.subscribe(base.CONTROL, 10)),
+        ("server", lambda session: session.purge(REPORTS)),
+        ("server", _sent(REPORTS)),
+        ("server", _sent(base.HEARTBEAT)),
     ],
-    ids=["take reports", "take heartbeats", "command workers"],
+    ids=[
+        *("worker takes reports", "worker takes heartbeats", "worker commands workers"),
+        *("server takes reports", "server takes heartbeats", "server takes commands", "server purges reports"),
+        *("server forges reports", "server forges heartbeats"),
+    ],
 )
-def test_a_worker_cannot_do_more(configured: RabbitServer, deed: Callable[[base.Session], object]) -> None:
-    with closing(_session(configured, "server")) as server, closing(_session(configured, "worker")) as worker:
-        server.subscribe(REPORTS, 10)  # the queue exists: it is not for want of it that the worker is refused
+def test_nobody_can_do_more(configured: RabbitServer, who: str, deed: Callable[[base.Session], object]) -> None:
+    with closing(_session(configured, "orchestrator")) as orchestrator, closing(_session(configured, who)) as session:
+        # What it all hangs on exists: it is not for want of it that somebody is refused.
+        orchestrator.subscribe(REPORTS, 10)
+        orchestrator.subscribe(base.HEARTBEAT, 10)
         with pytest.raises(BrokerUnavailable, match=r"(?i)access.*refused"):
-            deed(worker)
+            deed(session)
 
 
 def test_a_user_without_a_password_cannot_log_in(configured: RabbitServer) -> None:

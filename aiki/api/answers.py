@@ -117,6 +117,8 @@ class Run(Answer):
     expires_at = a_time(allow_none=True)
     updated_at = a_time()
     parent_id = an_id(allow_none=True)
+    pause_requested = fields.Boolean()
+    cancel_reason = fields.String(allow_none=True)
 
 
 class Runs(Answer):
@@ -180,7 +182,12 @@ class Detail(Answer):
     values = fields.Nested(Values, metadata={"optional": True})
     masked = fields.Integer(metadata={"optional": True, "description": "How many of the values are masked for your role."})
     withheld = fields.Boolean(metadata={"optional": True, "description": "`input` and `result` are null for your role."})
-    why = fields.Nested(Why)
+    why = fields.Nested(Why, metadata={"optional": True})
+    rerun_of = fields.String(allow_none=True, metadata={"format": "uuid", "optional": True})
+    reruns = fields.List(
+        fields.String(metadata={"format": "uuid"}),
+        metadata={"optional": True, "description": "The newest runs that were made from this one."},
+    )
 
 
 class Step(Answer):

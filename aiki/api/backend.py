@@ -35,7 +35,7 @@ class Backend:
     """
 
     def __init__(self, settings: Settings, client: EmbeddedClient | None, max_held: int, max_streams: int = 500) -> None:
-        self._settings = settings
+        self.settings = settings
         self._client = EmbeddedClient(settings, "api") if client is None else client
         self._opening = threading.Lock()
         self._opened = False
@@ -62,7 +62,7 @@ class Backend:
 
     def _open(self) -> None:
         # One opens, the others wait for it, but none beyond the deadline: with a silent database each try takes all of it.
-        if not self._opening.acquire(timeout=self._settings.timeout):
+        if not self._opening.acquire(timeout=self.settings.timeout):
             raise StorageUnavailable("the database has not answered yet")
         try:
             _ = self._client.store

@@ -7,7 +7,8 @@ from typing import Any, Final
 from flask import Blueprint, Response
 from marshmallow import fields
 
-from aiki.api import schemas
+from aiki import filters
+from aiki.api import batches, schemas
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time
 from aiki.api.openapi import describe
@@ -15,8 +16,9 @@ from aiki.api.problems import Refused, answer
 from aiki.api.requests import backend, body, client, query, store
 from aiki.broker.base import Depth
 from aiki.client import wire
-from aiki.errors import ConfigurationError
+from aiki.errors import ConfigurationError, RunConflict
 from aiki.settings import check_name
+from aiki.storage.batches import Operation, Target
 from aiki.storage.queues import Pause, QueueCount
 from aiki.storage.roster import ALIVE, WorkerRow
 
@@ -116,6 +118,32 @@ def resume(queue: str) -> Response:
     asked = body(_REASON, optional=True)
     client().resume_queue(_known(queue), reason=asked.get("reason", ""))
     return answer(found_queues(queue)[0])
+
+
+class PurgeSchema(schemas.ReasonSchema):
+    """Why a queue is emptied; `confirm` is its name."""
+
+    confirm = schemas.Checked(schemas.queue_name, required=True)
+
+
+_PURGE: Final = PurgeSchema()
+
+
+@blueprint.post("/queues/<queue>/purge")
+@needs("queues.purge")
+@describe(body=_PURGE, answers={201: batches.Batch}, errors=("conflict",), example={"confirm": "bulk", "reason": "sent twice"})
+def purge(queue: str) -> Response:
+    """Cancel all queued runs of the queue, by a batch. `confirm` must be the queue's name.
+
+    Runs that are scheduled for later, wait or run are left alone."""
+    asked = body(_PURGE)
+    if asked["confirm"] != _known(queue):
+        raise RunConflict(f"this would cancel all queued runs of queue {queue}: to confirm it, send confirm: {queue!r}")
+    target = Target(q=filters.parse(f"queue:{filters.quoted(queue)} status:queued").text)
+    made, _ = batches.begin(Operation.CANCEL, target, reason=asked.get("reason", ""), confirm=Operation.CANCEL.value)
+    response = answer(batches.batch_to_json(made), 201)
+    response.headers["Location"] = f"/api/v1/batches/{made.id}"
+    return response
 
 
 def _known(queue: str) -> str:

@@ -277,7 +277,8 @@ def _states(value: Any) -> tuple[State, ...]:
     return tuple(dict.fromkeys(State(name) for name in names))
 
 
-shaped(_states, type="array", items={"type": "string", "enum": [*State]})
+_STATE: Final = f"({'|'.join(State)})"
+shaped(_states, type="array", items={"type": "string", "pattern": f"^{_STATE}?(,{_STATE}?)*$"})
 
 
 def _topics(value: Any) -> tuple[str, ...]:
@@ -305,6 +306,20 @@ def _step_name(value: Any) -> str:
 
 
 shaped(_step_name, type="string", minLength=1, maxLength=MAX_NAME)
+
+
+def filter_text(value: Any) -> str:
+    """A filter, checked, in its canonical spelling."""
+    if not isinstance(value, str):
+        raise ValueError(f"it must be text, not {_brief.repr(value)}")
+    return filters.parse(value).text
+
+
+shaped(filter_text, type="string", maxLength=filters.MAX_TEXT)
+token = _text(200)
+"""Where a page begins, as an answer said it."""
+an_id, number, one_of, from_text, reason, queue_name = _id, _number, _one_of, _from_text, _reason, _queue
+"""The checks that nouns with schemas of their own use, too."""
 
 
 # ---------------------------------------------------------------- bodies
@@ -427,13 +442,13 @@ class StopSchema(ReasonSchema):
     at_once = Checked(_boolean)
 
 
-class WakeSchema(Strict):
+class WakeSchema(ReasonSchema):
     """Which sleep is to end."""
 
     name = Checked(_step_name)
 
 
-class EventSchema(Strict):
+class EventSchema(ReasonSchema):
     """An event for a workflow."""
 
     name = Checked(_step_name, required=True)
@@ -448,10 +463,22 @@ class EventSchema(Strict):
 
 
 class RerunSchema(Strict):
-    """From where on a run is to be done again, and under which id."""
+    """From where on or with what input a run is to be done again, and under which id."""
 
     id = Checked(_id)
     from_step = Checked(_number(0, _INT, whole=True), allow_none=True)
+    args = Checked(_list)
+    kwargs = Checked(_object)
+    input = Checked(_payload)
+    reason = Checked(_reason)
+
+    @validates_schema
+    def _one_way(self, data: dict[str, Any], **_rest: Any) -> None:
+        edited = [name for name in ("args", "kwargs", "input") if name in data]
+        if "input" in edited and len(edited) > 1:
+            raise ValidationError(f"give input or {edited[0]}, not both", "input")
+        if edited and data.get("from_step") is not None:
+            raise ValidationError(f"give from_step or {edited[0]}: steps were done with the old input", "from_step")
 
 
 class EmptySchema(Strict):

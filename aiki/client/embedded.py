@@ -24,6 +24,7 @@ from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, R
 from aiki.settings import Settings
 from aiki.storage import Store, open_store
 from aiki.storage.auditing import NOWHERE, Origin
+from aiki.storage.batches import BatchView, Operation, Target
 from aiki.storage.queues import Pauses
 from aiki.storage.roster import Wanted, WorkerRow
 
@@ -213,19 +214,20 @@ class EmbeddedClient:
         """See `Client.pause`."""
         return self._steer(lambda store: store.pause_run(_checked(run_id), reason=reason, actor=self._actor))
 
-    def resume(self, run_id: str) -> RunView:
+    def resume(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.resume`."""
-        return self._steer(lambda store: store.resume_run(_checked(run_id), actor=self._actor))
+        return self._steer(lambda store: store.resume_run(_checked(run_id), reason=reason, actor=self._actor))
 
-    def wake(self, run_id: str, *, name: str = "") -> RunView:
+    def wake(self, run_id: str, *, name: str = "", reason: str = "") -> RunView:
         """See `Client.wake`."""
-        return self._steer(lambda store: store.wake_run(_checked(run_id), name=name, actor=self._actor))
+        return self._steer(lambda store: store.wake_run(_checked(run_id), name=name, reason=reason, actor=self._actor))
 
-    def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
+    def send_event(
+        self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None, reason: str = ""
+    ) -> RunView:
         """See `Client.send_event`."""
-        return self._steer(
-            lambda store: store.send_event(_checked(run_id), name, payload, reference_id=reference_id, actor=self._actor)
-        )
+        told = {"reason": reason, "actor": self._actor}
+        return self._steer(lambda store: store.send_event(_checked(run_id), name, payload, reference_id=reference_id, **told))
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
         """See `Client.history`."""
@@ -235,21 +237,37 @@ class EmbeddedClient:
         if runs:
             parts.publisher.control(Control(parts.store.namespace, kind, [*runs]))
 
-    def retry(self, run_id: str) -> RunView:
+    def retry(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.retry`."""
         parts = self._open()
         parts.publisher.accepting()  # the store claims for us in any case: have the thread running
         claimed_at = time.monotonic()
-        retried = parts.store.retry_run(_checked(run_id), actor=self._actor)
+        retried = parts.store.retry_run(_checked(run_id), reason=reason, actor=self._actor)
         parts.publisher.put(retried.outgoing, claimed_at)
         return retried.run
 
-    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None) -> Accepted:
-        """See `Client.rerun`."""
+    def rerun(
+        self,
+        run_id: str,
+        *,
+        from_step: int | None = None,
+        new_id: str | None = None,
+        payload: Payload | None = None,
+        reason: str = "",
+    ) -> Accepted:
+        """See `Client.rerun`. `payload`: an input that takes the place of the old run's."""
         parts = self._open()
         claimed_at = time.monotonic()
         claim = CLAIM if parts.publisher.accepting() else None
-        created = parts.store.rerun(_checked(run_id), claim=claim, from_step=from_step, new_id=new_id, actor=self._actor)
+        created = parts.store.rerun(
+            _checked(run_id),
+            claim=claim,
+            from_step=from_step,
+            new_id=new_id,
+            payload=payload,
+            reason=reason,
+            actor=self._actor,
+        )
         parts.publisher.put(created.outgoing, claimed_at)
         return created.accepted[0]
 
@@ -275,6 +293,22 @@ class EmbeddedClient:
             at_once = {"at_once": 1} if found.wanted == Wanted.KILL else {}
             parts.publisher.control(Control(parts.store.namespace, DRAIN, [], {"worker": found.id, **at_once}))
         return found
+
+    # ------------------------------------------------------------ batches
+    def begin_batch(
+        self, batch_id: str, operation: Operation, target: Target, *, expected: int, reason: str = ""
+    ) -> tuple[BatchView, bool]:
+        """Have an operation done to many runs by the orchestrators; False: there was a batch of this id."""
+        store = self._open().store
+        return store.create_batch(batch_id, operation, target, expected=expected, reason=reason, actor=self._actor)
+
+    def forget_letters(self, letter_ids: Sequence[str], *, requeued: bool, reason: str = "") -> int:
+        """Delete dead letters that were published again, or that nobody wants; how many there were."""
+        return self._open().store.forget_dead_letters(letter_ids, requeued=requeued, reason=reason, actor=self._actor)
+
+    def stop_batch(self, batch_id: str, *, reason: str = "") -> BatchView | None:
+        """Have nothing more done of a batch. Raises `RunConflict` if it is over."""
+        return self._open().store.stop_batch(batch_id, reason=reason, actor=self._actor)
 
     def _tell_pauses(self, verb: Callable[[Store], Pauses]) -> Pauses:
         parts = self._open()

@@ -263,6 +263,11 @@ def detail_from_json(data: Mapping[str, Any]) -> RunDetail:
     )
 
 
+def attempt_to_json(attempt: Attempt) -> dict[str, Any]:
+    """An attempt; times as text."""
+    return _to_json(attempt)
+
+
 def step_to_json(step: StepView) -> dict[str, Any]:
     """A step of a workflow; times as text."""
     return {**_to_json(step), "result": payload_to_json(step.result)}

@@ -19,6 +19,7 @@ from aiki.clock import SECOND
 from aiki.codec import JSON, Payload
 from aiki.messages import Report, RunKey
 from aiki.orchestrator import workflows
+from aiki.orchestrator.run_logs import log_records
 from aiki.states import State
 from aiki.storage.applying import Effects
 from aiki.storage.history import MAX_HISTORY
@@ -66,6 +67,10 @@ class Rules(NamedTuple):
 
 def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effects: Effects, outcome: Outcome) -> None:
     """Apply one report to its locked run."""
+    if report.kind == m.LOGS:
+        if report.epoch == row.epoch and row.executor in (None, source.executor):
+            effects.logs += log_records(row.id, row.attempt, report)
+        return
     key = RunKey(report.run_id, report.epoch)
     if report.kind == m.DROPPED:
         effects.unrevoke.append((row.id, report.epoch))
@@ -220,7 +225,7 @@ _HANDLERS = {
     m.CHANGED: _changed,
 }
 _STILL_AT_IT: Final = frozenset({m.STARTED, m.PROGRESS, m.STEPS})
-RUN_REPORTS: Final = frozenset(_HANDLERS) | {m.INQUIRE, m.DROPPED, m.UNKNOWN}
+RUN_REPORTS: Final = frozenset(_HANDLERS) | {m.INQUIRE, m.DROPPED, m.UNKNOWN, m.LOGS}
 """The kinds that `apply_report` knows."""
 
 

@@ -22,8 +22,10 @@ from aiki.clock import SECOND
 from aiki.errors import BrokerUnavailable, MessageError, StorageUnavailable
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
+from aiki.orchestrator.batches import Batching
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
+from aiki.orchestrator.indexing import Indexing
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.orchestrator.live import Live, Worker
 from aiki.orchestrator.outbound import Outbound
@@ -35,6 +37,7 @@ from aiki.storage import Store
 from aiki.storage.applying import Applied, Decide, Effects
 from aiki.storage.roster import ALIVE, LOST, STOPPED
 from aiki.storage.rows import RunRow
+from aiki.storage.statistics import FOLDED_AT_ONCE
 
 logger = logging.getLogger("aiki.orchestrator")
 
@@ -84,6 +87,8 @@ class Orchestrator:
         self._stirring = Stirring(store, monotonic)
         self._kept = Kept()
         self._wishes = Wishes(store)
+        self._indexing = Indexing(store)
+        self._batching = Batching(store, settings.batch_rate)
 
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
@@ -106,7 +111,11 @@ class Orchestrator:
         :raises StorageUnavailable, BrokerUnavailable: the session is of no more use; call `disconnect`.
         """
         session = self._session or self._connect()
-        wait = 0.0 if self._has_work() else self._kept.wait(self._monotonic(), timeout)
+        wait = 0.0
+        if not self._has_work():
+            if nap := self._kept.nap(self._monotonic()):
+                time.sleep(nap)
+            wait = self._kept.wait(self._monotonic(), timeout)
         deliveries = session.receive(wait)
         now = self._monotonic()
         self._live.tick(now)
@@ -138,6 +147,7 @@ class Orchestrator:
                     self._session.receive(0.05)
                     out.settle(self._monotonic())
                 out.flush()
+                self._batching.release()
                 self._wishes.say_alive(STOPPED)
             except (StorageUnavailable, BrokerUnavailable) as error:
                 logger.warning("stopping: %s", error)
@@ -435,9 +445,21 @@ class Orchestrator:
             ("announce", 0.5, self._announce),
             ("pauses", 0.5, lambda now: self._wishes.tell_pauses(self._outbound)),
             ("wanted", 1.0, lambda now: self._wishes.tell_stops(self._outbound)),
+            ("batches", 0.2, self._work_batches),
+            ("index", 0.25, lambda now: self._indexing.run_once()),
             ("save", 2.0, self._save),
+            ("tallies", 2.0, self._fold_tallies),
+            ("statistics", 300.0, self._drop_statistics),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
+            ("idempotency", 10.0, self._forget_requests),
         ]
+
+    def _drop_statistics(self, now: float) -> None:
+        self._store.drop_old_statistics()
+
+    def _fold_tallies(self, now: float) -> None:
+        if self._store.fold_tallies() >= FOLDED_AT_ONCE:
+            self._next["tallies"] = 0.0
 
     def _sweep(self, now: float) -> None:
         """Publish what is due."""
@@ -464,6 +486,10 @@ class Orchestrator:
 
         self._follow(namespace, self._store.apply(namespace, run_ids, decide), Outcome())
 
+    def _forget_requests(self, now: float) -> None:
+        """Answers that clients cannot ask for any more, some at a time."""
+        self._store.purge_idempotency()
+
     def _find_stirred(self, now: float) -> None:
         self._stirring.find()
 
@@ -487,6 +513,15 @@ class Orchestrator:
             self._outbound.control(namespace, m.CANCEL if interrupt else m.REVOKE, [key])
             told.append((namespace, key))
         self._store.announced(told)
+
+    def _work_batches(self, now: float) -> None:
+        """Bring on what operators want done to many runs."""
+        if self._outbound.in_flight > MAX_IN_FLIGHT:
+            return
+        for namespace, worked in self._batching.run_once(now):
+            self._follow(namespace, worked.applied, Outcome())
+            if worked.pause_soon:
+                self._outbound.control(namespace, m.PAUSE_SOON, worked.pause_soon)
 
     def _save(self, now: float) -> None:
         """Put on record who was heard and how long runs take, and that this orchestrator lives."""

@@ -19,6 +19,7 @@ from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.codec import Payload
 from aiki.errors import ReferenceConflict
+from aiki.fingerprint import fingerprint
 from aiki.history import CHILD_ENDED, COMPLETED, FAILED, Arrival, Step
 from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
@@ -38,6 +39,8 @@ from aiki.storage.rows import (
     payload_of,
     run_row,
 )
+from aiki.storage.run_logs import LogRecord, RunLogs
+from aiki.storage.tallying import Tally
 from aiki.storage.webhooks import Announcing
 
 CLAIM_SECONDS = 10.0
@@ -56,6 +59,7 @@ ATTEMPT_COLUMNS = (
     "started_at",
     "finished_at",
 )
+FAILURE_COLUMNS = ("namespace", "fingerprint", "run_id", "name", "failed_at")
 
 
 @dataclass(slots=True)
@@ -100,6 +104,8 @@ class Effects:
     """Runs that have ended, and whose parents are to be told once more."""
     followed: list[bytes] = field(default_factory=list)
     """Runs that have ended, and that others than their parents wait for."""
+    logs: list[LogRecord] = field(default_factory=list)
+    """What runs logged."""
     ended: list[RunRow] = field(default_factory=list)
     """Runs that end in this transaction; found by `apply`."""
 
@@ -137,7 +143,7 @@ class Applied:
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying(Creating, Announcing):
+class Applying(Creating, Announcing, RunLogs):
     """Changing runs."""
 
     db: Database
@@ -153,12 +159,14 @@ class Applying(Creating, Announcing):
         attempts: Sequence[tuple[bytes, int]] = (),
         arrived: Sequence[bytes] = (),
         orders: bool = True,
+        also: Callable[[sa.Connection], None] | None = None,
     ) -> Applied:
         """Lock the runs that exist among `run_ids`, decide, write, commit. The whole is repeated after a deadlock.
 
         :param decide: gets the rows by id and the effects to fill; it may be called several times, each time with fresh rows.
         :param attempts: (run, epoch) pairs; `Effects.attempts_there` will hold those that have a recorded attempt.
         :param arrived: runs whose arrivals `Effects.arrived` will hold; they count as looked at.
+        :param also: called last, in the same transaction; what it raises undoes all of it.
         :param orders: what a parent has ordered counts as looked at too: the decision heeds it.
         :raises StorageUnavailable: nothing was changed, or the answer was lost; asking again is safe.
         :raises RowTooLarge: the database refuses a row of that size; nothing was changed.
@@ -186,7 +194,10 @@ class Applying(Creating, Announcing):
                 gone = sorted(set(arrived).difference(rows))
                 self.db.where_in(connection, "DELETE FROM inbox WHERE namespace = ? AND run_id", (namespace,), gone)
             decide(rows, effects)
-            return self._write(connection, namespace, rows, effects)
+            applied = self._write(connection, namespace, rows, effects)
+            if also is not None:
+                also(connection)
+            return applied
 
         return self.db.transaction(work)
 
@@ -203,6 +214,8 @@ class Applying(Creating, Announcing):
         self._write_steps(writes, namespace, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()
+        if effects.logs:
+            self.write_logs(connection, namespace, effects.logs)
         if effects.ended:
             self.announce_ends(connection, namespace, effects.ended, now)
         started = self._start_children(connection, namespace, effects)
@@ -220,6 +233,9 @@ class Applying(Creating, Announcing):
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
         by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         results = dict(effects.results)
+        tally = Tally(now)
+        failed: list[RunRow] = []
+        revived: list[bytes] = []
         for row in rows.values():
             due = effects.dispatch.get(row.id)
             if due is not None and due[1] <= now:
@@ -230,6 +246,11 @@ class Applying(Creating, Announcing):
             before = row.before[_STATE_AT]
             if before != row.state and not may_follow(State(before), State(row.state), operator=effects.operator):
                 raise AssertionError(f"run {row.run_id}: {before} may not become {row.state}")
+            if before != row.state:
+                if row.state in _FAILED:
+                    failed.append(row)
+                elif before in _FAILED:
+                    revived.append(row.id)
             if row.ended:
                 row.waits = None
                 columns = changed(row)
@@ -239,12 +260,17 @@ class Applying(Creating, Announcing):
                 if before != row.state:
                     effects.ended.append(row)
                     _tell_parent(row, results, effects)
+            tally.add(row)
             if row.updated_at != now:
                 row.updated_at = now
                 columns = (*columns, "updated_at")
             by_columns[columns].append((row.id, *(getattr(row, column) for column in columns)))
         for columns, values in by_columns.items():
             writes.update("runs", columns, namespace, values)
+        if (body := tally.body) is not None:
+            writes.insert("tallies", ("namespace", "id", "body"), [(namespace, ids.new_id().bytes, body)])
+        writes.delete("DELETE FROM failures WHERE namespace = ? AND run_id", (namespace,), revived)
+        writes.insert("failures", FAILURE_COLUMNS, failure_rows(namespace, failed, effects.attempts))
 
     # ------------------------------------------------------------ workflows
     def _take_arrivals(
@@ -473,5 +499,24 @@ def _tell_parent(row: RunRow, results: dict[bytes, Payload], effects: Effects) -
     effects.arrivals.append((bytes(row.parent_id), arrival, False))
 
 
+def failure_rows(
+    namespace: str, failed: Sequence[RunRow], attempts: Sequence[tuple[Any, ...]]
+) -> list[tuple[bytes | str | int, ...]]:
+    """Rows of `FAILURE_COLUMNS` for runs that have just failed, by the error of each and the traceback of its attempt."""
+    tracebacks = {attempt[0]: attempt[_TRACEBACK_AT] for attempt in attempts} if failed else {}
+    return [
+        (
+            namespace,
+            fingerprint(row.error_type, row.error_message, tracebacks.get(row.id, "")),
+            row.id,
+            row.name,
+            row.finished_at or row.updated_at,
+        )
+        for row in failed
+    ]
+
+
+_TRACEBACK_AT = ATTEMPT_COLUMNS.index("traceback") - 1
+_FAILED = frozenset({State.FAILED.value, State.DEAD.value})
 _STATE_AT = SELECT_RUN.split(", ").index("state")
 _ENDED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})

@@ -47,7 +47,7 @@ class Operating(Delivering, Reading):
         applied = self.apply(self.namespace, [raw], decide)
         return Cancelled(self._view(run_id), applied.revoke, applied.interrupt, applied.soon, applied.outgoing)
 
-    def retry_run(self, run_id: str, *, actor: str = "") -> Retried:
+    def retry_run(self, run_id: str, *, reason: str = "", actor: str = "") -> Retried:
         """Have a failed, dead or cancelled run go on under the same id.
 
         :raises RunNotFound: there is no such run.
@@ -57,20 +57,24 @@ class Operating(Delivering, Reading):
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
-            if row.state == _STALLED and row.is_workflow:
-                effects.audit.append(Audited(actor, "retry", run_id, "it was stalled"))
-                bring_on(row, effects, self.clock())
-                return
-            if row.state not in _RETRYABLE:
-                raise RunConflict(
-                    f"run {run_id} is {row.state}; only failed, dead and cancelled runs can be retried"
-                    + (" (rerun makes a new run with the same input)" if row.ended else "")
-                )
-            effects.audit.append(Audited(actor, "retry", run_id, f"it was {row.state}"))
-            retry(row, effects, self.clock())
+            effects.audit.append(Audited(actor, "retry", run_id, f"it was {row.state}", reason))
+            retry_row(row, effects, self.clock())
 
         applied: Applied = self.apply(self.namespace, [raw], decide)
         return Retried(self._view(run_id), applied.outgoing)
+
+
+def retry_row(row: RunRow, effects: Effects, now: int) -> None:
+    """Have one locked run go on that has failed, is dead, was cancelled, or is a stalled workflow. Raises `RunConflict`."""
+    if row.state == _STALLED and row.is_workflow:
+        bring_on(row, effects, now)
+        return
+    if row.state not in _RETRYABLE:
+        raise RunConflict(
+            f"run {ids.to_text(row.id)} is {row.state}; only failed, dead and cancelled runs can be retried"
+            + (" (rerun makes a new run with the same input)" if row.ended else "")
+        )
+    retry(row, effects, now)
 
 
 def retry(row: RunRow, effects: Effects, now: int) -> None:
@@ -162,4 +166,4 @@ def _present(rows: dict[bytes, RunRow], raw: bytes, run_id: str) -> RunRow:
     return row
 
 
-__all__: Sequence[str] = ("Operating", "cancel", "conclude_cancel", "retry")
+__all__: Sequence[str] = ("Operating", "cancel", "conclude_cancel", "retry", "retry_row")

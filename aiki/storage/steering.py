@@ -13,11 +13,11 @@ from aiki.codec import Payload
 from aiki.errors import RunConflict, RunNotFound
 from aiki.history import EVENT_SENT, SLEEP, WOKEN, Arrival
 from aiki.messages import RunKey
-from aiki.model import Created, NewRun, Steered, StepView
+from aiki.model import Steered, StepView
 from aiki.states import State
 from aiki.storage.applying import Effects
 from aiki.storage.auditing import Audited
-from aiki.storage.history import INBOX_COLUMNS, STEP_COLUMNS, select_arrivals, step_view
+from aiki.storage.history import STEP_COLUMNS, select_arrivals, step_view
 from aiki.storage.operating import Operating, _present, _raw
 from aiki.storage.rows import RunRow
 from aiki.storage.waking import bring_on, go_on, look, pause, pause_out, waits_of
@@ -37,49 +37,27 @@ class Steering(Operating):
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
             controls.clear()
-            if row.ended or (row.state == State.RUNNING and not row.is_workflow):
-                raise RunConflict(f"run {run_id} is {row.state}; it cannot be paused" + _hint(row))
             if row.state == State.PAUSED:
                 return
+            if pause_row(row, effects):
+                controls.append((m.PAUSE_SOON, [RunKey(row.run_id, row.epoch)]))
             effects.audit.append(Audited(actor, "pause", run_id, reason=reason))
-            key = RunKey(row.run_id, row.epoch)
-            if row.state == State.RUNNING:
-                row.pause_requested = 1
-                controls.append((m.PAUSE_SOON, [key]))
-            elif row.state == State.QUEUED:
-                effects.revoke.append((key, False))
-                controls.append((m.PAUSE_SOON, [key]))
-                pause_out(row, effects)
-            else:
-                pause(row, effects)
 
         applied = self.apply(self.namespace, [raw], decide)
         return Steered(self._view(run_id), applied.outgoing, [*controls, (m.REVOKE, applied.revoke)])
 
-    def resume_run(self, run_id: str, *, actor: str = "") -> Steered:
+    def resume_run(self, run_id: str, *, reason: str = "", actor: str = "") -> Steered:
         """Have a paused run go on. One that is to be paused and still runs, simply runs on."""
         raw = _raw(run_id)
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-            row = _present(rows, raw, run_id)
-            if row.ended or (row.state != State.PAUSED and not row.pause_requested):
-                raise RunConflict(f"run {run_id} is {row.state}; only paused runs can be resumed")
-            effects.audit.append(Audited(actor, "resume", run_id, ""))
-            now = self.clock()
-            if row.state != State.PAUSED:
-                row.pause_requested = 0
-            elif row.due_at is not None and row.due_at > now and not row.history:
-                row.pause_requested = 0
-                row.state = State.SCHEDULED.value
-                row.waiting_on = None
-                effects.deliver(row, row.due_at)
-            else:
-                go_on(row, effects, now)
+            resume_row(_present(rows, raw, run_id), effects, self.clock())
+            effects.audit.append(Audited(actor, "resume", run_id, "", reason))
 
         applied = self.apply(self.namespace, [raw], decide)
         return Steered(self._view(run_id), applied.outgoing, [])
 
-    def wake_run(self, run_id: str, *, name: str = "", actor: str = "") -> Steered:
+    def wake_run(self, run_id: str, *, name: str = "", reason: str = "", actor: str = "") -> Steered:
         """End a workflow's sleep early: the one of that name, or whatever it sleeps in.
 
         :raises RunConflict: it does not sleep.
@@ -94,7 +72,7 @@ class Steering(Operating):
                 state = f"is {row.state}" + (f", waiting on {row.waiting_on}" if row.waiting_on else "")
                 which = f" ({name!r})" if name else ""
                 raise RunConflict(f"run {run_id} {state}; only a workflow that sleeps can be woken{which}")
-            effects.audit.append(Audited(actor, "wake", run_id, name))
+            effects.audit.append(Audited(actor, "wake", run_id, name, reason))
             arrival = Arrival(ids.new_id().hex, WOKEN, name, None, "", None, None, None, None)
             effects.arrivals.append((row.id, arrival, True))
             bring_on(row, effects, self.clock())
@@ -103,7 +81,14 @@ class Steering(Operating):
         return Steered(self._view(run_id), applied.outgoing, [])
 
     def send_event(
-        self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None, actor: str = ""
+        self,
+        run_id: str,
+        name: str,
+        payload: Payload | None,
+        *,
+        reference_id: str | None = None,
+        reason: str = "",
+        actor: str = "",
     ) -> Steered:
         """Send an event to a workflow; it is kept until the workflow waits for it.
 
@@ -123,7 +108,8 @@ class Steering(Operating):
             if not row.is_workflow or row.ended:
                 why = f"it is {row.state}" if row.is_workflow else "it is a task"
                 raise RunConflict(f"run {run_id} takes no events: {why}")
-            effects.audit.append(Audited(actor, "event", run_id, json.dumps({"name": name, "reference_id": reference_id})))
+            what = json.dumps({"name": name, "reference_id": reference_id})
+            effects.audit.append(Audited(actor, "event", run_id, what, reason))
             encoding, text = (None, None) if payload is None else payload
             arrival = Arrival(key.hex(), EVENT_SENT, name, None, "", encoding, text, None, None)
             effects.arrivals.append((raw, arrival, True))
@@ -131,49 +117,6 @@ class Steering(Operating):
 
         applied = self.apply(self.namespace, [raw], decide, arrived=[raw], orders=False)
         return Steered(self._view(run_id), applied.outgoing, [])
-
-    def create_from(self, run_id: str, run: NewRun, from_step: int, *, actor: str = "") -> Created:
-        """Record `run`, a copy of another, with the steps of that before `from_step` and what came for them."""
-        source, raw = _raw(run_id), ids.to_bytes(run.id)
-
-        def work(connection: sa.Connection) -> Created:
-            sql = "SELECT history, history_from FROM runs WHERE namespace = ? AND id = ?"
-            found = self.db.execute(connection, sql, (self.namespace, source)).fetchone()
-            last, first = found or (0, 0)
-            if run.kind != "workflow" or first or not 0 <= from_step < last:
-                why = "it went on as new" if first else f"it has {last} steps, the first is 0"
-                why = why if run.kind == "workflow" else "it is a task"
-                raise RunConflict(f"run {run_id} cannot be rerun from step {from_step}: {why}")
-            open_ = self.db.execute(
-                connection,
-                "SELECT s.ordinal, s.name FROM steps s LEFT JOIN inbox i ON i.namespace = s.namespace AND i.run_id = s.run_id "
-                "AND i.ordinal = s.ordinal WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal < ? AND s.state = 'open' "
-                "AND i.id IS NULL ORDER BY s.ordinal LIMIT 1",
-                (self.namespace, source, from_step),
-            ).fetchone()
-            if open_ is not None:
-                raise RunConflict(
-                    f"run {run_id} cannot be rerun from step {from_step}: step {open_[0]} ({open_[1]}) has no result"
-                )
-            created = self._create(connection, self.namespace, [run], None, None, actor)
-            if not created.accepted[0].created:
-                return created
-            self._copy_steps(connection, source, raw, from_step)
-            self.db.execute(
-                connection,
-                "UPDATE runs SET history = ? WHERE namespace = ? AND id = ?",
-                (from_step, self.namespace, raw),
-            )
-            return created
-
-        return self.db.transaction(work)
-
-    def _copy_steps(self, connection: sa.Connection, source: bytes, target: bytes, before: int) -> None:
-        for table, columns in (("steps", STEP_COLUMNS), ("inbox", INBOX_COLUMNS)):
-            rest = ", ".join(column for column in columns if column not in ("namespace", "run_id"))
-            sql = f"INSERT INTO {table} (namespace, run_id, {rest}) SELECT namespace, ?, {rest} FROM {table} "
-            where = "WHERE namespace = ? AND run_id = ? AND ordinal < ?"
-            self.db.execute(connection, sql + where, (target, self.namespace, source, before))
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> list[StepView]:
         """What a workflow has issued, by ordinal, with how its children ended. Raises `RunNotFound`."""
@@ -193,6 +136,36 @@ class Steering(Operating):
             return [step_view(row, ends.get(row[2]), names) for row in rows]
 
         return self.db.read(work)
+
+
+def pause_row(row: RunRow, effects: Effects) -> bool:
+    """Pause one locked run that is not paused; True: who executes it is to be told `PAUSE_SOON`. Raises `RunConflict`."""
+    if row.ended or row.state == State.PAUSED or (row.state == State.RUNNING and not row.is_workflow):
+        raise RunConflict(f"run {ids.to_text(row.id)} is {row.state}; it cannot be paused" + _hint(row))
+    if row.state == State.RUNNING:
+        row.pause_requested = 1
+        return True
+    if row.state == State.QUEUED:
+        effects.revoke.append((RunKey(row.run_id, row.epoch), False))
+        pause_out(row, effects)
+        return True
+    pause(row, effects)
+    return False
+
+
+def resume_row(row: RunRow, effects: Effects, now: int) -> None:
+    """Have one locked run that is paused go on. Raises `RunConflict`."""
+    if row.ended or (row.state != State.PAUSED and not row.pause_requested):
+        raise RunConflict(f"run {ids.to_text(row.id)} is {row.state}; only paused runs can be resumed")
+    if row.state != State.PAUSED:
+        row.pause_requested = 0
+    elif row.due_at is not None and row.due_at > now and not row.history:
+        row.pause_requested = 0
+        row.state = State.SCHEDULED.value
+        row.waiting_on = None
+        effects.deliver(row, row.due_at)
+    else:
+        go_on(row, effects, now)
 
 
 def _hint(row: RunRow) -> str:

@@ -36,6 +36,7 @@ from aiki.worker.ledger import FLUSH_BYTES, Ledger
 from aiki.worker.options import Options
 from aiki.worker.process import default_in_copies, heed_not, rss_kib
 from aiki.worker.registry import Registry
+from aiki.worker.run_log import RunLog
 from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Revocations, Shared
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ PATIENCE_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 10.0
 BEAT_SECONDS: Final = 2.0
 PROGRESS_SECONDS: Final = 0.25
+LOG_SECONDS: Final = 1.0
 LEAVE_SECONDS: Final = 30.0
 MEMORY_SECONDS: Final = 0.02
 START_PREFETCH: Final = 2
@@ -102,6 +104,7 @@ class Child:
         parts = (self._lock, self._connection, self._ledger, self._inbox, self._gate, self._slot, shared)
         self._port = Port(*parts, identity.wake, self._leaving, registry.settings)
         self._keeper = Keeper(self._lock, self.upkeep, self._busy)
+        self._log = RunLog() if registry.settings.run_logs else None
         self._current: Job | None = None
         self._began = 0
         self._subscribed = False
@@ -120,11 +123,14 @@ class Child:
         self._next_beat = 0.0
         self._next_progress = 0.0
         self._next_memory = 0.0
+        self._next_logs = 0.0
 
     # ------------------------------------------------------------ life
     def run(self) -> int:
         """Work until the worker drains or this child is to be replaced; returns the exit code."""
         self._install_handlers()
+        if self._log is not None:
+            self._log.install()
         default_in_copies(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         with self._lock:
             self._keeper.start()
@@ -318,6 +324,8 @@ class Child:
             index = self._slot.tail - 1
         if self._executor.last_progress is not None:
             self._report_progress(job)
+        if self._log is not None and self._log.waiting:
+            self._report_logs(job)
         self._finish(index, job, report)
         self._after(dispatch, report)
 
@@ -433,6 +441,9 @@ class Child:
         if self._executor.last_progress is not None and now >= self._next_progress:
             self._next_progress = now + PROGRESS_SECONDS
             self._report_progress(job)
+        if self._log is not None and self._log.waiting and now >= self._next_logs:
+            self._next_logs = now + LOG_SECONDS
+            self._report_logs(job)
         ledger.flush()
         if ran >= SLOW_SECONDS:
             if self._settling and not self._leaving():
@@ -490,6 +501,12 @@ class Child:
         job.message.outstanding -= 1
         if job.message.outstanding == 0:
             self._ledger.ack([job.message])
+
+    def _report_logs(self, job: Job) -> None:
+        dispatch = job.dispatch
+        lines = [] if self._log is None else self._log.take(dispatch.run_id)
+        if lines:
+            self._ledger.add(dispatch.partition, Report(messages.LOGS, dispatch.run_id, dispatch.epoch, {"l": lines}), None)
 
     def _report_progress(self, job: Job) -> None:
         said, self._executor.last_progress = self._executor.last_progress, None

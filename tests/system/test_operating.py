@@ -1,15 +1,26 @@
-"""What operators do to whole systems: pause queues, stop workers."""
+"""What operators do to whole systems: pause queues, stop workers, retry all that failed."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from aiki import codec, ids
 from aiki.client.embedded import EmbeddedClient
 from aiki.errors import RunConflict
+from aiki.model import NewRun
 from aiki.states import State
+from aiki.storage import Store
+from aiki.storage.applying import Effects
+from aiki.storage.auditing import AuditFilter
+from aiki.storage.batches import Operation, Target
 from aiki.storage.roster import Wanted
+from aiki.storage.rows import RunRow
+from tests import scale
+from tests.services import RabbitServer
 from tests.system.system import System
 from tests.waiting import wait_until
 
@@ -91,3 +102,77 @@ def test_workers_drain_and_stop(embedded_system: System) -> None:
     wait_until(lambda: system.store.get_run(long.id).state is State.QUEUED, 30, "the run to be given back")  # type: ignore[union-attr]
     assert system.store.get_run(long.id).crashes == 0  # type: ignore[union-attr]
     client.close()
+
+
+RETRIED = scale.scaled(2_000, 15_000)
+
+
+def test_all_that_failed_are_retried_once_although_orchestrators_are_killed(
+    make_system: Callable[..., System], rabbit: RabbitServer, mysql_database: str
+) -> None:
+    system = make_system(mysql_database, rabbit.url, batch_rate=RETRIED / 8)
+    first = system.orchestrator()
+    store = system.store
+    fail_all(store, RETRIED)
+    target = Target(q="status:failed")
+    assert store.preview(target).number == RETRIED
+    made, _ = store.create_batch(str(ids.new_id()), Operation.RETRY, target, expected=RETRIED, actor="ann")
+
+    def at_least(share: float) -> None:
+        wait_until(lambda: store.batch(made.id).done >= RETRIED * share, 60, f"{share:.0%} to be done")  # type: ignore[union-attr]
+
+    at_least(0.2)
+    first.kill9()
+    second = system.orchestrator()
+    at_least(0.5)
+    half = store.batch(made.id)
+    assert half is not None
+    assert half.eta() is not None
+    second.kill9()
+    system.orchestrator()
+    wait_until(lambda: store.batch(made.id).state == "done", 90, "the batch to be done")  # type: ignore[union-attr]
+    found = store.batch(made.id)
+    assert found is not None
+    assert (found.matched, found.done, found.skipped, found.failed) == (RETRIED, RETRIED, 0, 0)
+    assert system.rows("SELECT attempt, COUNT(*) FROM runs GROUP BY attempt") == [(2, RETRIED)]
+    log = store.audit_log(AuditFilter(action="batch_retry"))
+    assert [(entry.outcome, entry.affected) for entry in log] == [("done", RETRIED), ("begun", RETRIED)]
+
+    worker = system.worker(concurrency=2)
+    system.wait_states(completed=RETRIED, timeout=120)
+    worker.stop()
+
+
+def test_a_batch_can_be_stopped(make_system: Callable[..., System], tmp_path: Path) -> None:
+    system = make_system(f"sqlite:///{tmp_path}/aiki.db", f"sqlite:///{tmp_path}/broker.db", batch_rate=100)
+    system.orchestrator()
+    store, client = system.store, client_of(system)
+    fail_all(store, 1000)
+    made, _ = client.begin_batch(str(ids.new_id()), Operation.RETRY, Target(q="status:failed"), expected=1000)
+    wait_until(lambda: store.batch(made.id).done >= 100, 30, "some to be done")  # type: ignore[union-attr]
+    stopped = client.stop_batch(made.id, reason="enough")
+    assert stopped is not None
+    assert 100 <= stopped.done < 1000
+    assert stopped.done / ((stopped.updated_at - (stopped.started_at or 0)) / 1e6) < 200
+    again, _ = client.begin_batch(str(ids.new_id()), Operation.CANCEL, Target(q="status:queued"), expected=1)
+    wait_until(lambda: store.batch(again.id).state == "done", 60, "the cancel to be done")  # type: ignore[union-attr]
+    counts = system.states()
+    assert (counts[State.FAILED], counts[State.CANCELLED]) == (1000 - stopped.done, stopped.done)
+    assert store.batch(made.id) == stopped
+    client.close()
+
+
+def fail_all(store: Store, count: int) -> None:
+    """Record runs and have them fail, without a worker."""
+    runs = [NewRun(str(ids.new_id()), "shop.noop", codec.encode([[i], {}])) for i in range(count)]
+    for start in range(0, count, 500):
+        part = runs[start : start + 500]
+        store.create_runs(part, claim=600)
+        raws = [ids.to_bytes(run.id) for run in part]
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            for row in rows.values():
+                row.state, row.error_type, row.error_message = "failed", "Declined", "card was declined"
+                row.finished_at = store.clock()
+
+        store.apply("default", raws, decide)

@@ -1,0 +1,63 @@
+"""Working on batches (`aiki.storage.batches`): a chunk at a time, no faster than the rate allows, one orchestrator a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from aiki import ids
+from aiki.clock import SECOND
+from aiki.storage import Store
+from aiki.storage.batches import Lease, Worked
+
+CHUNK: Final = 500
+"""Runs a transaction."""
+CHUNKS_A_TURN: Final = 4
+LOOK_EVERY: Final = 1.0
+"""Seconds between looks for batches that are nobody's."""
+KEPT: Final = 30 * 86400 * SECOND
+"""How long batches that are over, and what became of each of their runs, are kept; their audit records stay."""
+PURGE_EVERY: Final = 10.0
+BURST: Final = 0.5
+"""Seconds for which what was not used of the rate may be caught up."""
+
+
+class Batching:
+    """The batches of one orchestrator. Every method may raise `StorageUnavailable`.
+
+    :param rate: runs a second, of all batches together.
+    """
+
+    def __init__(self, store: Store, rate: float) -> None:
+        self._store = store
+        self._rate = rate
+        self._owner = ids.new_id().hex
+        self._leases: list[Lease] = []
+        self._next_look = self._next_purge = 0.0
+        self._tokens = 0.0
+        self._at = 0.0
+
+    def run_once(self, now: float) -> Iterator[tuple[str, Worked]]:
+        """Work on each batch as far as the rate allows by now; what it yields is to be followed."""
+        self._tokens = min(max(1.0, self._rate * BURST), self._tokens + self._rate * max(0.0, now - self._at))
+        self._at = now
+        if now >= self._next_look:
+            self._next_look = now + LOOK_EVERY
+            self._leases = self._store.claim_batches(self._owner)
+        if now >= self._next_purge:
+            # Sooner while there is something: it is deleted a little at a time.
+            self._next_purge = now + (0.0 if self._store.purge_batches(self._store.clock() - KEPT) else PURGE_EVERY)
+        for _ in range(CHUNKS_A_TURN):
+            if not self._leases or self._tokens < 1:
+                return
+            lease = self._leases.pop(0)
+            worked = self._store.of(lease.namespace).work_batch(lease, min(CHUNK, int(self._tokens)))
+            self._tokens -= worked.count
+            if not worked.over:
+                self._leases.append(lease)  # so that they take turns
+            yield lease.namespace, worked
+
+    def release(self) -> None:
+        """This orchestrator stops: others need not wait for its leases to end."""
+        if self._leases:
+            self._store.release_batches(self._owner)

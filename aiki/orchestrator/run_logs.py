@@ -1,0 +1,35 @@
+"""What a worker reports of a run's log lines, as storage keeps it. What cannot be read is left out: it is never worth a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiki.messages import Report
+from aiki.storage.run_logs import KEPT, MAX_MESSAGE, LogRecord
+
+_INT = 2**31 - 1
+
+
+def log_records(run_id: bytes, attempt: int, report: Report) -> list[LogRecord]:
+    """The records of a `LOGS` report."""
+    lines = report.body.get("l")
+    found = [_record(run_id, attempt, report.epoch, line) for line in lines[-KEPT:]] if isinstance(lines, list) else []
+    return [record for record in found if record is not None]
+
+
+def _record(run_id: bytes, attempt: int, epoch: int, line: Any) -> LogRecord | None:
+    try:
+        number, logged_at, level, logger, message, step = line
+        numbers = (number, logged_at, 0 if step is None else step)
+    except (TypeError, ValueError):
+        return None
+    if not all(type(item) is int and 0 <= item < 2**62 for item in numbers) or number > _INT or numbers[2] > _INT:
+        return None
+    name = _clean(level, 16).encode("ascii", "replace").decode("ascii")
+    origin = (epoch << 32) | number
+    return LogRecord(run_id, origin, logged_at, attempt, step, name, _clean(logger, 200), _clean(message, MAX_MESSAGE))
+
+
+def _clean(text: Any, limit: int) -> str:
+    """Text that every database takes: lone surrogates cannot be stored."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")[:limit]

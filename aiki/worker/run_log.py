@@ -1,0 +1,70 @@
+"""Log records of the run that executes, kept for its page: a handler on the root logger, beside those that write lines.
+
+It costs a run that logs nothing nothing. The last 200 records and 64 kB are kept until they are reported, about once a second
+while the run executes and before its end, so that what a process said before it was killed is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from typing import Any, Final
+
+from aiki.context import current_run_or_none
+from aiki.logs import masked
+
+MAX_RECORDS: Final = 200
+MAX_BYTES: Final = 64 * 1024
+MAX_MESSAGE: Final = 4000
+
+Line = list[Any]
+
+
+class RunLog(logging.Handler):
+    """See the module. `waiting`: something is to be reported; to be looked at without a lock."""
+
+    def __init__(self, level: int = logging.INFO) -> None:
+        super().__init__(level)
+        self._lines: deque[tuple[str, Line]] = deque()
+        self._bytes = 0
+        self._numbers = itertools.count(1)
+        self.waiting = False
+
+    def install(self) -> None:
+        """Take part in all logging of this process."""
+        logging.getLogger().addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record, if a run executes in the thread that logs."""
+        run = current_run_or_none()
+        if run is None:
+            return
+        try:
+            message = record.getMessage()
+            if record.exc_info:
+                message = f"{message}\n{(self.formatter or _PLAIN).formatException(record.exc_info)}"
+            message = masked(message[:MAX_MESSAGE])
+        except Exception:  # noqa: BLE001  what is logged is the user's: its texts may do anything
+            self.handleError(record)
+            return
+        line = [next(self._numbers), int(record.created * 1e6), record.levelname.lower(), record.name, message, run.step]
+        self._lines.append((run.id.replace("-", ""), line))
+        self._bytes += len(message) + 100
+        while len(self._lines) > MAX_RECORDS or self._bytes > MAX_BYTES:
+            self._bytes -= len(self._lines.popleft()[1][4]) + 100
+        self.waiting = True
+
+    def take(self, run_id: str) -> list[Line]:
+        """What this run (hex) has logged since the last call; what another one has left is dropped."""
+        self.acquire()
+        try:
+            lines, self._lines = self._lines, deque()
+            self._bytes = 0
+            self.waiting = False
+        finally:
+            self.release()
+        return [line for run, line in lines if run == run_id]
+
+
+_PLAIN: Final = logging.Formatter()
