@@ -108,7 +108,8 @@ class Attempt:
 class RunView:
     """A run as people and clients see it. `waiting_on` says in words why a run that is not running does not move.
 
-    `parent_id` is the workflow's run that started it.
+    `parent_id` is the workflow's run that started it. `pause_requested`: it is paused, or is to be at its next durable point;
+    `cancel_reason`: why it was cancelled, or is to be.
     """
 
     id: str
@@ -135,6 +136,8 @@ class RunView:
     expires_at: int | None
     updated_at: int
     parent_id: str | None = None
+    pause_requested: bool = False
+    cancel_reason: str | None = None
 
     @property
     def ended(self) -> bool:

@@ -117,6 +117,8 @@ class Run(Answer):
     expires_at = a_time(allow_none=True)
     updated_at = a_time()
     parent_id = an_id(allow_none=True)
+    pause_requested = fields.Boolean()
+    cancel_reason = fields.String(allow_none=True)
 
 
 class Runs(Answer):

@@ -236,15 +236,18 @@ def begin(
 
 def _check(operation: Operation, found: Preview, expected: int | None, confirm: int | str | None) -> None:
     about = f"{found.number:,}" if found.exact else f"{found.number:,} or more"
-    if not found.number:
+    if not found.number and found.exact:
         raise RunConflict("no run matches, so there is nothing to do")
     if expected is not None and expected != found.number:
         raise RunConflict(f"{about} runs match by now, not {expected:,}; look at them and ask again")
-    if found.number > FREE and confirm not in (found.number, str(found.number), operation.value):
+    # Where counting stopped the number says little: only the operation's name confirms it.
+    ways: tuple[int | str, ...] = (operation.value,)
+    if found.exact:
+        ways = (operation.value, found.number, str(found.number))
+    if (found.number > FREE or not found.exact) and confirm not in ways:
         given = "" if confirm is None else f", not {str(confirm)[:64]!r}"
-        raise RunConflict(
-            f'this would {operation} {about} runs: to confirm it, send confirm: {found.number} or confirm: "{operation}"{given}'
-        )
+        number = f"confirm: {found.number} or " if found.exact else ""
+        raise RunConflict(f'this would {operation} {about} runs: to confirm it, send {number}confirm: "{operation}"{given}')
 
 
 @blueprint.get("/batches")
@@ -322,7 +325,7 @@ def preview_to_json(found: Preview) -> dict[str, Any]:
     return {
         "matched": found.number,
         "exact": found.exact,
-        "confirm": found.number > FREE,
+        "confirm": found.number > FREE or not found.exact,
         "sample": [wire.run_to_json(run) for run in found.sample],
         "states": _counted(found.states),
         "names": _counted(found.names),

@@ -8,7 +8,7 @@ from typing import Any, Final
 from flask import Blueprint, Response, current_app, request
 
 from aiki import tracing
-from aiki.api import answers, masking, paging, schemas, values
+from aiki.api import answers, idempotency, masking, paging, schemas, values
 from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.openapi import describe
@@ -55,7 +55,7 @@ _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
 )
 def enqueue() -> Response:
     """Record a run: 201, or 200 if it was there already."""
-    run = _new_run(backend(), body(_RUN))
+    run = _new_run(backend(), _named(body(_RUN)))
     return _accepted(client().enqueue([run])[0])
 
 
@@ -76,9 +76,15 @@ def _accepted(accepted: Accepted) -> Response:
 def enqueue_many() -> Response:
     """Record many runs, all or none."""
     data = body(_BATCH)
-    runs = [_new_run(backend(), item) for item in data["runs"]]
+    runs = [_new_run(backend(), _named(item, number)) for number, item in enumerate(data["runs"])]
     accepted = client().enqueue(runs, batch=data.get("batch")) if runs else []
     return answer({"runs": [wire.accepted_to_json(item) for item in accepted]})
+
+
+def _named(data: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    """With an id of its own, if the request has a key under which it may come again."""
+    derived = idempotency.derived_id(number)
+    return data if derived is None or data.get("id") is not None else {**data, "id": derived}
 
 
 def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
@@ -239,7 +245,7 @@ def where_of(asked: Mapping[str, Any]) -> Filter:
             created_before=asked.get("created_before"),
         )
     )
-    return Filter((*asked.get("q", Filter()).terms, *by_fields.terms))
+    return masking.check_filter(Filter((*asked.get("q", Filter()).terms, *by_fields.terms)))
 
 
 # ---------------------------------------------------------------- changing
@@ -255,7 +261,9 @@ def where_of(asked: Mapping[str, Any]) -> Filter:
 def cancel(run_id: str) -> Response:
     """Cancel a run; one that has ended stays as it is. A second cancel ends a workflow at once, unless `once` is true."""
     asked = body(_CANCEL, optional=True)
-    return _told(client().cancel(checked_id(run_id), reason=asked.get("reason", ""), once=asked.get("once", False)))
+    return _told(
+        client().cancel(checked_id(run_id), reason=asked.get("reason", ""), once=asked.get("once", idempotency.repeated()))
+    )
 
 
 @blueprint.post("/runs/<run_id>/terminate")
@@ -286,11 +294,11 @@ def pause(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/resume")
 @needs("runs.operate")
-@describe(body=_EMPTY, optional_body=True, answer=answers.Run, errors=("conflict",))
+@describe(body=_REASON, optional_body=True, answer=answers.Run, errors=("conflict",))
 def resume(run_id: str) -> Response:
     """Have a paused run go on."""
-    body(_EMPTY, optional=True)
-    return _told(client().resume(checked_id(run_id)))
+    asked = body(_REASON, optional=True)
+    return _told(client().resume(checked_id(run_id), reason=asked.get("reason", "")))
 
 
 @blueprint.post("/runs/<run_id>/wake")
@@ -299,7 +307,7 @@ def resume(run_id: str) -> Response:
 def wake(run_id: str) -> Response:
     """End a workflow's sleep early."""
     asked = body(_WAKE, optional=True)
-    return _told(client().wake(checked_id(run_id), name=asked.get("name", "")))
+    return _told(client().wake(checked_id(run_id), name=asked.get("name", ""), reason=asked.get("reason", "")))
 
 
 @blueprint.post("/runs/<run_id>/events")
@@ -319,16 +327,17 @@ def send_event(run_id: str) -> Response:
         raise values.too_large(f"the data of event {name}", len(payload.text), limit)
     if asked.get("data") is not None:
         payload = values.payload_of_data(asked["data"], limit=limit, name=name)
-    return _told(client().send_event(checked_id(run_id), name, payload, reference_id=asked.get("reference_id")))
+    told = {"reference_id": given(asked, "reference_id") or idempotency.reference(), "reason": asked.get("reason", "")}
+    return _told(client().send_event(checked_id(run_id), name, payload, **told))
 
 
 @blueprint.post("/runs/<run_id>/retry")
 @needs("runs.operate")
-@describe(body=_EMPTY, optional_body=True, answer=answers.Run, errors=("conflict",))
+@describe(body=_REASON, optional_body=True, answer=answers.Run, errors=("conflict",), example={"reason": "the bank is back"})
 def retry(run_id: str) -> Response:
     """Have a failed, dead or cancelled run go on."""
-    body(_EMPTY, optional=True)
-    return _told(client().retry(checked_id(run_id)))
+    asked = body(_REASON, optional=True)
+    return _told(client().retry(checked_id(run_id), reason=asked.get("reason", "")))
 
 
 @blueprint.post("/runs/<run_id>/rerun")
@@ -351,7 +360,7 @@ def rerun(run_id: str) -> Response:
         client().rerun(
             checked,
             from_step=asked.get("from_step"),
-            new_id=asked.get("id"),
+            new_id=given(asked, "id") or idempotency.derived_id(),
             payload=_edited(checked, asked),
             reason=asked.get("reason", ""),
         )

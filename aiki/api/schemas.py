@@ -277,7 +277,8 @@ def _states(value: Any) -> tuple[State, ...]:
     return tuple(dict.fromkeys(State(name) for name in names))
 
 
-shaped(_states, type="array", items={"type": "string", "enum": [*State]})
+_STATE: Final = f"({'|'.join(State)})"
+shaped(_states, type="array", items={"type": "string", "pattern": f"^{_STATE}?(,{_STATE}?)*$"})
 
 
 def _topics(value: Any) -> tuple[str, ...]:
@@ -441,13 +442,13 @@ class StopSchema(ReasonSchema):
     at_once = Checked(_boolean)
 
 
-class WakeSchema(Strict):
+class WakeSchema(ReasonSchema):
     """Which sleep is to end."""
 
     name = Checked(_step_name)
 
 
-class EventSchema(Strict):
+class EventSchema(ReasonSchema):
     """An event for a workflow."""
 
     name = Checked(_step_name, required=True)

@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,7 +34,10 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from aiki.api import instruments
 from aiki.api.app import ApiOptions, backend_of, create_app
+from aiki.api.guard import SECURITY_HEADERS
 from aiki.api.listening import HandedOver, HandsOver
+from aiki.client import wire
+from aiki.clock import now_us
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
 from aiki.storage import open_store
@@ -53,6 +57,7 @@ class ServerOptions:
 
     :ivar bind: `host:port`; port 0 is any that is free.
     :ivar workers: processes; `threads`: requests that each answers at a time; `streams`: event streams that each holds open.
+    :ivar rate_limit: requests a second that each process takes of one principal.
     :ivar access_log: log one line a request.
     """
 
@@ -60,6 +65,7 @@ class ServerOptions:
     workers: int = 2
     threads: int = 16
     streams: int = 500
+    rate_limit: float = 1000.0
     log_level: str = "info"
     access_log: bool = False
 
@@ -183,6 +189,7 @@ class _Application(BaseApplication):
         options = ApiOptions(
             max_held=held,
             max_streams=self._options.streams,
+            rate_limit=self._options.rate_limit,
             access_log=self._options.access_log,
             local=self._loopback,
             people=self._people,
@@ -263,9 +270,12 @@ class Worker(ThreadWorker):
             status, code, detail = 400, "invalid", "this is not HTTP that can be understood"
         if status == 500:
             log.error("a request from %s failed (%s)", (addr or ("?",))[0], getattr(req, "method", "-"), exc_info=exc)
-        title = code.replace("_", " ")
-        body = json.dumps({"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code})
+        title, request_id = code.replace("_", " "), uuid.uuid4().hex
+        told = {"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code}
+        body = json.dumps({**told, "request_id": request_id})
+        more = {**SECURITY_HEADERS, "X-Request-ID": request_id, wire.TIME_HEADER: str(now_us())}
         head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in more.items())
         with contextlib.suppress(OSError):  # the client has gone
             util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
 

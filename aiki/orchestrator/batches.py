@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from aiki import ids
+from aiki.clock import SECOND
 from aiki.storage import Store
 from aiki.storage.batches import Lease, Worked
 
@@ -14,6 +15,9 @@ CHUNK: Final = 500
 CHUNKS_A_TURN: Final = 4
 LOOK_EVERY: Final = 1.0
 """Seconds between looks for batches that are nobody's."""
+KEPT: Final = 30 * 86400 * SECOND
+"""How long batches that are over, and what became of each of their runs, are kept; their audit records stay."""
+PURGE_EVERY: Final = 10.0
 BURST: Final = 0.5
 """Seconds for which what was not used of the rate may be caught up."""
 
@@ -29,7 +33,7 @@ class Batching:
         self._rate = rate
         self._owner = ids.new_id().hex
         self._leases: list[Lease] = []
-        self._next_look = 0.0
+        self._next_look = self._next_purge = 0.0
         self._tokens = 0.0
         self._at = 0.0
 
@@ -40,6 +44,9 @@ class Batching:
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             self._leases = self._store.claim_batches(self._owner)
+        if now >= self._next_purge:
+            # Sooner while there is something: it is deleted a little at a time.
+            self._next_purge = now + (0.0 if self._store.purge_batches(self._store.clock() - KEPT) else PURGE_EVERY)
         for _ in range(CHUNKS_A_TURN):
             if not self._leases or self._tokens < 1:
                 return

@@ -44,6 +44,8 @@ LEASE: Final = 10 * SECOND
 """How long a batch belongs to the orchestrator that last worked on it."""
 COLLECT: Final = 1000
 """Runs that are looked up at a time."""
+LOOKED: Final = 500
+"""Runs of which a preview tells states and names."""
 MAX_IDS: Final = 10_000
 """Runs that may be named one by one."""
 MAX_SAMPLES: Final = 10
@@ -192,7 +194,7 @@ class Batches(Searching, Rerunning):
         """How many runs there are, and some of them. Raises `FilterError`."""
         if target.q is not None:
             count = self.count(parse(target.q), COUNT_CAP)
-            found = self.search(parse(target.q), limit=COLLECT)
+            found = self.search(parse(target.q), limit=LOOKED)
             return _preview(count.number, found.runs, sample, exact=count.exact)
         if target.fingerprint is not None:
             number, raws = self._of_fingerprint(target.fingerprint)
@@ -206,7 +208,7 @@ class Batches(Searching, Rerunning):
         def work(connection: sa.Connection) -> tuple[int, list[bytes]]:
             sql = "SELECT COUNT(*) FROM failures WHERE namespace = ? AND fingerprint = ?"
             number = self.db.execute(connection, sql, key).fetchone()[0]
-            sql = f"SELECT run_id FROM failures WHERE namespace = ? AND fingerprint = ? ORDER BY run_id DESC LIMIT {COLLECT}"
+            sql = f"SELECT run_id FROM failures WHERE namespace = ? AND fingerprint = ? ORDER BY run_id DESC LIMIT {LOOKED}"
             return number, [bytes(row[0]) for row in self.db.execute(connection, sql, key).fetchall()]
 
         return self.db.read(work)
@@ -350,6 +352,26 @@ class Batches(Searching, Rerunning):
         """Let others have the batches of an orchestrator that stops."""
         sql = f"UPDATE batches SET lease_until = 0 WHERE state IN ('{_OPEN[0]}', '{_OPEN[1]}') AND lease_owner = ?"
         self.db.transaction(lambda connection: self.db.execute(connection, sql, (owner,)).rowcount)
+
+    def purge_batches(self, before: int, limit: int = 1000) -> int:
+        """Delete some of what batches of any namespace that ended before `before` left; how many rows."""
+        ended = ", ".join(f"'{state}'" for state in BatchState if state not in _OPEN)
+
+        def work(connection: sa.Connection) -> int:
+            sql = f"SELECT namespace, id FROM batches WHERE state IN ({ended}) AND finished_at < ? LIMIT 1"
+            found = self.db.execute(connection, sql, (before,)).fetchone()
+            if found is None:
+                return 0
+            key = (found[0], bytes(found[1]))
+            sql = f"SELECT run_id FROM batch_items WHERE namespace = ? AND batch_id = ? LIMIT {int(limit)}"
+            items = sorted(bytes(row[0]) for row in self.db.execute(connection, sql, key).fetchall())
+            if items:
+                sql = "DELETE FROM batch_items WHERE namespace = ? AND batch_id = ? AND run_id"
+                self.db.where_in(connection, sql, key, items)
+                return len(items)
+            return int(self.db.execute(connection, "DELETE FROM batches WHERE namespace = ? AND id = ?", key).rowcount)
+
+        return self.db.transaction(work)
 
     def work_batch(self, lease: Lease, limit: int) -> Worked:
         """Bring a batch of this store's namespace on: collect some runs, or do the operation to at most `limit`."""

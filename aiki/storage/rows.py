@@ -168,18 +168,19 @@ def dispatch_options(recorded: str | None, reference_id: str | None, kind: str) 
 VIEW_COLUMNS = (
     "id, namespace, kind, name, version, queue, state, attempt, crashes, reference_id, waiting_on, worker, cancel_requested, "
     "progress, progress_message, error_type, error_message, created_at, due_at, started_at, finished_at, expires_at, "
-    "updated_at, parent_id"
+    "updated_at, parent_id, pause_requested, cancel_reason"
 )
 
 
 def run_view(values: Any, worker_names: dict[bytes, str] | None = None) -> RunView:
     """A `RunView` of a row selected with `VIEW_COLUMNS`."""
     id_, namespace, kind, name, version, queue, state, attempt, crashes, reference_id, waiting_on, worker, *more = values
-    cancel, *rest, parent = more
+    cancel, *rest, parent, pause, cancel_reason = more
     rest.append(None if parent is None else ids.to_text(bytes(parent)))
     worker_name = None
     if worker is not None:
         worker_name = (worker_names or {}).get(bytes(worker), bytes(worker).hex())
+    rest += [bool(pause), cancel_reason]
     return RunView(
         ids.to_text(bytes(id_)),
         namespace,

@@ -2,8 +2,10 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `searching`, `outline` (histories as people look at them), `watching` (again and
+again), `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging`
+(metrics), `statistics`, `attention` (what is wrong), `webhooks`, `purging` (retention).
 again), `queues`, `batches`, `dead`, `why`, `roster` (workers, orchestrators, definitions, revocations), `reconciling`,
-`gauging` (metrics), `webhooks`, `purging` (retention).
+`gauging` (metrics), `webhooks`, `purging` (retention), `idempotency`.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from collections.abc import Callable
 
 from aiki.clock import Clock, now_us
 from aiki.settings import Settings
+from aiki.storage.attention import NeedsAttention
 from aiki.storage.auditing import NOWHERE, Origin
 from aiki.storage.batches import Batches
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.dead import Dead
 from aiki.storage.gauging import Gauging
+from aiki.storage.idempotency import Idempotency
 from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
 from aiki.storage.outside import Outside
@@ -29,6 +33,7 @@ from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
+from aiki.storage.statistics import Statistics
 from aiki.storage.watching import Watching
 from aiki.storage.webhooks import Webhook, Webhooks
 from aiki.storage.why import Explaining
@@ -43,7 +48,10 @@ class Store(
     Outlining,
     Outside,
     Gauging,
+    Statistics,
+    NeedsAttention,
     Watching,
+    Idempotency,
     People,
     Keys,
     Webhooks,

@@ -90,7 +90,7 @@ class Explaining(Queues):
         if state in TERMINAL:
             return Why("ended", _ended(row, now))
         if state is State.PAUSED:
-            return Why("paused", f"{row.waiting_on or 'paused by an operator'}; it goes on once it is resumed")
+            return Why("paused", f"{self._paused_by(connection, row, now)}; it goes on once it is resumed")
         silent = self._no_orchestrator(connection, now)
         if silent is not None:
             return silent
@@ -104,6 +104,19 @@ class Explaining(Queues):
             due = row.due_at or now
             return Why("scheduled", f"it is to start at {moment(due, now)}", due)
         return self._waiting(connection, row, now)
+
+    def _paused_by(self, connection: sa.Connection, row: RunRow, now: int) -> str:
+        """Who paused a run, when and why, as the audit has it; those that were paused by a batch are not named there."""
+        sql = (
+            "SELECT actor, created_at, reason FROM audit WHERE namespace = ? AND subject = ? AND action = 'pause' "
+            "ORDER BY id DESC LIMIT 1"
+        )
+        found = self.db.execute(connection, sql, (self.namespace, ids.to_text(row.id))).fetchone()
+        if found is None:
+            return f"it was {row.waiting_on or 'paused by an operator'}"
+        return f"it was paused by {found[0] or 'an operator'} at {moment(found[1], now)}" + (
+            f": {found[2]}" if found[2] else ""
+        )
 
     def _no_orchestrator(self, connection: sa.Connection, now: int) -> Why | None:
         # Each orchestrator works for all namespaces, so this looks at all.
@@ -128,20 +141,20 @@ class Explaining(Queues):
     def _running(self, connection: sa.Connection, row: RunRow, now: int) -> Why:
         sql = "SELECT name, state, heard_at FROM workers WHERE namespace = ? AND id = ?"
         found = self.db.execute(connection, sql, (self.namespace, row.worker)).fetchone() if row.worker else None
-        name, state, heard_at = found or ("a worker", "alive", now)
+        name, state, heard_at = (f"worker {found[0]}", *found[1:]) if found else ("a worker", "alive", now)
         if state != "alive" or heard_at < now - HEARD:
             return Why(
                 "worker_silent",
-                f"worker {name}, which executes it, has not been heard since {moment(heard_at, now)}; once it is given up, "
+                f"{name}, which executes it, has not been heard since {moment(heard_at, now)}; once it is given up, "
                 "the run is dispatched anew",
             )
         since = f" since {moment(row.started_at, now)}" if row.started_at else ""
         if row.cancel_requested and row.cancel_requested != CANCEL_MET:
             when = "at its next durable point" if row.is_workflow else "as soon as it can be interrupted"
-            return Why("cancelling", f"worker {name} executes it{since}; it is to be cancelled {when}")
+            return Why("cancelling", f"{name} executes it{since}; it is to be cancelled {when}")
         if row.pause_requested:
-            return Why("pausing", f"worker {name} executes it{since}; it is paused at its next durable point")
-        return Why("running", f"worker {name} executes it{since}")
+            return Why("pausing", f"{name} executes it{since}; it is paused at its next durable point")
+        return Why("running", f"{name} executes it{since}")
 
     def _queued(self, connection: sa.Connection, row: RunRow, now: int) -> Why:
         pause = self.pauses(connection).queues.get(row.queue)

@@ -208,6 +208,15 @@ def test_failures_of_one_error(bench: Bench) -> None:
         bench.store.preview(Target(fingerprint="x"))
 
 
+def test_batches_that_are_over_are_forgotten(bench: Bench) -> None:
+    failed(bench, 3)
+    made = begin(bench)
+    work(bench)
+    assert bench.store.purge_batches(bench.clock.now - 3600_000_000) == 0
+    assert [bench.store.purge_batches(bench.clock.now + 1, limit=2) for _ in range(4)] == [2, 1, 1, 0]
+    assert bench.store.batch(made.id) is None
+
+
 def test_asking_again(bench: Bench) -> None:
     failed(bench, 1)
     batch_id = str(new_id())

@@ -6,12 +6,14 @@ import pytest
 
 from aiki import messages as m
 from aiki.errors import RunConflict, RunNotFound
+from aiki.history import CHILD_ENDED, EVENT_SENT, SLEEP, Wait
 from aiki.ids import new_id
 from aiki.messages import Heartbeat
 from aiki.model import RunFilter
+from aiki.orchestrator.core import Source
 from aiki.storage import Store
 from aiki.storage.roster import Said, Wanted
-from tests.storage.bench import Bench
+from tests.storage.bench import Bench, step
 from tests.storage.conftest import SetClock
 
 
@@ -137,3 +139,59 @@ def test_stopping_workers(bench: Bench) -> None:
     with pytest.raises(RunConflict, match="is gone: it is stopped, last heard at 08:00 UTC"):
         store.want_worker(worker, Wanted.KILL)
     assert audit(store) == [("ann", "stop_worker", f"worker w1 {worker}")]
+
+
+def test_why_a_workflow_waits(bench: Bench, clock: SetClock) -> None:
+    store = bench.store
+    orchestrate(store)
+
+    def waiting(*waits: Wait, every: bool = False) -> tuple[str, str, int | None]:
+        run = bench.start()
+        steps = tuple(step(at, wait.kind, wait.name) for at, wait in enumerate(waits))
+        bench.suspend(run, *waits, every=every, steps=steps)
+        found = store.why(run)
+        return found.code, found.text, found.until
+
+    until = clock.now + 2 * 86400 * 1_000_000 + 7200 * 1_000_000
+    event = Wait(EVENT_SENT, 0, 0, "approved", until, None)
+    assert waiting(event) == ("waiting_event", "waiting for event approved until Sunday 10:00 UTC", until)
+    sleep = Wait(SLEEP, 0, 0, "settle", None, 3600.0)
+    assert waiting(sleep) == ("waiting_sleep", "waiting for the end of sleep settle until 09:00 UTC", clock.now + 3600_000_000)
+    child = Wait(CHILD_ENDED, 0, 0, "shop.part", None, None)
+    assert waiting(child) == ("waiting_child", "waiting for a run of shop.part to end", None)
+    both = waiting(child, event._replace(first=1, last=1, due=None), every=True)
+    assert both == ("waiting", "waiting for a run of shop.part to end and event approved", None)
+
+
+def test_why_in_other_states(bench: Bench, clock: SetClock) -> None:
+    store = bench.store
+    orchestrate(store)
+    later = bench.start("shop.charge", kind="task", due_at=clock.now + 3600_000_000)
+    assert why(store, later) == ("scheduled", "it is to start at 09:00 UTC")
+    retried = bench.start("shop.charge", kind="task")
+    bench.report(retried, (m.RETRY, {"ms": 1, "type": "Declined", "message": "no", "tb": "", "delay": 60}))
+    assert why(store, retried) == ("waiting_retry", "waiting for its retry: attempt 2 after Declined, at 08:01 UTC")
+    failed = bench.start("shop.charge", kind="task")
+    bench.fail(failed, kind="shop.Declined", message="card was declined\nmore")
+    assert why(store, failed) == ("ended", "it has failed at 08:00 UTC: Declined: card was declined")
+    run = bench.start()
+    bench.report(run, (m.STARTED, {"ms": 0}))
+    assert why(store, run) == ("running", "a worker executes it since 08:00 UTC")
+    store.pause_run(bench.text(run), actor="ann")
+    assert store.get_run(run).pause_requested  # type: ignore[union-attr]
+    assert why(store, run)[0] == "pausing"
+    store.cancel_run(bench.text(run), actor="ann", reason="sold out")
+    assert store.get_run(run).cancel_reason == "sold out"  # type: ignore[union-attr]
+    assert why(store, run)[0] == "cancelling"
+    clock.move(60)
+    orchestrate(store)
+    worker = hello(store, "shop.charge")
+    held = bench.start("shop.charge", kind="task")
+    bench.report(held, (m.STARTED, {"ms": 0}), source=Source(worker, f"{worker}/0.1"))
+    assert why(store, held) == ("running", "worker w1 executes it since 08:01 UTC")
+    store.set_worker_state("default", worker, "lost")
+    assert why(store, held)[0] == "worker_silent"
+    paused = bench.start("shop.charge", kind="task")
+    store.pause_run(bench.text(paused), actor="ann", reason="stock-taking")
+    told = "it was paused by ann at 08:01 UTC: stock-taking; it goes on once it is resumed"
+    assert why(store, paused) == ("paused", told)
