@@ -162,9 +162,9 @@ class Series(Collector):
 def _summed(totals: Totals, by: int) -> dict[str, list[int]]:
     """Sums by name (0) or by queue (1): of those with the most ends, all others together as `other`."""
     sums: dict[str, list[int]] = {}
-    for row in totals.rows:
-        into = sums.setdefault(row[by], [0] * len(COLUMNS))
-        for at, number in enumerate(row[2]):
+    for name, queue, numbers in totals.rows:
+        into = sums.setdefault(name if by == 0 else queue, [0] * len(COLUMNS))
+        for at, number in enumerate(numbers):
             into[at] += number
     if len(sums) <= MAX_NAMES:
         return sums
