@@ -80,8 +80,7 @@ def runs() -> Response:
             values["count"] = store().count(where, COUNTED)
     except FilterError as error:
         status = 400
-        told = str(error) + (f". Did you mean {' or '.join(error.suggestions)}?" if error.suggestions else "")
-        values |= {"error": (told, error.position), "tabs": _tabs(Filter())}
+        values |= {"error": (str(error), error.position), "tabs": _tabs(Filter())}
     values["columns"] = columns = _columns()
     values["pages"] = {} if values["found"] is None else _pages(q, values["found"])
     response = page(
