@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 
-from aiki import ids
+from aiki import ids, tracing
 from aiki.client import forks, wire
 from aiki.clock import now_us
 from aiki.codec import Payload
@@ -279,6 +279,9 @@ class RemoteClient:
         if left <= 0:
             raise _TooSlow("no answer in time")
         headers = self._headers if content is None else {**self._headers, "Content-Type": "application/json"}
+        carried = tracing.traceparent()
+        if carried:
+            headers = {**headers, "traceparent": carried}
         asked = now_us()
         response = self._pool.request(
             method,
