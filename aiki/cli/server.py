@@ -52,6 +52,14 @@ Exit codes:
     help="Event streams (live pages) that a process holds open at a time.",
 )
 @click.option(
+    "--rate-limit",
+    type=click.FloatRange(0),
+    default=1000.0,
+    envvar="AIKI_RATE_LIMIT",
+    show_envvar=True,
+    help="Requests a second that a process takes of one key, user or local client; twice as many at once. 0 is no limit.",
+)
+@click.option(
     "--api-key",
     default=None,
     metavar="KEY",
@@ -74,6 +82,7 @@ def server(
     workers: int,
     threads: int,
     streams: int,
+    rate_limit: float,
     api_key: str | None,
     database: str | None,
     broker: str | None,
@@ -93,6 +102,12 @@ def server(
     common.set_up_logging(log_level)
     settings = Settings.load(database_url=database, broker_url=broker, namespace=namespace, api_key=api_key)
     options = ServerOptions(
-        bind=bind, workers=workers, threads=threads, streams=streams, log_level=log_level, access_log=access_log
+        bind=bind,
+        workers=workers,
+        threads=threads,
+        streams=streams,
+        rate_limit=rate_limit,
+        log_level=log_level,
+        access_log=access_log,
     )
     sys.exit(main(settings, options, pages=install))

@@ -111,7 +111,11 @@ class Orchestrator:
         :raises StorageUnavailable, BrokerUnavailable: the session is of no more use; call `disconnect`.
         """
         session = self._session or self._connect()
-        wait = 0.0 if self._has_work() else self._kept.wait(self._monotonic(), timeout)
+        wait = 0.0
+        if not self._has_work():
+            if nap := self._kept.nap(self._monotonic()):
+                time.sleep(nap)
+            wait = self._kept.wait(self._monotonic(), timeout)
         deliveries = session.receive(wait)
         now = self._monotonic()
         self._live.tick(now)
@@ -447,6 +451,7 @@ class Orchestrator:
             ("tallies", 2.0, self._fold_tallies),
             ("statistics", 300.0, self._drop_statistics),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
+            ("idempotency", 10.0, self._forget_requests),
         ]
 
     def _drop_statistics(self, now: float) -> None:
@@ -480,6 +485,10 @@ class Orchestrator:
                 core.fail_oversized(row, self._store.clock())
 
         self._follow(namespace, self._store.apply(namespace, run_ids, decide), Outcome())
+
+    def _forget_requests(self, now: float) -> None:
+        """Answers that clients cannot ask for any more, some at a time."""
+        self._store.purge_idempotency()
 
     def _find_stirred(self, now: float) -> None:
         self._stirring.find()

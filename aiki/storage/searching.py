@@ -270,6 +270,8 @@ class Searching(Reading):
             for sql, values in self._segments(plan.way, lane, plan.window, start, stop, down, conditions, more):
                 pieces.append(f"{sql} LIMIT {int(wanted)}")
                 parameters += values
+        if not pieces:  # a window that ends before it begins
+            return []
         if len(pieces) == 1:
             rows = self.db.look(connection, pieces[0], parameters)
         else:
