@@ -25,7 +25,7 @@ from aiki.codec import Payload
 from aiki.errors import ConfigurationError, RunConflict, RunNotFound, ServerError, Unavailable
 from aiki.ids import parse_id
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, StepView
-from aiki.settings import Settings
+from aiki.settings import DEFAULT_NAMESPACE, Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -64,6 +64,8 @@ class RemoteClient:
         self._headers = {"Accept": "application/json", "User-Agent": f"aiki-sdk ({actor})"}
         if settings.api_key:
             self._headers["Authorization"] = f"Bearer {settings.api_key}"
+        if settings.namespace != DEFAULT_NAMESPACE:  # otherwise the key's, or the server's own
+            self._headers["X-Aiki-Namespace"] = settings.namespace
         self._pool = self._new_pool()
         self._lock = threading.Lock()
         self._ahead = 0
