@@ -28,6 +28,7 @@ from aiki.api import (
     parts,
     people,
     problems,
+    proxies,
     queues,
     roster,
     run_logs,
@@ -148,6 +149,9 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     def _after_all(_error: BaseException | None) -> None:
         logs.set_about()
 
+    if settings.trusted_proxies:
+        trusted = proxies.networks(settings.trusted_proxies)
+        app.wsgi_app = proxies.TrustedProxies(app.wsgi_app, trusted)  # type: ignore[method-assign]
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
     app.register_blueprint(run_logs.blueprint, url_prefix=API)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, request
 
+from aiki import tracing
 from aiki.api import answers, idempotency, masking, paging, schemas, values
 from aiki.api.access import needs
 from aiki.api.backend import Backend
@@ -18,6 +19,7 @@ from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.filters import Filter
 from aiki.ids import parse_id
+from aiki.messages import OPT_TRACE
 from aiki.model import Accepted, NewRun, RunDetail, RunFilter, RunView
 from aiki.storage import filter_of
 from aiki.storage.why import Why
@@ -105,9 +107,13 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
     item["options"] = {**data.get("options", {}), **{key: data[key] for key in _OPTIONS if key in data}}
     present = {key: value for key, value in item.items() if value is not None}
     try:
-        return wire.new_run_from_json(present, now=at.now(), definition=definition, limit=limit)
+        run = wire.new_run_from_json(present, now=at.now(), definition=definition, limit=limit)
     except wire.WireError as error:
         raise invalid(str(error)) from None
+    trace = tracing.checked(request.headers.get("traceparent", ""))
+    if trace:
+        run.options = {**run.options, OPT_TRACE: trace}
+    return run
 
 
 # ---------------------------------------------------------------- looking

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -32,7 +33,7 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
-from aiki.api import instruments
+from aiki.api import instruments, proxies
 from aiki.api.app import ApiOptions, backend_of, create_app
 from aiki.api.guard import SECURITY_HEADERS
 from aiki.api.listening import HandedOver, HandsOver
@@ -102,6 +103,8 @@ def main(
             f"--bind {options.bind}: this address {how}, and there is neither an API key nor a user, so anybody could run "
             "anything; set AIKI_API_KEY (or --api-key), add a user (aiki users add NAME --role admin), or bind to 127.0.0.1"
         )
+    _check_files(settings)
+    proxies.networks(settings.trusted_proxies)
     shared = instruments.share()
     try:
         _Application(settings, options, (host, port, loopback), people, listening, pages).run()
@@ -110,6 +113,15 @@ def main(
     finally:
         instruments.unshare(shared)
     return 0
+
+
+def _check_files(settings: Settings) -> None:
+    """See that the server's certificate can be used; raises `ConfigurationError`. Gunicorn would find out for each request."""
+    if settings.tls_cert:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"tls_cert={settings.tls_cert!r}, tls_key={settings.tls_key!r}: {error}") from None
 
 
 def resolve(bind: str) -> tuple[str, int, bool]:
@@ -174,11 +186,15 @@ class _Application(BaseApplication):
             "when_ready": self._ready,
             "worker_exit": _worker_exit,
             "child_exit": _child_exit,
+            "certfile": self._settings.tls_cert or None,
+            "keyfile": self._settings.tls_key or None,
+            "secure_scheme_headers": {},  # `aiki.api.proxies` knows whom to believe
         }
 
     def _ready(self, arbiter: Any) -> None:
         host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self._settings.tls_cert else "http"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         log.info("listening on %s", url)
         if self._listening is not None:
             self._listening(url)

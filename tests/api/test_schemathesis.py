@@ -33,7 +33,7 @@ from aiki.storage import upgrade
 from tests.api.live import LiveServer
 from tests.scale import scaled
 
-EXAMPLES = scaled(15, 300)
+EXAMPLES = scaled(8, 300)
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
