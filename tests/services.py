@@ -244,6 +244,11 @@ class Server:
         stdin.flush()
 
 
+_ERLANG = "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none"
+"""The node shares few cores with all that it is tested and measured with: schedulers that spin while they wait, and wake each
+other, would take theirs from the rest."""
+
+
 class RabbitServer(Server):
     """A RabbitMQ node without plugins. `config` are further lines of rabbitmq.conf."""
 
@@ -293,7 +298,7 @@ class RabbitServer(Server):
             "RABBITMQ_CONF_ENV_FILE": f"{home}/env.conf",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{home}/enabled_plugins",
             "RABBITMQ_GENERATED_CONFIG_DIR": f"{home}/config",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {_ERLANG}",
             # The script then becomes the Erlang machine instead of waiting for it: the pid that we know is the node's.
             "RUNNING_UNDER_SYSTEMD": "true",
         }

@@ -30,6 +30,7 @@ from aiki.api import (
     roster,
     run_logs,
     runs,
+    statistics,
     streams,
     webhooks,
     workers,
@@ -147,6 +148,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(batches.blueprint, url_prefix=API)
     app.register_blueprint(dead.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
+    app.register_blueprint(statistics.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
     app.register_blueprint(people.blueprint, url_prefix=API)
     app.register_blueprint(webhooks.blueprint, url_prefix=API)

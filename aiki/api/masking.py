@@ -20,7 +20,9 @@ from typing import Any, Final, NamedTuple
 from flask import current_app
 
 from aiki.api.access import Principal, principal
+from aiki.api.problems import Refused
 from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
+from aiki.filters import Filter
 
 MASK: Final = "[masked]"
 """What stands for a value that is hidden."""
@@ -166,6 +168,16 @@ def visible(payload: Payload | None, who: Principal | None = None) -> Payload | 
     except (ValueError, RecursionError, zlib.error):
         return None
     return Payload(JSON, found.value) if found.hidden else payload
+
+
+def check_filter(where: Filter) -> Filter:
+    """The filter itself. Raises `Refused` if it asks for a value that is hidden: whether runs match would tell it."""
+    for term in where.of("args"):
+        secret = next((key for key in term.path if mask().is_secret(key)), None)
+        if secret is not None and not sees_all():
+            key = ".".join(("args", *term.path))
+            raise Refused(403, "forbidden", f"{key}: {secret} is masked for you, so you cannot search by it")
+    return where
 
 
 def visible_text(text: str) -> str:

@@ -233,7 +233,7 @@ def where_of(asked: Mapping[str, Any]) -> Filter:
             created_before=asked.get("created_before"),
         )
     )
-    return Filter((*asked.get("q", Filter()).terms, *by_fields.terms))
+    return masking.check_filter(Filter((*asked.get("q", Filter()).terms, *by_fields.terms)))
 
 
 # ---------------------------------------------------------------- changing
@@ -280,11 +280,11 @@ def pause(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/resume")
 @needs("runs.operate")
-@describe(body=_EMPTY, optional_body=True, answer=answers.Run, errors=("conflict",))
+@describe(body=_REASON, optional_body=True, answer=answers.Run, errors=("conflict",))
 def resume(run_id: str) -> Response:
     """Have a paused run go on."""
-    body(_EMPTY, optional=True)
-    return _told(client().resume(checked_id(run_id)))
+    asked = body(_REASON, optional=True)
+    return _told(client().resume(checked_id(run_id), reason=asked.get("reason", "")))
 
 
 @blueprint.post("/runs/<run_id>/wake")
@@ -293,7 +293,7 @@ def resume(run_id: str) -> Response:
 def wake(run_id: str) -> Response:
     """End a workflow's sleep early."""
     asked = body(_WAKE, optional=True)
-    return _told(client().wake(checked_id(run_id), name=asked.get("name", "")))
+    return _told(client().wake(checked_id(run_id), name=asked.get("name", ""), reason=asked.get("reason", "")))
 
 
 @blueprint.post("/runs/<run_id>/events")
@@ -313,16 +313,17 @@ def send_event(run_id: str) -> Response:
         raise values.too_large(f"the data of event {name}", len(payload.text), limit)
     if asked.get("data") is not None:
         payload = values.payload_of_data(asked["data"], limit=limit, name=name)
-    return _told(client().send_event(checked_id(run_id), name, payload, reference_id=asked.get("reference_id")))
+    told = {"reference_id": asked.get("reference_id"), "reason": asked.get("reason", "")}
+    return _told(client().send_event(checked_id(run_id), name, payload, **told))
 
 
 @blueprint.post("/runs/<run_id>/retry")
 @needs("runs.operate")
-@describe(body=_EMPTY, optional_body=True, answer=answers.Run, errors=("conflict",))
+@describe(body=_REASON, optional_body=True, answer=answers.Run, errors=("conflict",), example={"reason": "the bank is back"})
 def retry(run_id: str) -> Response:
     """Have a failed, dead or cancelled run go on."""
-    body(_EMPTY, optional=True)
-    return _told(client().retry(checked_id(run_id)))
+    asked = body(_REASON, optional=True)
+    return _told(client().retry(checked_id(run_id), reason=asked.get("reason", "")))
 
 
 @blueprint.post("/runs/<run_id>/rerun")

@@ -441,13 +441,13 @@ class StopSchema(ReasonSchema):
     at_once = Checked(_boolean)
 
 
-class WakeSchema(Strict):
+class WakeSchema(ReasonSchema):
     """Which sleep is to end."""
 
     name = Checked(_step_name)
 
 
-class EventSchema(Strict):
+class EventSchema(ReasonSchema):
     """An event for a workflow."""
 
     name = Checked(_step_name, required=True)

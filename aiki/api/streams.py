@@ -55,8 +55,8 @@ def stream() -> Response:
     """Follow the first page of a list, and the overview, by server-sent events.
 
     Events: `runs` with `ids` (the page, in order) and `changed` (the runs on it that are new or have changed; the first event
-    has all); `overview` with `states`, how many runs there are in each; `stale` and `fresh` as for a run. A list is told of at
-    most once a second, and less often where very many listen.
+    has all); `overview` with `states`, how many runs there are in each (in those of `more`, more than that); `stale` and
+    `fresh` as for a run. A list is told of at most once a second, and less often where very many listen.
     """
     asked = query(_QUERY, repeatable=("state",))
     at = store()
@@ -72,7 +72,13 @@ def _runs(at: Store, asked: dict[str, Any]) -> Topic:
 
 def _overview(at: Store, _asked: dict[str, Any]) -> Topic:
     key = ("overview", at.namespace)
-    return Topic(key, lambda: NumbersWatch(key, at, "overview", lambda: {"states": at.count_by_state()}))
+    return Topic(key, lambda: NumbersWatch(key, at, "overview", lambda: _states(at)))
+
+
+def _states(at: Store) -> dict[str, Any]:
+    counts = {state.value: count for state, count in at.state_counts().items() if count.number}
+    numbers = {state: count.number for state, count in counts.items()}
+    return {"states": numbers, "more": [state for state, count in counts.items() if not count.exact]}
 
 
 _TOPICS: Final = {"runs": _runs, "overview": _overview}

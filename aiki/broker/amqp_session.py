@@ -22,10 +22,11 @@ from typing import Any, Final
 
 from amqp import Message, spec
 from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
+from kombu.entity import Queue
 
 from aiki.broker.base import Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, first_tag
 from aiki.broker.tags import Tags
-from aiki.broker.topology import FANOUTS, Topology
+from aiki.broker.topology import FANOUTS, STORAGE_VERSION, Topology
 from aiki.broker.wire import Wire
 from aiki.errors import BrokerUnavailable, ConfigurationError
 
@@ -314,8 +315,19 @@ class AmqpSession:
             if fanout:
                 exchange.declare(channel=self._admin_channel())
             for queue in needed:
-                queue.declare(channel=self._admin_channel())
+                self._declare_queue(queue)
         return exchange.name, to.key, not fanout
+
+    def _declare_queue(self, queue: Queue) -> None:
+        arguments: dict[str, Any] = queue.queue_arguments  # type: ignore[attr-defined]  # kombu sets it from a table
+        try:
+            queue.declare(channel=self._admin_channel())
+        except PreconditionFailed as error:
+            if STORAGE_VERSION not in arguments or STORAGE_VERSION not in say(error):
+                raise
+            # It was there before Aiki chose: how it keeps its messages is no reason to refuse it.
+            del arguments[STORAGE_VERSION]
+            queue.declare(channel=self._admin_channel())
 
     def _admin_channel(self) -> Any:
         if self._admin is None or not self._admin.is_open:

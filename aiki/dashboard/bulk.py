@@ -1,44 +1,43 @@
-"""One verb on many runs: those that were selected, or all that match the filter."""
+"""One verb on many runs, those that were selected or all that match a filter: asked for with the number, done by a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from flask import Response, request, url_for
 
+from aiki import ids
+from aiki.api import batches
 from aiki.api.access import needs
 from aiki.api.problems import Refused, invalid
-from aiki.api.requests import client
+from aiki.api.requests import store
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.views import done, page
-from aiki.errors import RunConflict, RunNotFound
+from aiki.errors import FilterError, RunConflict
+from aiki.filters import parse
 from aiki.ids import parse_id
+from aiki.storage.batches import Operation, Preview, Target
 
 AT_ONCE: Final = 200
-"""Selected runs that one request may change: more than stand on a page."""
-TYPED_ABOVE: Final = 100
+"""Runs that may be selected one by one: more than stand on a page."""
+TYPED_ABOVE: Final = batches.FREE
 
 
-class Bulk(NamedTuple):
-    """A verb on many: its words, and what it does to one run."""
+class Words(NamedTuple):
+    """How an operation is asked for."""
 
     title: str
     text: str
-    do: Callable[[str, str], Any]
     danger: bool = False
 
 
-VERBS: Final = {
-    "retry": Bulk(
-        "Retry", "Failed, dead and cancelled runs go on; others are left as they are.", lambda run, _: client().retry(run)
-    ),
-    "rerun": Bulk("Run again", "A new run with the same input for each.", lambda run, _: client().rerun(run)),
-    "pause": Bulk("Pause", "They do not go on until they are resumed.", lambda run, why: client().pause(run, reason=why)),
-    "resume": Bulk("Resume", "Paused runs go on.", lambda run, _: client().resume(run)),
-    "cancel": Bulk(
-        "Cancel", "Those that have not ended are cancelled.", lambda run, why: client().cancel(run, reason=why), True
-    ),
+OPERATIONS: Final = {
+    Operation.RETRY: Words("Retry", "Failed, dead and cancelled runs go on; others are left as they are."),
+    Operation.RERUN: Words("Run again", "A new run with the same input for each."),
+    Operation.PAUSE: Words("Pause", "They do not go on until they are resumed."),
+    Operation.RESUME: Words("Resume", "Paused runs go on."),
+    Operation.CANCEL: Words("Cancel", "Those that have not ended are cancelled; workflows may clean up first.", True),
+    Operation.TERMINATE: Words("Terminate", "Those that have not ended end now; nothing is cleaned up.", True),
 }
 
 
@@ -46,71 +45,90 @@ VERBS: Final = {
 @needs("runs.operate")
 def bulk() -> Response:
     """Ask before anything is done."""
-    return _form(request.args.get("verb", ""), request.args.getlist("run"))
-
-
-def _form(key: str, given: list[str], problem: str = "") -> Response:
-    verb, chosen = _verb(key), _chosen(given)
-    if not chosen:
-        return _nothing(request.values.get("q", ""))
-    many = len(chosen)
-    return page(
-        "confirm.html",
-        title=f"{verb.title}: {many} {'run' if many == 1 else 'runs'}",
-        text=verb.text,
-        problem=problem,
-        action=url_for("dashboard.do_bulk"),
-        button=f"{verb.title} {many} {'run' if many == 1 else 'runs'}",
-        back=url_for("dashboard.runs", q=request.values.get("q") or None),
-        danger=verb.danger,
-        fields="fields_bulk.html",
-        filled={"runs": chosen, "verb": key, "q": request.values.get("q", "")},
-        typed=str(many) if many > TYPED_ABOVE else "",
-        active="dashboard.runs",
-        status=400 if problem else 200,
-    )
-
-
-def _nothing(q: str) -> Response:
-    return page(
-        "confirm.html",
-        title="No run is selected",
-        text="Select runs by the boxes before their names, or choose all that match.",
-        action=url_for("dashboard.runs"),
-        button="Go back",
-        back=url_for("dashboard.runs", q=q or None),
-        reason=False,
-        status=400,
-        method="get",
-        active="dashboard.runs",
-    )
+    return _form()
 
 
 @blueprint.post("/runs/bulk")
 @needs("runs.operate")
 def do_bulk() -> Response:
-    """Do it to those that were selected."""
-    key, chosen = request.form.get("verb", ""), _chosen(request.form.getlist("run"))
-    verb, why, refused = _verb(key), request.form.get("reason", "").strip()[:255], 0
-    if len(chosen) > TYPED_ABOVE and request.form.get("typed", "").strip() != str(len(chosen)):
-        return _form(key, chosen, f"Type {len(chosen)} to go on.")
-    for run_id in chosen:
+    """Begin a batch, and show how far it is."""
+    operation, asked = _operation(), request.form
+    number = asked.get("number", 0, type=int)
+    if number > TYPED_ABOVE and asked.get("typed", "").strip() != str(number):
+        return _form(f"Type {number} to go on.")
+    parsed = parse_id(asked.get("batch", ""))
+    batch_id = str(parsed or ids.new_id())
+    reason = asked.get("reason", "").strip()[:255]
+    # The number may have changed since it was typed, and would at once again: what was typed stands for "all of them".
+    confirm = operation.value if number > TYPED_ABOVE else None
+    try:
+        made, _ = batches.begin(operation, _target(), batch_id=batch_id, reason=reason, confirm=confirm)
+    except (RunConflict, FilterError) as error:
+        return _form(str(error))
+    return done(url_for("dashboard.batch", batch_id=made.id), "batch")
+
+
+def _form(problem: str = "") -> Response:
+    operation, values = _operation(), request.values
+    chosen, everything, q = _chosen(), "all" in values, values.get("q", "").strip()
+    back = url_for("dashboard.runs", q=q or None)
+    words = OPERATIONS[operation]
+    found: Preview | None = None
+    if chosen or everything:
         try:
-            verb.do(run_id, why)
-        except (RunConflict, RunNotFound):
-            refused += 1
-    back = url_for("dashboard.runs", q=request.form.get("q") or None, done=len(chosen) - refused, refused=refused or None)
-    return done(back, key)
+            found = store().preview(_target(), sample=5)
+        except FilterError as error:
+            problem = str(error)
+    if found is None or not found.number:
+        return _nothing(back, problem)
+    many = f"{found.number:,}{'' if found.exact else ' or more'} {'run' if found.number == 1 else 'runs'}"
+    return page(
+        "confirm.html",
+        title=f"{words.title}: {many}",
+        text=words.text,
+        problem=problem,
+        action=url_for("dashboard.do_bulk"),
+        button=f"{words.title} {many}",
+        back=back,
+        danger=words.danger,
+        fields="fields_bulk.html",
+        filled={"runs": [] if everything else chosen, "q": q, "all": everything},
+        found=found,
+        hidden={"verb": operation.value, "number": found.number, "batch": _batch_id()},
+        typed=str(found.number) if found.number > TYPED_ABOVE else "",
+        active="dashboard.runs",
+        status=400 if problem else 200,
+    )
 
 
-def _verb(key: str) -> Bulk:
-    if key not in VERBS:
+def _batch_id() -> str:
+    """The id that the form was made with: a form that is sent twice makes one batch."""
+    return str(parse_id(request.form.get("batch", "")) or ids.new_id())
+
+
+def _nothing(back: str, problem: str) -> Response:
+    values: dict[str, Any] = {"title": "No run is selected", "action": back, "button": "Go back", "back": back}
+    text = "Select runs by the boxes before their names, or choose all that match."
+    return page(
+        "confirm.html", **values, text=text, problem=problem, reason=False, method="get", status=400, active="dashboard.runs"
+    )
+
+
+def _operation() -> Operation:
+    key = request.values.get("verb", "")
+    if key not in list(Operation):
         raise Refused(404, "not_found", f"there is nothing like {key[:40]!r} to be done to runs")
-    return VERBS[key]
+    return Operation(key)
 
 
-def _chosen(given: list[str]) -> list[str]:
-    parsed = [parse_id(item) for item in given]
+def _target() -> Target:
+    if "all" in request.values:
+        return Target(q=parse(request.values.get("q", "")).text)
+    return Target(ids=tuple(_chosen()))
+
+
+def _chosen() -> list[str]:
+    parsed = [parse_id(item) for item in request.values.getlist("run")]
     if None in parsed:
         raise invalid("run: this is not a run's id")
     chosen = list(dict.fromkeys(str(item) for item in parsed))

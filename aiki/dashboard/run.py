@@ -8,7 +8,7 @@ from urllib.parse import quote
 from flask import Response, request, url_for
 
 from aiki.api import masking
-from aiki.api.access import needs
+from aiki.api.access import needs, principal
 from aiki.api.problems import Refused, invalid
 from aiki.api.requests import client, store
 from aiki.codec import Payload
@@ -17,6 +17,7 @@ from aiki.dashboard.advice import advice
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.views import page, shared
 from aiki.model import RunDetail
+from aiki.storage.auditing import AuditFilter, AuditView
 from aiki.storage.outline import StepLine
 
 STEPS_ON_A_PAGE: Final = 100
@@ -33,10 +34,17 @@ def run(run_id: str) -> Response:
     values: dict[str, Any] = {"detail": detail, "run": detail.run, "reason": (reason := store().why(run_id))}
     values["advice"] = advice(detail, reason)
     values["verbs"] = steering.possible(detail)
+    values["deeds"] = _deeds(detail.run.id)
+    values |= {"rerun_of": store().rerun_of(run_id), "reruns": store().reruns(run_id)}
     values["input"] = jsonview.shown(detail.input, arguments=True)
     values["result"] = jsonview.shown(detail.result) if detail.run.state == "completed" else None
     values |= _steps(detail) if detail.run.kind == "workflow" else _attempts(detail)
     return page("run.html", parts={"run-body": "run_body.html"}, **values)
+
+
+def _deeds(run_id: str) -> list[AuditView]:
+    """What people did to it, newest first, for those who may see that."""
+    return store().audit_log(AuditFilter(subject=run_id), limit=20) if principal().may("audit.look") else []
 
 
 def _attempts(detail: RunDetail) -> dict[str, Any]:
@@ -136,7 +144,7 @@ def _payload(run_id: str, role: str) -> Payload | None:
 def step(run_id: str, ordinal: int) -> Response:
     """One step of a workflow."""
     detail = client().detail(run_id)
-    found = store().step_lines(run_id, first=ordinal, end=ordinal + 1, limit=1)
+    found = [] if ordinal > 2**31 - 2 else store().step_lines(run_id, first=ordinal, end=ordinal + 1, limit=1)
     if not found:
         raise Refused(404, "not_found", f"the run has no step {ordinal}")
     result = store().step_payload(run_id, ordinal) if found[0].has_result else None

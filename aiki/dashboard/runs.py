@@ -10,7 +10,7 @@ from flask import Response, jsonify, make_response, redirect, request, url_for
 from aiki.api.access import needs
 from aiki.api.requests import store
 from aiki.dashboard.blueprint import blueprint
-from aiki.dashboard.bulk import VERBS
+from aiki.dashboard.bulk import OPERATIONS
 from aiki.dashboard.views import COLUMNS_COOKIE, page, shared
 from aiki.errors import ConfigurationError, FilterError
 from aiki.filters import Filter, parse
@@ -46,7 +46,7 @@ TABS: Final = (
 )
 
 
-BULK: Final = tuple((key, verb.title) for key, verb in VERBS.items())
+BULK: Final = tuple((operation.value, words.title) for operation, words in OPERATIONS.items())
 
 
 class Chip(NamedTuple):

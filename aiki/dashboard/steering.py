@@ -13,13 +13,12 @@ from aiki import ids
 from aiki.api import masking, values
 from aiki.api.access import needs
 from aiki.api.problems import Refused
-from aiki.api.requests import client, store
-from aiki.codec import Payload
+from aiki.api.requests import client
 from aiki.dashboard import jsonview
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.views import done, page
 from aiki.errors import PayloadError, RunConflict
-from aiki.model import NewRun, RunDetail
+from aiki.model import RunDetail
 from aiki.states import State
 
 RETRYABLE: Final = frozenset({State.FAILED, State.DEAD, State.CANCELLED})
@@ -47,7 +46,6 @@ class Verb:
     danger: bool = False
     primary: bool = False
     fields: str = ""
-    reason: bool = True
 
 
 # ---------------------------------------------------------------- when
@@ -86,15 +84,15 @@ def _pause(detail: RunDetail, form: dict[str, str]) -> str:
 
 
 def _resume(detail: RunDetail, form: dict[str, str]) -> str:
-    return client().resume(detail.run.id).id
+    return client().resume(detail.run.id, reason=_told(form)).id
 
 
 def _wake(detail: RunDetail, form: dict[str, str]) -> str:
-    return client().wake(detail.run.id).id
+    return client().wake(detail.run.id, reason=_told(form)).id
 
 
 def _retry(detail: RunDetail, form: dict[str, str]) -> str:
-    return client().retry(detail.run.id).id
+    return client().retry(detail.run.id, reason=_told(form)).id
 
 
 def _event(detail: RunDetail, form: dict[str, str]) -> str:
@@ -105,14 +103,16 @@ def _event(detail: RunDetail, form: dict[str, str]) -> str:
     payload = None
     if data is not None:
         payload = values.payload_of_data(data, limit=current_app.config["AIKI_MAX_PAYLOAD"], name=name)
-    return client().send_event(detail.run.id, name, payload, reference_id=form.get("reference_id", "").strip() or None).id
+    reference = form.get("reference_id", "").strip()[:255] or None
+    return client().send_event(detail.run.id, name, payload, reference_id=reference, reason=_told(form)).id
 
 
 def _rerun(detail: RunDetail, form: dict[str, str]) -> str:
     asked = form.get("from_step", "").strip()
     if asked and not asked.isdecimal():
         raise Wrong(f"from step: {asked[:20]!r} is not the number of a step")
-    return client().rerun(detail.run.id, from_step=int(asked) if asked else None, new_id=_form_id(form)).id
+    step = int(asked[:10]) if asked else None
+    return client().rerun(detail.run.id, from_step=step, new_id=_form_id(form), reason=_told(form)).id
 
 
 def _edit(detail: RunDetail, form: dict[str, str]) -> str:
@@ -126,13 +126,7 @@ def _edit(detail: RunDetail, form: dict[str, str]) -> str:
         args, kwargs = masking.restored([args, kwargs], values.readable(detail.input)[1])
     limit = current_app.config["AIKI_MAX_PAYLOAD"]
     payload = values.payload_of(args, kwargs, limit=limit, name=detail.run.name)
-    return client().enqueue([_changed(detail, payload, _form_id(form))])[0].id
-
-
-def _changed(detail: RunDetail, payload: Payload, new_id: str) -> NewRun:
-    run = detail.run
-    options = store().options_of(run.id)
-    return NewRun(new_id, run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options)
+    return client().rerun(detail.run.id, payload=payload, new_id=_form_id(form), reason=_told(form)).id
 
 
 def _form_id(form: dict[str, str]) -> str:
@@ -161,25 +155,21 @@ VERBS: Final = {
             ),
             *(_retryable, _retry, "play"),
             primary=True,
-            reason=False,
         ),
         Verb(
             *("edit", "Edit input and run", "A new run of the same task or workflow with changed arguments. This one stays."),
             *(lambda detail: jsonview.editable(detail.input) is not None, _edit),
             fields="fields_edit.html",
-            reason=False,
         ),
         Verb(
             *("rerun", "Run again", "A new run with the same input. This one stays as it is."),
             *(lambda detail: detail.input is not None, _rerun),
             fields="fields_rerun.html",
-            reason=False,
         ),
         Verb(
             *("resume", "Resume", "It goes on where it was."),
             *(lambda detail: detail.run.state is State.PAUSED, _resume, "play"),
             primary=True,
-            reason=False,
         ),
         Verb(
             *(
@@ -189,9 +179,8 @@ VERBS: Final = {
             ),
             *(lambda detail: _alive(detail) and _workflow(detail), _event),
             fields="fields_event.html",
-            reason=False,
         ),
-        Verb(*("wake", "Wake", "Its sleep ends now.", _sleeps, _wake), reason=False),
+        Verb(*("wake", "Wake", "Its sleep ends now.", _sleeps, _wake)),
         Verb(
             *("pause", "Pause", "It does not go on until it is resumed. A task that runs is not interrupted."),
             *(lambda detail: _alive(detail) and detail.run.state not in (State.PAUSED,), _pause, "pause"),
@@ -258,7 +247,6 @@ def _form(detail: RunDetail, verb: Verb, filled: dict[str, str], problem: str = 
         button=verb.title,
         back=url_for("dashboard.run", run_id=detail.run.id),
         danger=verb.danger,
-        reason=verb.reason,
         fields=verb.fields,
         filled={"args": texts[0], "kwargs": texts[1], **filled},
         hidden={"new_id": filled.get("new_id") or str(ids.new_id())} if verb.key in ("edit", "rerun") else {},

@@ -25,7 +25,11 @@ BATCH = 500
 LINGER = 0.03
 """Seconds that steps of workflows wait to be recorded with others."""
 GATHER = 0.01
-"""Seconds from one transaction to the next while there are only reports of workflows."""
+"""Seconds from one transaction to the next while there are only reports of workflows, all of one executor."""
+GATHER_BUSY = 0.02
+"""The same while there are several executors: none of them waits for it, and what ends meanwhile ends together."""
+NAP = 0.004
+"""Seconds without a look at the broker while several executors report: to wake for each message costs more than to apply it."""
 ENOUGH = 100
 """Messages that wait for no more."""
 
@@ -45,6 +49,11 @@ def items_of(reports: ReportList) -> list[Item]:
     return [Item(r, source, bytes.fromhex(r.run_id)) for r in reports.reports if r.kind in _APPLIED]
 
 
+def _ends_a_call(report: Report) -> bool:
+    """Whether it says how a call of a workflow's function ended."""
+    return report.kind in _APPLIED and "n" in report.body
+
+
 class Kept:
     """Report messages that were taken and are not applied yet, in their order.
 
@@ -57,21 +66,30 @@ class Kept:
         self._messages: list[tuple[Delivery, ReportList]] = []
         self._until = 0.0
         self._applied = float("-inf")
+        self._executors: set[str] = set()
+        self._busy = False
 
     def add(self, delivery: Delivery, message: ReportList, now: float) -> None:
         """A message was taken."""
         if not self._messages:
             self._until = now + LINGER
         self._messages.append((delivery, message))
-        steps = sum(report.kind == m.STEPS for report in message.reports)
-        if len(self._messages) >= ENOUGH or not steps:
+        self._executors.add(message.executor)
+        self._busy = self._busy or len(self._executors) > 1
+        others = [report for report in message.reports if report.kind != m.STEPS]
+        if len(self._messages) >= ENOUGH or not all(_ends_a_call(report) for report in others):
             self._until = now
-        elif steps < len(message.reports):
-            self._until = min(self._until, max(now, self._applied + GATHER))
+        elif others:
+            gather = GATHER_BUSY if self._busy else GATHER
+            self._until = min(self._until, max(now, self._applied + gather))
 
     def wait(self, now: float, timeout: float) -> float:
         """How long to wait for more, if `timeout` is what may be waited otherwise."""
         return min(timeout, max(0.0, self._until - now)) if self._messages else timeout
+
+    def nap(self, now: float) -> float:
+        """How long not to look for more."""
+        return min(NAP, max(0.0, self._until - now)) if self._messages and self._busy else 0.0
 
     def due(self, now: float) -> list[tuple[Delivery, ReportList]]:
         """What is to be applied now."""
@@ -79,6 +97,8 @@ class Kept:
             return []
         messages, self._messages = self._messages, []
         self._applied = now
+        self._busy = len(self._executors) > 1
+        self._executors.clear()
         return messages
 
     def clear(self) -> None:

@@ -37,6 +37,7 @@ from aiki.storage import Store
 from aiki.storage.applying import Applied, Decide, Effects
 from aiki.storage.roster import ALIVE, LOST, STOPPED
 from aiki.storage.rows import RunRow
+from aiki.storage.statistics import FOLDED_AT_ONCE
 
 logger = logging.getLogger("aiki.orchestrator")
 
@@ -110,7 +111,11 @@ class Orchestrator:
         :raises StorageUnavailable, BrokerUnavailable: the session is of no more use; call `disconnect`.
         """
         session = self._session or self._connect()
-        wait = 0.0 if self._has_work() else self._kept.wait(self._monotonic(), timeout)
+        wait = 0.0
+        if not self._has_work():
+            if nap := self._kept.nap(self._monotonic()):
+                time.sleep(nap)
+            wait = self._kept.wait(self._monotonic(), timeout)
         deliveries = session.receive(wait)
         now = self._monotonic()
         self._live.tick(now)
@@ -443,8 +448,17 @@ class Orchestrator:
             ("batches", 0.2, self._work_batches),
             ("index", 0.25, lambda now: self._indexing.run_once()),
             ("save", 2.0, self._save),
+            ("tallies", 2.0, self._fold_tallies),
+            ("statistics", 300.0, self._drop_statistics),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
         ]
+
+    def _drop_statistics(self, now: float) -> None:
+        self._store.drop_old_statistics()
+
+    def _fold_tallies(self, now: float) -> None:
+        if self._store.fold_tallies() >= FOLDED_AT_ONCE:
+            self._next["tallies"] = 0.0
 
     def _sweep(self, now: float) -> None:
         """Publish what is due."""

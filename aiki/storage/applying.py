@@ -40,6 +40,7 @@ from aiki.storage.rows import (
     run_row,
 )
 from aiki.storage.run_logs import LogRecord, RunLogs
+from aiki.storage.tallying import Tally
 from aiki.storage.webhooks import Announcing
 
 CLAIM_SECONDS = 10.0
@@ -232,6 +233,7 @@ class Applying(Creating, Announcing, RunLogs):
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
         by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         results = dict(effects.results)
+        tally = Tally(now)
         failed: list[RunRow] = []
         revived: list[bytes] = []
         for row in rows.values():
@@ -258,12 +260,15 @@ class Applying(Creating, Announcing, RunLogs):
                 if before != row.state:
                     effects.ended.append(row)
                     _tell_parent(row, results, effects)
+            tally.add(row)
             if row.updated_at != now:
                 row.updated_at = now
                 columns = (*columns, "updated_at")
             by_columns[columns].append((row.id, *(getattr(row, column) for column in columns)))
         for columns, values in by_columns.items():
             writes.update("runs", columns, namespace, values)
+        if (body := tally.body) is not None:
+            writes.insert("tallies", ("namespace", "id", "body"), [(namespace, ids.new_id().bytes, body)])
         writes.delete("DELETE FROM failures WHERE namespace = ? AND run_id", (namespace,), revived)
         writes.insert("failures", FAILURE_COLUMNS, failure_rows(namespace, failed, effects.attempts))
 

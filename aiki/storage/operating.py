@@ -47,7 +47,7 @@ class Operating(Delivering, Reading):
         applied = self.apply(self.namespace, [raw], decide)
         return Cancelled(self._view(run_id), applied.revoke, applied.interrupt, applied.soon, applied.outgoing)
 
-    def retry_run(self, run_id: str, *, actor: str = "") -> Retried:
+    def retry_run(self, run_id: str, *, reason: str = "", actor: str = "") -> Retried:
         """Have a failed, dead or cancelled run go on under the same id.
 
         :raises RunNotFound: there is no such run.
@@ -57,7 +57,7 @@ class Operating(Delivering, Reading):
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
-            effects.audit.append(Audited(actor, "retry", run_id, f"it was {row.state}"))
+            effects.audit.append(Audited(actor, "retry", run_id, f"it was {row.state}", reason))
             retry_row(row, effects, self.clock())
 
         applied: Applied = self.apply(self.namespace, [raw], decide)

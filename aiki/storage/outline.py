@@ -110,7 +110,7 @@ class Outlining(Reading):
         ).fetchone()
         if found is None:
             raise RunNotFound(run_id)
-        total, at, size = int(found[0]), max(0, first), FIRST_WINDOW
+        total, at, size = int(found[0]), min(max(0, first), _FAR), FIRST_WINDOW
         folds: list[Fold] = []
         until = time.monotonic() + FOLD_SECONDS
         while at < total and len(folds) <= limit and time.monotonic() < until:
@@ -153,7 +153,7 @@ class Outlining(Reading):
         )
 
         def work(connection: sa.Connection) -> list[StepLine]:
-            key = (self.namespace, raw, first, _FAR if end is None else end)
+            key = (self.namespace, raw, min(first, _FAR), min(_FAR if end is None else end, _FAR))
             rows = self.db.execute(connection, sql, key).fetchall()
             names = self._worker_names(connection, [row[13] for row in rows])
             return [_line(row, names) for row in rows]

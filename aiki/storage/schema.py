@@ -15,7 +15,7 @@ from aiki.storage.database import Database, safe_url
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest migration; `tests/storage` checks that it is."""
 
 _upgrading = threading.Lock()

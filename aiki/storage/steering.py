@@ -46,18 +46,18 @@ class Steering(Operating):
         applied = self.apply(self.namespace, [raw], decide)
         return Steered(self._view(run_id), applied.outgoing, [*controls, (m.REVOKE, applied.revoke)])
 
-    def resume_run(self, run_id: str, *, actor: str = "") -> Steered:
+    def resume_run(self, run_id: str, *, reason: str = "", actor: str = "") -> Steered:
         """Have a paused run go on. One that is to be paused and still runs, simply runs on."""
         raw = _raw(run_id)
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             resume_row(_present(rows, raw, run_id), effects, self.clock())
-            effects.audit.append(Audited(actor, "resume", run_id, ""))
+            effects.audit.append(Audited(actor, "resume", run_id, "", reason))
 
         applied = self.apply(self.namespace, [raw], decide)
         return Steered(self._view(run_id), applied.outgoing, [])
 
-    def wake_run(self, run_id: str, *, name: str = "", actor: str = "") -> Steered:
+    def wake_run(self, run_id: str, *, name: str = "", reason: str = "", actor: str = "") -> Steered:
         """End a workflow's sleep early: the one of that name, or whatever it sleeps in.
 
         :raises RunConflict: it does not sleep.
@@ -72,7 +72,7 @@ class Steering(Operating):
                 state = f"is {row.state}" + (f", waiting on {row.waiting_on}" if row.waiting_on else "")
                 which = f" ({name!r})" if name else ""
                 raise RunConflict(f"run {run_id} {state}; only a workflow that sleeps can be woken{which}")
-            effects.audit.append(Audited(actor, "wake", run_id, name))
+            effects.audit.append(Audited(actor, "wake", run_id, name, reason))
             arrival = Arrival(ids.new_id().hex, WOKEN, name, None, "", None, None, None, None)
             effects.arrivals.append((row.id, arrival, True))
             bring_on(row, effects, self.clock())
@@ -81,7 +81,14 @@ class Steering(Operating):
         return Steered(self._view(run_id), applied.outgoing, [])
 
     def send_event(
-        self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None, actor: str = ""
+        self,
+        run_id: str,
+        name: str,
+        payload: Payload | None,
+        *,
+        reference_id: str | None = None,
+        reason: str = "",
+        actor: str = "",
     ) -> Steered:
         """Send an event to a workflow; it is kept until the workflow waits for it.
 
@@ -101,7 +108,8 @@ class Steering(Operating):
             if not row.is_workflow or row.ended:
                 why = f"it is {row.state}" if row.is_workflow else "it is a task"
                 raise RunConflict(f"run {run_id} takes no events: {why}")
-            effects.audit.append(Audited(actor, "event", run_id, json.dumps({"name": name, "reference_id": reference_id})))
+            what = json.dumps({"name": name, "reference_id": reference_id})
+            effects.audit.append(Audited(actor, "event", run_id, what, reason))
             encoding, text = (None, None) if payload is None else payload
             arrival = Arrival(key.hex(), EVENT_SENT, name, None, "", encoding, text, None, None)
             effects.arrivals.append((raw, arrival, True))

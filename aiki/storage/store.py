@@ -2,6 +2,8 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `searching`, `outline` (histories as people look at them), `watching` (again and
+again), `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging`
+(metrics), `statistics`, `attention` (what is wrong), `webhooks`, `purging` (retention).
 again), `queues`, `batches`, `dead`, `why`, `roster` (workers, orchestrators, definitions, revocations), `reconciling`,
 `gauging` (metrics), `webhooks`, `purging` (retention).
 """
@@ -15,6 +17,7 @@ from collections.abc import Callable
 
 from aiki.clock import Clock, now_us
 from aiki.settings import Settings
+from aiki.storage.attention import NeedsAttention
 from aiki.storage.auditing import NOWHERE, Origin
 from aiki.storage.batchwork import BatchWork
 from aiki.storage.creating import Durations
@@ -29,6 +32,7 @@ from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
+from aiki.storage.statistics import Statistics
 from aiki.storage.watching import Watching
 from aiki.storage.webhooks import Webhook, Webhooks
 from aiki.storage.why import Explaining
@@ -43,6 +47,8 @@ class Store(
     Outlining,
     Outside,
     Gauging,
+    Statistics,
+    NeedsAttention,
     Watching,
     People,
     Keys,

@@ -503,6 +503,36 @@ sign_in_failures = sa.Table(
 )
 """Failed sign-ins of an account or an address (the id is its hash), and until when no password is looked at."""
 
+tallies = sa.Table(
+    "tallies",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("body", _LONGTEXT, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    **_OPTIONS,
+)
+"""What the runs of one transaction did, not yet added to `statistics` (`aiki.storage.tallying`)."""
+
+_COUNTED = ("started", "completed", "failed", "dead", "cancelled", "retried", "waited_ms", "ran_ms")
+
+statistics = sa.Table(
+    "statistics",
+    metadata,
+    _namespace(),
+    sa.Column("width", sa.Integer, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("queue", _ascii(64), nullable=False),
+    *(sa.Column(column, sa.BigInteger, nullable=False) for column in _COUNTED),
+    # Histograms of how long runs waited and ran: `aiki.storage.tallying.BOUNDS`.
+    *(sa.Column(f"w{at}", sa.Integer, nullable=False) for at in range(24)),
+    *(sa.Column(f"r{at}", sa.Integer, nullable=False) for at in range(24)),
+    sa.PrimaryKeyConstraint("namespace", "width", "at", "name", "queue"),
+    **_OPTIONS,
+)
+"""Sums of what runs did in `width` seconds from `at` on."""
+
 webhooks = sa.Table(
     "webhooks",
     metadata,

@@ -53,3 +53,27 @@ def test_a_wrong_filter_is_told_with_its_place(api: Api) -> None:
         assert (answer.status_code, told["code"]) == (400, "invalid")
         assert (told["position"], told["length"], told["suggestions"][0]) == (11, 6, "status")
         assert "did you mean status" in told["detail"]
+
+
+def test_statistics(api: Api, names: list[str]) -> None:
+    told: Any = api.get("/statistics").json
+    assert told["step"] == 60
+    assert 60 <= len(told["throughput"]) <= 62
+    assert told["running"] == {"count": 0, "mean": None, "p50": None, "p95": None, "p99": None}
+    assert [item for item in told["states"] if item["count"]] == [{"state": "queued", "count": 12, "exact": True}]
+    api.post(f"/runs/{names[0]}/cancel", {})
+    api.store.fold_tallies()
+    told = api.get("/statistics?since=7d&step=1d&name=shop.n0").json
+    assert sum(item["cancelled"] for item in told["throughput"]) == 1
+    assert (told["step"], len(told["throughput"])) == (86400, 8)
+    for wrong in ("since=x", "step=x", "since=2026-01-01&until=2025-01-01", "since=9999w", "since=%00", "since=now&until=1h"):
+        assert api.get(f"/statistics?{wrong}").status_code == 400, wrong
+
+
+def test_attention(api: Api, names: list[str]) -> None:
+    late = "UPDATE runs SET dispatched_at = dispatched_at - 600000000"
+    api.store.db.transaction(lambda connection: api.store.db.execute(connection, late).rowcount)
+    items: Any = api.get("/attention").json
+    assert [item["kind"] for item in items["items"]] == ["no_orchestrator", "no_worker", "no_worker"]
+    about = items["items"][1]
+    assert (about["count"], about["q"]) == (6, f"status:queued queue:{about['subject']}")

@@ -96,10 +96,21 @@ def test_a_queue_with_other_settings_is_named(amqp_kit: AmqpKit) -> None:
         other.subscribe(A, 1)
     text = str(caught.value)
     assert f"{amqp_kit.prefix}.dead" in text
-    assert "x-queue-type" in text
+    assert "inequivalent arg" in text
     assert "AIKI_QUEUE_TYPE" in text
     assert isinstance(caught.value, BrokerUnavailable)
     other.close()
+
+
+def test_a_queue_that_stores_otherwise_is_used_as_it_is(amqp_kit: AmqpKit) -> None:
+    queue = Topology(amqp_kit.prefix, "classic").queue(A)
+    del queue.queue_arguments["x-queue-version"]
+    with kombu.Connection(amqp_kit.url) as connection:
+        queue.declare(channel=connection.channel())
+    session = amqp_kit.connect()
+    publish(session, A, b"x")
+    session.subscribe(A, 1)
+    assert bodies(take(session, 1)) == [b"x"]
 
 
 def test_durable_queues_dead_letter_and_report_queues_have_one_active_consumer() -> None:
@@ -115,8 +126,8 @@ def test_durable_queues_dead_letter_and_report_queues_have_one_active_consumer()
         "x-overflow": "reject-publish",
         "x-single-active-consumer": True,
     }
-    assert Topology("p", "classic").queue(A).queue_arguments == {"x-dead-letter-exchange": "p.dead"}
-    assert Topology("p", "classic").queue(DEAD).queue_arguments == {}
+    assert Topology("p", "classic").queue(A).queue_arguments == {"x-queue-version": 2, "x-dead-letter-exchange": "p.dead"}
+    assert Topology("p", "classic").queue(DEAD).queue_arguments == {"x-queue-version": 2}
     with pytest.raises(ConfigurationError, match="namespace/queue"):
         topology.queue_name(A._replace(key="queue"))
 

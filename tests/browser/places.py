@@ -6,6 +6,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from tests.browser.site import Site
+from tests.waiting import wait_until
 
 Addresses = Callable[[Site], dict[str, str]]
 
@@ -28,7 +29,7 @@ def _runs(site: Site) -> dict[str, str]:
         "runs all columns": "/runs?q=&cols=run&cols=queue&cols=attempt&cols=worker&cols=reference&cols=created&cols=took",
         "bulk": f"/runs/bulk?verb=retry&{picked}",
         "bulk nothing": "/runs/bulk?verb=retry",
-        **{f"run {name}": f"/runs/{run_id}" for name, run_id in site.runs.items()},
+        **{f"run {name}": f"/runs/{run_id}" for name, run_id in site.runs.items() if name != "batch"},
         "run steps": f"/runs/{site.runs['done workflow']}?steps=0-99",
         "run step": f"/runs/{site.runs['done workflow']}/step/1",
         "run failed step": f"/runs/{site.runs['failed workflow']}/step/0",
@@ -48,10 +49,22 @@ def _of(site: Site, wanted: Callable[[str, str], bool]) -> dict[str, str]:
     return {name: path for name, path in _runs(site).items() if wanted(name, path)}
 
 
+def _batches(site: Site) -> dict[str, str]:
+    """One that is done and one that is stopped, with something in each."""
+    if "batch" not in site.runs:
+        ids = [site.runs["failed"], site.runs["completed"]]
+        site.runs["batch"] = site.ask("POST", "/batches", {"operation": "retry", "ids": ids, "reason": "<b>again</b>"})["id"]
+        wait_until(lambda: site.ask("GET", f"/batches/{site.runs['batch']}")["state"] == "done", 30, "the batch to be done")
+    return {"batch": f"/batches/{site.runs['batch']}"}
+
+
 PLACES: dict[str, Addresses] = {
     "dashboard.runs": lambda site: _of(site, lambda name, _: name.startswith("runs")),
     "dashboard.bulk": lambda site: _of(site, lambda name, _: name.startswith("bulk")),
     "dashboard.run": lambda site: _of(site, lambda name, path: name.startswith("run ") and "/step/" not in path),
+    "dashboard.batches": lambda site: {"batches": "/batches"},
+    "dashboard.batch": _batches,
+    "dashboard.ask_stop_batch": lambda site: {name: f"{path}/stop" for name, path in _batches(site).items()},
     "dashboard.step": lambda site: _of(site, lambda _, path: "/step/" in path),
     "dashboard.ask": _verbs,
     "": lambda site: _of(site, lambda name, _: name == "no page"),

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Site:
-    """The processes, and what was enqueued. `runs` holds run ids by what they are for."""
+    """The processes, and what was enqueued. `runs` holds the ids of runs, and of a batch, by what they are for."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.log = folder / "dev.log"

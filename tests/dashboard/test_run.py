@@ -14,6 +14,7 @@ from aiki.dashboard import jsonview
 from aiki.ids import new_id
 from aiki.model import RunFilter
 from aiki.states import State
+from aiki.storage.auditing import AuditFilter
 from tests.dashboard.conftest import Pages
 
 
@@ -40,7 +41,9 @@ def test_verbs_ask_and_then_do(pages: Pages) -> None:
     pages.post(f"/runs/{run_id}/do/retry")
     assert pages.store.get_run(run_id).state is State.QUEUED  # type: ignore[union-attr]
     pages.post(f"/runs/{run_id}/do/pause", {"reason": "x"})
-    pages.post(f"/runs/{run_id}/do/resume")
+    pages.post(f"/runs/{run_id}/do/resume", {"reason": "on we go"})
+    reasons = [(entry.action, entry.reason) for entry in pages.store.audit_log(AuditFilter(subject=run_id))]
+    assert {("cancel", "no longer wanted"), ("pause", "x"), ("resume", "on we go")} <= set(reasons)
     refused = pages.post(f"/runs/{run_id}/do/wake", status=400)
     assert "only a workflow that sleeps" in refused.text
     pages.get(f"/runs/{run_id}/do/nothing", 404)
@@ -114,17 +117,45 @@ def test_nobody_is_known_by_a_wrong_id(pages: Pages) -> None:
         assert "no such run" in pages.get(path, 404).text
 
 
-def test_many_are_asked_for_and_done(pages: Pages) -> None:
+def test_many_are_asked_for_and_begun(pages: Pages) -> None:
     made = [pages.new_run() for _ in range(3)]
     assert "No run is selected" in pages.get("/runs/bulk?verb=cancel", 400).text
     pages.get("/runs/bulk?verb=nothing", 404)
+    assert "this is not a run" in pages.get("/runs/bulk?verb=cancel&run=x", 400).text
     picked = "&".join(f"run={run_id}" for run_id in made)
     assert "Cancel: 3 runs" in pages.get(f"/runs/bulk?verb=cancel&{picked}").text
-    answer = pages.post("/runs/bulk", {"verb": "cancel", "run": made, "q": 'name:"a b"', "reason": "x"})
-    assert "done=3" in answer.headers["Location"]
-    answer = pages.post("/runs/bulk", {"verb": "resume", "run": made})
-    assert "refused=3" in answer.headers["Location"]
-    assert "3 were left as they are" in pages.get(answer.headers["Location"]).text
-    many = [str(new_id()) for _ in range(101)]
-    assert "Type 101 to go on" in pages.post("/runs/bulk", {"verb": "cancel", "run": many}, 400).text
-    assert "done=0" in pages.post("/runs/bulk", {"verb": "cancel", "run": many, "typed": "101"}).headers["Location"]
+    form = {"verb": "cancel", "run": made, "q": 'name:"a b"', "reason": "x", "batch": str(new_id()), "number": 3}
+    first, again = pages.post("/runs/bulk", form), pages.post("/runs/bulk", form)
+    assert first.headers["Location"] == again.headers["Location"] == f"/batches/{form['batch']}?did=batch"
+    text = pages.get(first.headers["Location"]).text
+    assert "0 of 3" in text
+    assert "Cancel 3 runs" in pages.get("/batches").text
+    pages.get(f"/batches/{form['batch']}?part=batch")
+    pages.get(f"/batches/{form['batch']}/stop")
+    pages.post(f"/batches/{form['batch']}/stop", {"reason": "wrong ones"})
+    assert "is over" in pages.post(f"/batches/{form['batch']}/stop", status=400).text
+    assert pages.store.batch(str(form["batch"])).state == "stopped"  # type: ignore[union-attr]
+    pages.get(f"/batches/{new_id()}", 404)
+
+
+def test_above_a_hundred_the_number_is_typed(pages: Pages) -> None:
+    for _ in range(101):
+        pages.new_run()
+    text = pages.get("/runs/bulk?verb=cancel&all=1&q=name:shop.charge").text
+    assert "Cancel: 101 runs" in text
+    assert "Type <strong>101</strong>" in text
+    form = {"verb": "cancel", "all": "1", "q": "name:shop.charge", "number": 101}
+    assert "Type 101 to go on" in pages.post("/runs/bulk", form, 400).text
+    assert "Type 101 to go on" in pages.post("/runs/bulk", {**form, "typed": "100"}, 400).text
+    location = pages.post("/runs/bulk", {**form, "typed": "101", "reason": "<b>"}).headers["Location"]
+    assert "&lt;b&gt;" in pages.get(location).text
+    assert "wrong" not in pages.get("/runs/bulk?verb=cancel&all=1&q=stat%22us:", 400).text
+
+
+def test_the_number_cannot_be_left_out(pages: Pages) -> None:
+    for _ in range(101):
+        pages.new_run()
+    assert pages.store.batches() == []
+    answer = pages.post("/runs/bulk", {"verb": "cancel", "all": "1", "q": ""}, 400)
+    assert "Cancel: 101 runs" in answer.text
+    assert pages.store.batches() == []
