@@ -277,7 +277,8 @@ def _states(value: Any) -> tuple[State, ...]:
     return tuple(dict.fromkeys(State(name) for name in names))
 
 
-shaped(_states, type="array", items={"type": "string", "enum": [*State]})
+_STATE: Final = f"({'|'.join(State)})"
+shaped(_states, type="array", items={"type": "string", "pattern": f"^{_STATE}?(,{_STATE}?)*$"})
 
 
 def _topics(value: Any) -> tuple[str, ...]:

@@ -76,12 +76,11 @@ def runs() -> Response:
         where = parse(q)
         found = _found(where, request.args)
         values |= {"runs": found.runs, "found": found, "chips": _chips(where), "tabs": _tabs(where)}
-        if request.args.get("part") is None and q:
+        if request.args.get("part") is None and q and found.complete:  # counting looks at least as long as finding did
             values["count"] = store().count(where, COUNTED)
     except FilterError as error:
         status = 400
-        told = str(error) + (f". Did you mean {' or '.join(error.suggestions)}?" if error.suggestions else "")
-        values |= {"error": (told, error.position), "tabs": _tabs(Filter())}
+        values |= {"error": (str(error), error.position), "tabs": _tabs(Filter())}
     values["columns"] = columns = _columns()
     values["pages"] = {} if values["found"] is None else _pages(q, values["found"])
     response = page(
