@@ -95,6 +95,7 @@ def test_over_tls_the_cookie_is_bound_to_the_host(site: Site) -> None:
     cookie = next(value for value in answer.headers.getlist("Set-Cookie") if value.startswith("__Host-aiki="))
     assert all(part in cookie for part in ("Secure", "HttpOnly", "Path=/", "SameSite=Lax"))
     assert "Domain" not in cookie
+    assert answer.headers["Strict-Transport-Security"]
     assert browser.open("/api/v1/me").status_code == 200
 
 
