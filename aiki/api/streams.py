@@ -68,8 +68,7 @@ def stream() -> Response:
 def _runs(at: Store, asked: dict[str, Any]) -> Topic:
     where, limit = where_of(asked), asked.get("limit", 50)
     key = ("runs", at.namespace, where.text, limit)
-    # The filter is made anew each time: what is relative in it (since:1h) goes with the time.
-    return Topic(key, lambda: ListWatch(key, at, lambda: at.search(where_of(asked), limit=limit).runs))
+    return Topic(key, lambda: ListWatch(key, at, lambda: at.search(where, limit=limit).runs))
 
 
 def _overview(at: Store, _asked: dict[str, Any]) -> Topic:
