@@ -20,6 +20,7 @@ from aiki.api import (
     batches,
     dead,
     documents,
+    export,
     guard,
     idempotency,
     masking,
@@ -162,6 +163,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(parts.blueprint, url_prefix=API)
     app.register_blueprint(batches.blueprint, url_prefix=API)
     app.register_blueprint(dead.blueprint, url_prefix=API)
+    app.register_blueprint(export.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(statistics.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
