@@ -13,7 +13,7 @@ _EPILOG = """\b
 Exit codes:
   0  stopped as asked (TERM or INT)
   1  the database's schema is not current (run: aiki db upgrade), or the address is taken
-  2  a wrong option or setting; an address that others can reach, without an API key
+  2  a wrong option or setting; an address that others can reach, without a user or an API key
   4  the database cannot be reached"""
 
 
@@ -24,7 +24,7 @@ Exit codes:
     envvar="AIKI_BIND",
     show_envvar=True,
     metavar="HOST:PORT",
-    help="Where to listen. Any address but a loopback one needs an API key.",
+    help="Where to listen. Any address but a loopback one needs a user or an API key.",
 )
 @click.option(
     "-w",
