@@ -120,7 +120,7 @@ def list_(
         now = api.now()
     found = [wire.run_from_json(item) for item in page["runs"]]
     if output != "table":
-        data = {"runs": [common.run_json(run) for run in found], "next": page["next"], "complete": page["complete"]}
+        data = {"runs": [common.run_json(run) for run in found], "next": page["next"]}
         common.print_data(output, data, "runs")
         return
     header = ("RUN", "NAME", "QUEUE", "STATE", "ATTEMPT", "CREATED", "WHY")
