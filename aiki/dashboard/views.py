@@ -84,6 +84,11 @@ def done(address: str, did: str) -> Response:
     return make_response(redirect(f"{address}{joint}did={did}", 303))
 
 
+def why() -> str:
+    """The reason that a form gave, for the audit record."""
+    return request.form.get("reason", "").strip()[:255]
+
+
 def here(address: str | None, default: str) -> str:
     """An address of this server that a form named, or the default: never another server's."""
     if not address or not address.startswith("/") or address.startswith(("//", "/\\")):
