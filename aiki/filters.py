@@ -257,8 +257,8 @@ def _field(key: str, at: int) -> tuple[str, tuple[str, ...]]:
     if name in FIELDS and (name == "args" or not path):
         return name, tuple(path)
     close = difflib.get_close_matches(key.lower(), [*FIELDS, *ALIASES], n=2, cutoff=0.6)
-    hint = f"did you mean {' or '.join(close)}" if close else f"there are: {', '.join(FIELDS)}"
-    raise FilterError(f"there is no field {key[:40]!r}; {hint}. To look for the text, put it in quotes", at, len(key), close)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(FIELDS)}."
+    raise FilterError(f"there is no field {key[:40]!r}; {hint} To look for the text, put it in quotes", at, len(key), close)
 
 
 @dataclass(slots=True)

@@ -25,6 +25,13 @@ def new_text() -> str:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
+def id_at(millis: int, number: int, digest: bytes) -> str:
+    """The canonical text of the id that belongs to a time, a number (below 4096) and a digest: always the same one."""
+    low = int.from_bytes(digest[:8]) & ((1 << 62) - 1)
+    whole = (millis << 80) | (0x7 << 76) | ((number & 0xFFF) << 64) | (0b10 << 62) | low
+    return str(uuid.UUID(int=whole))
+
+
 def _next() -> int:
     global _last
     millis = time.time_ns() // 1_000_000

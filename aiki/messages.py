@@ -56,6 +56,8 @@ OPT_KIND: Final = "k"
 """The run's kind where it is not `task`."""
 OPT_HISTORY: Final = "h"
 """A workflow's history (`aiki.history.History` on the wire); absent where there is none."""
+OPT_TRACE: Final = "tp"
+"""The W3C `traceparent` of the span that the run belongs to."""
 OPT_CANCEL: Final = "cx"
 """1: the workflow is to be cancelled: raised in its function at the next durable point."""
 

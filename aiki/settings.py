@@ -12,6 +12,7 @@ from aiki.errors import ConfigurationError
 
 EMBEDDED_DIR = ".aiki"
 MAX_SECONDS = 86400
+DEFAULT_NAMESPACE = "default"
 DEFAULT_MASK = (
     "*password*,*passwd*,passphrase,*secret*,*token*,authorization,*apikey*,*accesskey*,*privatekey*,*credential*,cookie,"
     "card,cardnumber,pan,cvv,cvc,iban,ssn"
@@ -46,6 +47,9 @@ class Settings:
     :ivar session_idle, session_lifetime: seconds without a request, and in all, after which who is signed in must sign in anew.
     :ivar trusted_proxies: addresses or networks, by commas, whose `X-Forwarded-*` headers the server believes.
     :ivar mask: keys, by commas, whose values only admins see; see `aiki.api.masking.Mask`.
+    :ivar tls_cert, tls_key: files (PEM) with the server's own certificate and key: it then speaks https.
+    :ivar database_ca, broker_ca: file with the authorities that the other side's certificate must come from; `system`: this
+        machine's. `…_cert`, `…_key`: files with one's own certificate; `…_verify`: `no` looks at no certificate.
     """
 
     server_url: str = ""
@@ -58,7 +62,7 @@ class Settings:
     database_url: str = ""
     broker_url: str = ""
     prefix: str = "aiki"
-    namespace: str = "default"
+    namespace: str = DEFAULT_NAMESPACE
     partitions: int = 4
     queue_type: str = "classic"
     max_payload: int = 8 * 1024 * 1024
@@ -73,6 +77,16 @@ class Settings:
     trusted_proxies: str = ""
     batch_rate: float = 500.0
     mask: str = DEFAULT_MASK
+    tls_cert: str = ""
+    tls_key: str = ""
+    database_ca: str = ""
+    database_cert: str = ""
+    database_key: str = ""
+    database_verify: str = "yes"
+    broker_ca: str = ""
+    broker_cert: str = ""
+    broker_key: str = ""
+    broker_verify: str = "yes"
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
@@ -102,6 +116,7 @@ class Settings:
                 raise ConfigurationError(f"{source}={value!r}: it must be of type {kind.__name__}") from None
         values.setdefault("database_url", embedded_url("aiki.db"))
         values.setdefault("broker_url", embedded_url("broker.db"))
+        values.update(_tls(values))
         made = cls(**values)
         made._check()
         return made
@@ -130,8 +145,29 @@ class Settings:
             from aiki.retention import parse  # only where it is set
 
             parse(self.retention)
+        if bool(self.tls_cert) is not bool(self.tls_key):
+            raise ConfigurationError("tls_cert and tls_key: give both, or neither")
+        for name, value, least in (("session_idle", self.session_idle, 60), ("session_lifetime", self.session_lifetime, 60)):
+            if not least <= value <= 366 * MAX_SECONDS:
+                raise ConfigurationError(f"{name}={value}: it must be from {least} to {366 * MAX_SECONDS} seconds")
         check_name("namespace", self.namespace)
         check_name("prefix", self.prefix)
+
+
+def _tls(values: Mapping[str, Any]) -> dict[str, str]:
+    """The URLs of database and broker, with what the settings say of TLS."""
+    names = ("ca", "cert", "key", "verify")
+    if not any(f"{what}_{name}" in values for what in ("database", "broker") for name in names):
+        return {}
+    from aiki import tls  # only where it is set
+
+    def given(what: str) -> list[str]:
+        return [str(values.get(f"{what}_{name}", "yes" if name == "verify" else "")) for name in names]
+
+    return {
+        "database_url": tls.database_options(values["database_url"], *given("database")),
+        "broker_url": tls.broker_options(values["broker_url"], *given("broker")),
+    }
 
 
 def embedded_url(file: str) -> str:

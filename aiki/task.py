@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast
 
-from aiki import ids
+from aiki import ids, tracing
 from aiki.arguments import Arguments, Call, as_call
 from aiki.clock import SECOND
 from aiki.context import workflow_here
@@ -344,8 +344,9 @@ class BoundTask(Generic[P, R]):
         app = task.app
         if options.delay is not None or options.expires_in is not None or task.defaults.expires is not None:
             self._set_times(runs, app.client.now())
-        accepted = app.send(runs, session=options.session, connection=options.connection, batch=options.batch)
         name = task.name
+        with tracing.producing("enqueue", name, runs):
+            accepted = app.send(runs, session=options.session, connection=options.connection, batch=options.batch)
         return [Handle(app, item.id, name) for item in accepted]
 
     def _set_times(self, runs: Sequence[NewRun], now: int) -> None:

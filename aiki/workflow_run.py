@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
-from aiki import codec, history, ids
+from aiki import codec, history, ids, tracing
 from aiki.arguments import Arguments
 from aiki.codec import Payload
 from aiki.context import check_durable
@@ -345,7 +345,8 @@ class WorkflowRun:
         if step is None:
             self._give_way()
             child: NewRun = bound.new_child(args, kwargs, self._host.now())
-            more: dict[str, Any] = {"i": text, "c": ids.to_bytes(child.id).hex(), "run": child.to_wire()}
+            with tracing.producing("submit", task.name, [child]):
+                more: dict[str, Any] = {"i": text, "c": ids.to_bytes(child.id).hex(), "run": child.to_wire()}
             if bound.abandon:
                 more["ab"] = 1
             step = self._replay.issue(kind, task.name, digest, **more)

@@ -391,7 +391,17 @@ class MariaServer(Server):
             command += ["--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=48M", *self._user()]
         else:
             command = [str(server), "--no-defaults", "--initialize-insecure", f"--datadir={data}", *self._user()]
-        made = subprocess.run(command, cwd=self.home, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        # A server that starts deletes the temporary tables in its folder, those of others that share it too.
+        (self.home / "tmp").mkdir()
+        made = subprocess.run(
+            command,
+            cwd=self.home,
+            env={**os.environ, "TMPDIR": str(self.home / "tmp")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if made.returncode:
             raise RuntimeError(f"a database directory cannot be made ({' '.join(command)}):\n{made.stdout}{made.stderr}")
         # No password: with one, MySQL 8 asks its clients for TLS or RSA. It listens on 127.0.0.1 alone.
@@ -405,6 +415,7 @@ class MariaServer(Server):
             "--no-defaults",
             *self._user(),
             f"--datadir={self.home / 'data'}",
+            f"--tmpdir={self.home / 'tmp'}",
             f"--socket={self.home / 'sock'}",
             f"--pid-file={self.home / 'pid'}",
             f"--init-file={self.home / 'init.sql'}",

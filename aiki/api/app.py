@@ -20,12 +20,15 @@ from aiki.api import (
     batches,
     dead,
     documents,
+    export,
     guard,
+    idempotency,
     masking,
     metrics,
     parts,
     people,
     problems,
+    proxies,
     queues,
     roster,
     run_logs,
@@ -35,8 +38,10 @@ from aiki.api import (
     webhooks,
     workers,
 )
-from aiki.api.access import principal
+from aiki.api.access import OPEN, principal
 from aiki.api.backend import Backend
+from aiki.api.limiting import Limiter
+from aiki.api.problems import Refused
 from aiki.api.requests import store
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
@@ -57,6 +62,7 @@ class ApiOptions:
 
     :ivar max_held: requests that may wait for a run's end at a time; half of the threads leaves room for the others.
     :ivar max_streams: event streams that may be open at a time; they hold a socket each, but no thread.
+    :ivar rate_limit: requests a second that each principal may make of this process, and twice as many at once; 0 is no limit.
     :ivar max_body: largest body, in bytes; 0 is enough for one run of the largest payload and its escapes, and at least 32 MiB.
     :ivar access_log: log one line a request (without query or payload).
     :ivar local: it listens on loopback only: whoever can connect may do everything, as long as there are no users and no keys.
@@ -65,6 +71,7 @@ class ApiOptions:
 
     max_held: int = 8
     max_streams: int = 500
+    rate_limit: float = 1000.0
     max_body: int = 0
     access_log: bool = False
     local: bool = True
@@ -100,6 +107,8 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     backend.holding = _holding
     backend.hub.counted = measured.instruments.streams
 
+    limiter = Limiter(options.rate_limit)
+
     @app.before_request
     def _before() -> ResponseReturnValue | None:
         given = request.headers.get("X-Request-ID", "")
@@ -110,14 +119,18 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
         if scraper is not None:
             g.principal, g.namespace = scraper, settings.namespace
             return None
-        return gatekeeper.check()
+        told = gatekeeper.check()
+        return told if told is not None else _admit(limiter)
 
     @app.after_request
     def _after(response: Response) -> Response:
+        idempotency.finish(response)
         response.headers["X-Request-ID"] = g.get("request_id", "")
         response.headers[wire.TIME_HEADER] = str(backend.now())
         for name, value in guard.SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
+        if request.is_secure and not guard.is_loopback_name(request.host):
+            response.headers["Strict-Transport-Security"] = "max-age=31536000"
         if "refused" in g and request.method not in guard.SAFE_METHODS:
             _audit_refused(str(g.refused))
         if response.status_code == 401:
@@ -138,6 +151,9 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     def _after_all(_error: BaseException | None) -> None:
         logs.set_about()
 
+    if settings.trusted_proxies:
+        trusted = proxies.networks(settings.trusted_proxies)
+        app.wsgi_app = proxies.TrustedProxies(app.wsgi_app, trusted)  # type: ignore[method-assign]
     problems.install(app)
     app.register_blueprint(runs.blueprint, url_prefix=API)
     app.register_blueprint(run_logs.blueprint, url_prefix=API)
@@ -147,6 +163,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(parts.blueprint, url_prefix=API)
     app.register_blueprint(batches.blueprint, url_prefix=API)
     app.register_blueprint(dead.blueprint, url_prefix=API)
+    app.register_blueprint(export.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(statistics.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)
@@ -155,6 +172,18 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(roster.health)
     app.register_blueprint(metrics.blueprint)
     return app
+
+
+def _admit(limiter: Limiter) -> Response | None:
+    """See that whoever asks does not ask too much, nor the same thing twice; the answer, if it was given before."""
+    if not request.path.startswith(API) or request.endpoint in OPEN:
+        return None
+    who = principal()
+    pause = limiter.wait((who.kind, who.name))
+    if pause > 0:
+        detail = "you ask more than AIKI_RATE_LIMIT allows; ask more slowly, or for more at once"
+        raise Refused(429, "too_many_requests", detail, retry_after=round(pause, 3))
+    return idempotency.begin()
 
 
 def backend_of(app: Flask) -> Backend:

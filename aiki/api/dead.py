@@ -199,7 +199,12 @@ def show_letter(letter_id: str) -> Response:
 
 @blueprint.post("/dead/letters/requeue")
 @needs("dead.operate")
-@describe(body=_WHICH, answer=LettersDone, errors=("conflict",), example={"letters": ["0" * 32], "reason": "workers upgraded"})
+@describe(
+    body=_WHICH,
+    answer=LettersDone,
+    errors=("conflict", "not_found"),
+    example={"letters": ["0" * 32], "reason": "workers upgraded"},
+)
 def requeue() -> Response:
     """Publish dead letters again, to the queues where they were, and forget them once the broker has them.
 
@@ -212,7 +217,7 @@ def requeue() -> Response:
 
 @blueprint.post("/dead/letters/discard")
 @needs("dead.operate")
-@describe(body=_WHICH, answer=LettersDone, example={"letters": ["0" * 32], "reason": "sent by a test"})
+@describe(body=_WHICH, answer=LettersDone, errors=("not_found",), example={"letters": ["0" * 32], "reason": "sent by a test"})
 def discard() -> Response:
     """Delete dead letters."""
     asked = body(_WHICH)

@@ -105,6 +105,17 @@ class Hub:
 
     # ------------------------------------------------------------ the thread
     def _work(self) -> None:
+        try:
+            self._turn_on()
+        except BaseException:
+            with self._changed:
+                self._thread = None  # whoever listens next starts another; those who did begin again with it
+                listeners = list(self._of)
+            for listener in listeners:
+                listener.end()
+            raise
+
+    def _turn_on(self) -> None:
         last = 0.0
         while True:
             with self._changed:

@@ -14,12 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aiki.clock import now_us
+
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that prometheus_client looks at when it is first imported: so nothing here imports it at the top."""
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0, 30.0)
+SINCE: Final = "since"
+"""The file that says when the counters of all processes begin."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -76,11 +80,18 @@ class Instruments:
         return together
 
 
+def counted_since() -> int:
+    """When counters begin (microseconds): the same in all processes of a server, so that none ever falls."""
+    folder = os.environ.get(MULTIPROCESS)
+    return int((Path(folder) / SINCE).read_text()) if folder else now_us()
+
+
 # ---------------------------------------------------------------- for the process that forks the others
 def share() -> str:
     """Have the processes that are forked from here on share their values; the directory, for `unshare`."""
     folder = tempfile.mkdtemp(prefix="aiki-metrics-")
     os.environ[MULTIPROCESS] = folder
+    (Path(folder) / SINCE).write_text(str(now_us()))
     return folder
 
 

@@ -2,7 +2,7 @@
 
 A listener's frames wait in a bounded backlog: one that does not take them is cut off, and begins again with what is then. Under
 gunicorn the socket is handed to the sender once the headers are made, and the thread that served the request is free
-(`docs/decisions/0015-event-streams.md`); under other servers a thread is held for each listener, so there may be fewer of them.
+(`docs/decisions/0016-event-streams.md`); under other servers a thread is held for each listener, so there may be fewer of them.
 """
 
 from __future__ import annotations

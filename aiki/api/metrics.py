@@ -20,17 +20,20 @@ from flask import Blueprint, Flask, Response, current_app, request
 
 from aiki.api.access import Principal, Role, needs, principal
 from aiki.api.backend import Backend
-from aiki.api.instruments import Instruments
+from aiki.api.instruments import Instruments, counted_since
 from aiki.broker import DEAD, Depth, open_broker, reports, work
 from aiki.errors import AikiError
 from aiki.settings import Settings
 from aiki.storage.gauging import Gauged
+from aiki.storage.statistics import Totals
 
 log = logging.getLogger(__name__)
 
 PATH: Final = "/metrics"
 TTL: Final = 5.0
 """Seconds for which what was looked at is told again."""
+MAX_NAMESPACES: Final = 50
+"""Namespaces whose counters are told."""
 MAX_QUEUES: Final = 200
 """Queues that have series of their own; what a broker is asked about is bounded too."""
 
@@ -46,6 +49,7 @@ class Seen:
     reports: dict[int, Depth] = field(default_factory=dict)
     dead: int = 0
     blocked: bool = False
+    totals: dict[str, Totals] = field(default_factory=dict)
     took: float = 0.0
 
 
@@ -58,6 +62,7 @@ class Observer:
         self._looking = threading.Lock()
         self._seen: Seen | None = None
         self._until = 0.0
+        self._since = counted_since()
 
     def look(self) -> Seen:
         """What there is. Whoever comes while another looks gets what was seen before, if anything was."""
@@ -73,7 +78,10 @@ class Observer:
         began = time.monotonic()
         seen = Seen()
         try:
-            seen.database = self._backend.store.gauge()
+            store = self._backend.store
+            seen.database = store.gauge()
+            namespaces = sorted({namespace for namespace, _ in seen.database.runs})[:MAX_NAMESPACES]
+            seen.totals = {name: store.of(name).totals(self._since) for name in namespaces}
         except AikiError as error:
             log.warning("metrics: %s", error)
         names = sorted(seen.database.names)[:MAX_QUEUES] if seen.database else []

@@ -69,6 +69,7 @@ class Declared:
     errors: tuple[str, ...] = ()
     example: Any = None
     conditional: bool = False
+    secret: bool = False
 
 
 def describe(
@@ -83,10 +84,12 @@ def describe(
     errors: tuple[str, ...] = (),
     example: Any = None,
     conditional: bool = False,
+    secret: bool = False,
 ) -> Callable[[F], F]:
     """Declare an endpoint; see the module. `repeatable` names fields of the query that may be given several times.
 
-    `conditional`: it has an `ETag`, and answers 304 to `If-None-Match`.
+    `conditional`: it has an `ETag`, and answers 304 to `If-None-Match`. `secret`: its answer is not kept for
+    an `Idempotency-Key`, which then has it done once without telling twice.
     """
     unknown = [code for code in errors if code not in CODES]
     assert not unknown, f"{unknown} are not in problems.CODES"
@@ -101,6 +104,7 @@ def describe(
         errors=errors,
         example=example,
         conditional=conditional,
+        secret=secret,
     )
 
     def decorate(view: F) -> F:
@@ -237,7 +241,10 @@ class _Operation:
                 out[str(status)]["content"] = {"application/json": {"schema": schema}}
         if declared.media:
             ok = out.setdefault("200", {"description": _STATUS[200], "headers": headers})
-            kinds = {kind: {"schema": {"type": "string", "description": text}} for kind, text in declared.media.items()}
+            kinds = {
+                kind: {"schema": {"type": "object" if kind == "application/json" else "string", "description": text}}
+                for kind, text in declared.media.items()
+            }
             ok["content"] = {**ok.get("content", {}), **kinds}
         if declared.conditional:
             out["200"]["headers"] = {**headers, "ETag": _ETAG}
@@ -258,9 +265,11 @@ class _Operation:
             out += _OF_ALL
         if declared.query is not None or declared.body is not None:
             out.append("invalid")
+        if declared.query is not None:
+            out.append("uri_too_long")
         if declared.body is not None:
             out += _OF_BODIES
-        if "run_id" in (self._rule.arguments or ()):
+        if self._rule.arguments:
             out.append("not_found")
         if self._method == "POST" and self._action is not None:
             out += ["invalid", "idempotency_conflict", "idempotency_mismatch"]

@@ -80,7 +80,9 @@ def keys() -> Response:
 @describe(
     body=_KEY,
     answers={201: schemas.NewKey},
+    errors=("conflict",),
     example={"name": "ci", "role": "operator", "namespaces": ["default"], "expires_in": 7776000},
+    secret=True,
 )
 def add_key() -> Response:
     """Make an API key. The secret is told this once: only a hash of it is kept."""

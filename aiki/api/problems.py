@@ -16,6 +16,7 @@ from aiki.storage import RowTooLarge
 
 log = logging.getLogger(__name__)
 
+_NO_MARKUP: Final = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 PROBLEM: Final = "application/problem+json"
 
 
@@ -82,8 +83,9 @@ def invalid(detail: str, errors: dict[str, list[str]] | None = None) -> Refused:
 
 
 def answer(data: Any, status: int = 200, mimetype: str = "application/json") -> Response:
-    """A JSON answer, all ASCII."""
-    return Response(json.dumps(data, separators=(",", ":")) + "\n", status, mimetype=mimetype)
+    """A JSON answer, all ASCII, and such that nothing in it is markup whoever takes it for that."""
+    text = json.dumps(data, separators=(",", ":")).translate(_NO_MARKUP)
+    return Response(text + "\n", status, mimetype=mimetype)
 
 
 def problem(status: int, code: str, detail: str, **more: Any) -> Response:

@@ -52,7 +52,7 @@ def store() -> Store:
 
 def body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
     """The JSON body, checked. `optional`: no body at all is an empty object."""
-    raw = _read()
+    raw = read_body()
     if not raw and optional:
         return schemas.load(schema, {})
     if not request.is_json:
@@ -62,9 +62,10 @@ def body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
     return schemas.load(schema, _parse(raw))
 
 
-def _read() -> bytes:
+def read_body(*, keep: bool = False) -> bytes:
+    """The body's bytes. `keep`: it is going to be read again. Raises `Refused` (413)."""
     try:
-        return request.get_data(cache=False)
+        return request.get_data(cache=keep)
     except RequestEntityTooLarge:
         _drain()
         limit = request.max_content_length or 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, request
 
-from aiki.api import answers, masking, paging, schemas, values
+from aiki import tracing
+from aiki.api import answers, idempotency, masking, paging, schemas, values
 from aiki.api.access import needs
 from aiki.api.backend import Backend
 from aiki.api.openapi import describe
@@ -18,6 +19,7 @@ from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.filters import Filter
 from aiki.ids import parse_id
+from aiki.messages import OPT_TRACE
 from aiki.model import Accepted, NewRun, RunDetail, RunFilter, RunView
 from aiki.storage import filter_of
 from aiki.storage.why import Why
@@ -53,7 +55,7 @@ _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
 )
 def enqueue() -> Response:
     """Record a run: 201, or 200 if it was there already."""
-    run = _new_run(backend(), body(_RUN))
+    run = _new_run(backend(), _named(body(_RUN)))
     return _accepted(client().enqueue([run])[0])
 
 
@@ -74,9 +76,15 @@ def _accepted(accepted: Accepted) -> Response:
 def enqueue_many() -> Response:
     """Record many runs, all or none."""
     data = body(_BATCH)
-    runs = [_new_run(backend(), item) for item in data["runs"]]
+    runs = [_new_run(backend(), _named(item, number)) for number, item in enumerate(data["runs"])]
     accepted = client().enqueue(runs, batch=data.get("batch")) if runs else []
     return answer({"runs": [wire.accepted_to_json(item) for item in accepted]})
+
+
+def _named(data: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    """With an id of its own, if the request has a key under which it may come again."""
+    derived = idempotency.derived_id(number)
+    return data if derived is None or data.get("id") is not None else {**data, "id": derived}
 
 
 def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
@@ -99,9 +107,13 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
     item["options"] = {**data.get("options", {}), **{key: data[key] for key in _OPTIONS if key in data}}
     present = {key: value for key, value in item.items() if value is not None}
     try:
-        return wire.new_run_from_json(present, now=at.now(), definition=definition, limit=limit)
+        run = wire.new_run_from_json(present, now=at.now(), definition=definition, limit=limit)
     except wire.WireError as error:
         raise invalid(str(error)) from None
+    trace = tracing.checked(request.headers.get("traceparent", ""))
+    if trace:
+        run.options = {**run.options, OPT_TRACE: trace}
+    return run
 
 
 # ---------------------------------------------------------------- looking
@@ -249,7 +261,9 @@ def where_of(asked: Mapping[str, Any]) -> Filter:
 def cancel(run_id: str) -> Response:
     """Cancel a run; one that has ended stays as it is. A second cancel ends a workflow at once, unless `once` is true."""
     asked = body(_CANCEL, optional=True)
-    return _told(client().cancel(checked_id(run_id), reason=asked.get("reason", ""), once=asked.get("once", False)))
+    return _told(
+        client().cancel(checked_id(run_id), reason=asked.get("reason", ""), once=asked.get("once", idempotency.repeated()))
+    )
 
 
 @blueprint.post("/runs/<run_id>/terminate")
@@ -313,7 +327,7 @@ def send_event(run_id: str) -> Response:
         raise values.too_large(f"the data of event {name}", len(payload.text), limit)
     if asked.get("data") is not None:
         payload = values.payload_of_data(asked["data"], limit=limit, name=name)
-    told = {"reference_id": asked.get("reference_id"), "reason": asked.get("reason", "")}
+    told = {"reference_id": given(asked, "reference_id") or idempotency.reference(), "reason": asked.get("reason", "")}
     return _told(client().send_event(checked_id(run_id), name, payload, **told))
 
 
@@ -346,7 +360,7 @@ def rerun(run_id: str) -> Response:
         client().rerun(
             checked,
             from_step=asked.get("from_step"),
-            new_id=asked.get("id"),
+            new_id=given(asked, "id") or idempotency.derived_id(),
             payload=_edited(checked, asked),
             reason=asked.get("reason", ""),
         )

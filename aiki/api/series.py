@@ -6,18 +6,35 @@ Labels are namespaces, states, queues, registered names and addresses of the API
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import aiki
 from aiki.clock import SECOND
 from aiki.storage.gauging import Gauged
+from aiki.storage.statistics import Totals
+from aiki.storage.tallying import BOUNDS, COLUMNS, COUNTERS, RAN, WAITED
 
 if TYPE_CHECKING:
     from aiki.api.metrics import Seen
+
+
+MAX_NAMES: Final = 100
+"""Names and queues of a namespace that have series of their own."""
+OUTCOMES: Final = ("completed", "failed", "dead", "cancelled")
+TOLD: Final = (10, 50, 100, 500, 1_000, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000, 3_600_000)
+"""Milliseconds: those of the bounds of the histograms in the database that are told."""
+assert set(TOLD) <= set(BOUNDS)
 
 
 class Series(Collector):
@@ -39,6 +56,7 @@ class Series(Collector):
             yield from self._runs(seen.database)
             yield from self._workers(seen.database)
             yield from self._outbox(seen.database)
+            yield from self._totals()
         if seen.depths is not None:
             yield from self._broker(seen)
 
@@ -100,6 +118,27 @@ class Series(Collector):
         late = 0.0 if found.oldest_due is None else self._seconds_since(found.oldest_due)
         yield _gauge("aiki_outbox_oldest_due_seconds", "For how long the oldest of them has been due.", (), {(): late})
 
+    def _totals(self) -> Iterator[Metric]:
+        ended = CounterMetricFamily("aiki_runs_ended", "Runs that ended, by how.", labels=("namespace", "name", "outcome"))
+        begun = CounterMetricFamily("aiki_runs_started", "Runs that began to execute.", labels=("namespace", "name"))
+        again = CounterMetricFamily("aiki_attempts_retried", "Further attempts.", labels=("namespace", "name"))
+        waited = HistogramMetricFamily(
+            "aiki_run_waiting_seconds", "From a run's dispatch to its start.", labels=("namespace", "queue")
+        )
+        ran = HistogramMetricFamily("aiki_run_running_seconds", "From a run's start to its end.", labels=("namespace", "name"))
+        for namespace, totals in self._seen.totals.items():
+            if self._namespaces is not None and namespace not in self._namespaces:
+                continue
+            for name, sums in _summed(totals, 0).items():
+                begun.add_metric((namespace, name), sums[COLUMNS.index("started")])
+                again.add_metric((namespace, name), sums[COLUMNS.index("retried")])
+                for outcome in OUTCOMES:
+                    ended.add_metric((namespace, name, outcome), sums[COLUMNS.index(outcome)])
+                ran.add_metric((namespace, name), *_histogram(sums, RAN[0], "ran_ms"))
+            for queue, sums in _summed(totals, 1).items():
+                waited.add_metric((namespace, queue), *_histogram(sums, WAITED[0], "waited_ms"))
+        yield from (begun, ended, again, waited, ran)
+
     def _broker(self, seen: Seen) -> Iterator[Metric]:
         ready = {key: depth.ready for key, depth in (seen.depths or {}).items()}
         consumers = {key: depth.consumers for key, depth in (seen.depths or {}).items()}
@@ -118,6 +157,27 @@ class Series(Collector):
         yield _gauge("aiki_report_queue_consumers", "Orchestrators that listen to a partition.", ("partition",), listening)
         yield _gauge("aiki_dead_queue_messages", "Dead letters that no orchestrator has taken yet.", (), {(): seen.dead})
         yield _gauge("aiki_broker_blocked", "1: the broker takes no messages (a memory or disk alarm).", (), {(): seen.blocked})
+
+
+def _summed(totals: Totals, by: int) -> dict[str, list[int]]:
+    """Sums by name (0) or by queue (1): of those with the most ends, all others together as `other`."""
+    sums: dict[str, list[int]] = {}
+    for name, queue, numbers in totals.rows:
+        into = sums.setdefault(name if by == 0 else queue, [0] * len(COLUMNS))
+        for at, number in enumerate(numbers):
+            into[at] += number
+    if len(sums) <= MAX_NAMES:
+        return sums
+    most = sorted(sums, key=lambda key: -sum(sums[key][: len(COUNTERS)]))
+    other = [sum(numbers) for numbers in zip(*(sums[key] for key in most[MAX_NAMES:]), strict=True)]
+    return {**{key: sums[key] for key in most[:MAX_NAMES]}, "other": other}
+
+
+def _histogram(sums: list[int], first: str, total: str) -> tuple[list[tuple[str, float]], float]:
+    at = COLUMNS.index(first)
+    counts = list(accumulate(sums[at : at + len(BOUNDS) + 1]))
+    buckets = [(str(bound / 1000), float(counts[BOUNDS.index(bound)])) for bound in TOLD]
+    return [*buckets, ("+Inf", float(counts[-1]))], sums[COLUMNS.index(total)] / 1000
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:

@@ -17,9 +17,11 @@ import json
 import logging
 import os
 import socket
+import ssl
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,9 +33,12 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
-from aiki.api import instruments
+from aiki.api import instruments, proxies
 from aiki.api.app import ApiOptions, backend_of, create_app
+from aiki.api.guard import SECURITY_HEADERS
 from aiki.api.listening import HandedOver, HandsOver
+from aiki.client import wire
+from aiki.clock import now_us
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
 from aiki.storage import open_store
@@ -53,6 +58,7 @@ class ServerOptions:
 
     :ivar bind: `host:port`; port 0 is any that is free.
     :ivar workers: processes; `threads`: requests that each answers at a time; `streams`: event streams that each holds open.
+    :ivar rate_limit: requests a second that each process takes of one principal.
     :ivar access_log: log one line a request.
     """
 
@@ -60,6 +66,7 @@ class ServerOptions:
     workers: int = 2
     threads: int = 16
     streams: int = 500
+    rate_limit: float = 1000.0
     log_level: str = "info"
     access_log: bool = False
 
@@ -96,6 +103,8 @@ def main(
             f"--bind {options.bind}: this address {how}, and there is neither an API key nor a user, so anybody could run "
             "anything; set AIKI_API_KEY (or --api-key), add a user (aiki users add NAME --role admin), or bind to 127.0.0.1"
         )
+    _check_files(settings)
+    proxies.networks(settings.trusted_proxies)
     shared = instruments.share()
     try:
         _Application(settings, options, (host, port, loopback), people, listening, pages).run()
@@ -104,6 +113,15 @@ def main(
     finally:
         instruments.unshare(shared)
     return 0
+
+
+def _check_files(settings: Settings) -> None:
+    """See that the server's certificate can be used; raises `ConfigurationError`. Gunicorn would find out for each request."""
+    if settings.tls_cert:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"tls_cert={settings.tls_cert!r}, tls_key={settings.tls_key!r}: {error}") from None
 
 
 def resolve(bind: str) -> tuple[str, int, bool]:
@@ -168,11 +186,15 @@ class _Application(BaseApplication):
             "when_ready": self._ready,
             "worker_exit": _worker_exit,
             "child_exit": _child_exit,
+            "certfile": self._settings.tls_cert or None,
+            "keyfile": self._settings.tls_key or None,
+            "secure_scheme_headers": {},  # `aiki.api.proxies` knows whom to believe
         }
 
     def _ready(self, arbiter: Any) -> None:
         host, port = arbiter.LISTENERS[0].sock.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self._settings.tls_cert else "http"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         log.info("listening on %s", url)
         if self._listening is not None:
             self._listening(url)
@@ -183,6 +205,7 @@ class _Application(BaseApplication):
         options = ApiOptions(
             max_held=held,
             max_streams=self._options.streams,
+            rate_limit=self._options.rate_limit,
             access_log=self._options.access_log,
             local=self._loopback,
             people=self._people,
@@ -263,9 +286,12 @@ class Worker(ThreadWorker):
             status, code, detail = 400, "invalid", "this is not HTTP that can be understood"
         if status == 500:
             log.error("a request from %s failed (%s)", (addr or ("?",))[0], getattr(req, "method", "-"), exc_info=exc)
-        title = code.replace("_", " ")
-        body = json.dumps({"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code})
+        title, request_id = code.replace("_", " "), uuid.uuid4().hex
+        told = {"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code}
+        body = json.dumps({**told, "request_id": request_id})
+        more = {**SECURITY_HEADERS, "X-Request-ID": request_id, wire.TIME_HEADER: str(now_us())}
         head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in more.items())
         with contextlib.suppress(OSError):  # the client has gone
             util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
 

@@ -49,6 +49,8 @@ COMMANDS: Final[dict[str, _Where]] = {
     "db": _Where("aiki.cli.db", "db", "Make or upgrade the database's tables."),
     "runs": _Where("aiki.cli.runs", "runs", "Look at runs and act on them: cancel, retry, pause, wake, …"),
     "workers": _Where("aiki.cli.workers", "workers", "List the workers and what they do."),
+    "users": _Where("aiki.cli.users", "users", "Who may sign in to the dashboard: add, change, disable."),
+    "keys": _Where("aiki.cli.keys", "keys", "What programs ask the server with: add and revoke API keys."),
     "alive": _Where("aiki.cli.alive", "alive", "Health checks for containers."),
     "doctor": _Where("aiki.cli.doctor", "doctor", "Check database, broker, orchestrator and workers."),
 }

@@ -13,7 +13,7 @@ _EPILOG = """\b
 Exit codes:
   0  stopped as asked (TERM or INT)
   1  the database's schema is not current (run: aiki db upgrade), or the address is taken
-  2  a wrong option or setting; an address that others can reach, without an API key
+  2  a wrong option or setting; an address that others can reach, without a user or an API key
   4  the database cannot be reached"""
 
 
@@ -24,7 +24,7 @@ Exit codes:
     envvar="AIKI_BIND",
     show_envvar=True,
     metavar="HOST:PORT",
-    help="Where to listen. Any address but a loopback one needs an API key.",
+    help="Where to listen. Any address but a loopback one needs a user or an API key.",
 )
 @click.option(
     "-w",
@@ -52,6 +52,14 @@ Exit codes:
     help="Event streams (live pages) that a process holds open at a time.",
 )
 @click.option(
+    "--rate-limit",
+    type=click.FloatRange(0),
+    default=1000.0,
+    envvar="AIKI_RATE_LIMIT",
+    show_envvar=True,
+    help="Requests a second that a process takes of one key, user or local client; twice as many at once. 0 is no limit.",
+)
+@click.option(
     "--api-key",
     default=None,
     metavar="KEY",
@@ -74,6 +82,7 @@ def server(
     workers: int,
     threads: int,
     streams: int,
+    rate_limit: float,
     api_key: str | None,
     database: str | None,
     broker: str | None,
@@ -93,6 +102,12 @@ def server(
     common.set_up_logging(log_level)
     settings = Settings.load(database_url=database, broker_url=broker, namespace=namespace, api_key=api_key)
     options = ServerOptions(
-        bind=bind, workers=workers, threads=threads, streams=streams, log_level=log_level, access_log=access_log
+        bind=bind,
+        workers=workers,
+        threads=threads,
+        streams=streams,
+        rate_limit=rate_limit,
+        log_level=log_level,
+        access_log=access_log,
     )
     sys.exit(main(settings, options, pages=install))

@@ -18,14 +18,14 @@ from urllib.parse import urlencode
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
 
-from aiki import ids
+from aiki import ids, tracing
 from aiki.client import forks, wire
 from aiki.clock import now_us
 from aiki.codec import Payload
 from aiki.errors import ConfigurationError, RunConflict, RunNotFound, ServerError, Unavailable
 from aiki.ids import parse_id
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, StepView
-from aiki.settings import Settings
+from aiki.settings import DEFAULT_NAMESPACE, Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -64,6 +64,8 @@ class RemoteClient:
         self._headers = {"Accept": "application/json", "User-Agent": f"aiki-sdk ({actor})"}
         if settings.api_key:
             self._headers["Authorization"] = f"Bearer {settings.api_key}"
+        if settings.namespace != DEFAULT_NAMESPACE:  # otherwise the key's, or the server's own
+            self._headers["X-Aiki-Namespace"] = settings.namespace
         self._pool = self._new_pool()
         self._lock = threading.Lock()
         self._ahead = 0
@@ -277,6 +279,9 @@ class RemoteClient:
         if left <= 0:
             raise _TooSlow("no answer in time")
         headers = self._headers if content is None else {**self._headers, "Content-Type": "application/json"}
+        carried = tracing.traceparent()
+        if carried:
+            headers = {**headers, "traceparent": carried}
         asked = now_us()
         response = self._pool.request(
             method,

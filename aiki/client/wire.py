@@ -41,7 +41,7 @@ from typing import Any, Final, TypeVar
 from aiki import codec, errors, ids
 from aiki.clock import SECOND
 from aiki.codec import Payload
-from aiki.messages import OPT_RETRY, OPT_SOFT_TIME_LIMIT, OPT_TIME_LIMIT
+from aiki.messages import OPT_RETRY, OPT_SOFT_TIME_LIMIT, OPT_TIME_LIMIT, OPT_TRACE
 from aiki.model import Accepted, Attempt, DefinitionInfo, NewRun, Page, RunDetail, RunView, StepView
 from aiki.states import State
 
@@ -129,8 +129,9 @@ def new_run_to_json(run: NewRun) -> dict[str, Any]:
         out["due_at"] = time_to_json(run.due_at)
     if run.expires_at is not None:
         out["expires_at"] = time_to_json(run.expires_at)
-    if run.options:
-        out["options"] = {_OPTION_NAMES.get(code, code): value for code, value in run.options.items()}
+    options = {_OPTION_NAMES.get(code, code): value for code, value in run.options.items() if code != OPT_TRACE}
+    if options:  # the trace travels as a header
+        out["options"] = options
     if run.reference_id is not None:
         out["reference_id"] = run.reference_id
         out["on_conflict"] = run.on_conflict

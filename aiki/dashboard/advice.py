@@ -14,12 +14,14 @@ class Advice(NamedTuple):
 
     :ivar verb: of `aiki.dashboard.steering`, where it can be done here.
     :ivar command: to be typed elsewhere.
+    :ivar query: what the verb's form is filled in with; `page`: the endpoint at which to do it.
     """
 
     text: str
     verb: str = ""
     command: str = ""
     query: dict[str, Any] | None = None
+    page: str = ""
 
 
 def advice(detail: RunDetail, reason: Why) -> list[Advice]:
@@ -39,6 +41,7 @@ def advice(detail: RunDetail, reason: Why) -> list[Advice]:
             Advice("Deploy code that fits what the workflow has done; it goes on by itself then."),
             Advice("Or try again now with the workers there are.", "retry"),
         ],
+        "queue_paused": [Advice(f"Resume queue {run.queue}, once what it was paused for is over.", page="dashboard.queues")],
         "paused": [Advice("Resume it.", "resume")],
         "waiting_event": [Advice("Send the event that it waits for.", "event", query={"name": _event(detail)})],
         "waiting_sleep": [Advice("It goes on by itself; or end its sleep now.", "wake")],

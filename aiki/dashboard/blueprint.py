@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from typing import Any, Final
 
-from flask import Blueprint, Flask, Response, g, request
+from flask import Blueprint, Flask, Response, current_app, g, request
 
 from aiki.api import guard, masking
 from aiki.api.access import Principal
@@ -46,6 +46,7 @@ def _known() -> dict[str, Any]:
         "namespace": _namespace(),
         "namespaces": _namespaces,
         "theme": theme(),
+        "pages_known": current_app.view_functions,
         "asset": assets.url_of,
         "csrf_token": csrf.token,
         "now": backend().now(),

@@ -34,6 +34,7 @@ def run(run_id: str) -> Response:
     values: dict[str, Any] = {"detail": detail, "run": detail.run, "reason": (reason := store().why(run_id))}
     values["advice"] = advice(detail, reason)
     values["verbs"] = steering.possible(detail)
+    values["logs"] = store().run_logs(detail.run.id)
     values["deeds"] = _deeds(detail.run.id)
     values |= {"rerun_of": store().rerun_of(run_id), "reruns": store().reruns(run_id)}
     values["input"] = jsonview.shown(detail.input, arguments=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from flask import Response, jsonify, make_response, redirect, request, url_for
+from flask import Response, current_app, jsonify, make_response, redirect, request, url_for
 
 from aiki.api.access import needs
 from aiki.api.requests import store
@@ -76,13 +76,13 @@ def runs() -> Response:
         where = parse(q)
         found = _found(where, request.args)
         values |= {"runs": found.runs, "found": found, "chips": _chips(where), "tabs": _tabs(where)}
-        if request.args.get("part") is None and q:
+        if request.args.get("part") is None and q and found.complete:  # counting looks at least as long as finding did
             values["count"] = store().count(where, COUNTED)
     except FilterError as error:
         status = 400
-        told = str(error) + (f". Did you mean {' or '.join(error.suggestions)}?" if error.suggestions else "")
-        values |= {"error": (told, error.position), "tabs": _tabs(Filter())}
+        values |= {"error": (str(error), error.position), "tabs": _tabs(Filter())}
     values["columns"] = columns = _columns()
+    values["exports"] = _exports(q)
     values["pages"] = {} if values["found"] is None else _pages(q, values["found"])
     response = page(
         "runs.html", parts={"rows": "runs_rows.html"}, status=status, all_columns=COLUMNS, bulk_verbs=BULK, **values
@@ -120,6 +120,14 @@ def _tabs(where: Filter) -> list[Tab]:
         q = rest.with_(f"status:{state}").text if state else rest.text
         out.append(Tab(title, url_for("dashboard.runs", q=q or None), now == ([f"status:{state}"] if state else [])))
     return out
+
+
+def _exports(q: str) -> list[tuple[str, str]]:
+    """Where all that match can be had as a file."""
+    name = "export.export_runs"
+    if name not in current_app.view_functions:
+        return []
+    return [(title, url_for(name, q=q or None, format=form)) for title, form in (("CSV", "csv"), ("NDJSON", "ndjson"))]
 
 
 def _columns() -> list[str]:

@@ -46,6 +46,7 @@ class Verb:
     danger: bool = False
     primary: bool = False
     fields: str = ""
+    button: str = ""
 
 
 # ---------------------------------------------------------------- when
@@ -193,11 +194,13 @@ VERBS: Final = {
             ),
             *(_alive, _cancel, "cancelled"),
             danger=True,
+            button="Cancel the run",
         ),
         Verb(
             *("terminate", "Terminate", "It ends now, without its code being called again: nothing is cleaned up."),
             *(lambda detail: _alive(detail) and _workflow(detail), _terminate),
             danger=True,
+            button="Terminate the run",
         ),
     )
 }
@@ -244,7 +247,7 @@ def _form(detail: RunDetail, verb: Verb, filled: dict[str, str], problem: str = 
         text=verb.text,
         problem=problem or ("" if verb.possible(detail) else f"The run is {detail.run.state}: this may be refused."),
         action=url_for("dashboard.do", run_id=detail.run.id, key=verb.key),
-        button=verb.title,
+        button=verb.button or verb.title,
         back=url_for("dashboard.run", run_id=detail.run.id),
         danger=verb.danger,
         fields=verb.fields,

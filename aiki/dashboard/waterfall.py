@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from aiki.dashboard import formatting
 from aiki.history import EVENT, SLEEP
 from aiki.model import RunDetail
+from aiki.states import State
 from aiki.storage.outline import ENDS, Fold, Outline, StepLine
 
 SMALL: Final = 5
@@ -133,7 +134,10 @@ def of_attempts(detail: RunDetail) -> list[Line]:
     """The attempts of a task: what was waited before each, and how it ended."""
     run = detail.run
     out: list[Line] = []
-    since = run.due_at if run.due_at is not None and run.due_at > run.created_at else run.created_at
+    since = run.created_at
+    begin = detail.attempts[0].started_at if detail.attempts else run.started_at
+    if run.due_at is not None and run.due_at > since and (run.state == State.QUEUED if begin is None else run.due_at <= begin):
+        since = run.due_at
     first = [Part("wait", run.created_at, since)] if since > run.created_at else []
     for item in detail.attempts:
         begun = item.started_at or item.finished_at
@@ -149,7 +153,8 @@ def of_attempts(detail: RunDetail) -> list[Line]:
         what = "wait" if run.state.value in ("scheduled", "waiting", "paused", "stalled") else "queue"
         ended = run.finished_at
         part = Part(_how(run.state) if ended is not None else "backoff" if out and what == "wait" else what, since, ended)
-        out.append(Line(str(number), f"attempt {number}", "", run.state, [*(first if not out else []), part]))
+        took = None if ended is None else ended - since
+        out.append(Line(str(number), f"attempt {number}", "", run.state, [*(first if not out else []), part], took=took))
         return out
     before = "queue" if not out else "backoff"
     parts = [*(first if not out else []), *([Part(before, since, started)] if started > since else [])]

@@ -451,6 +451,7 @@ class Orchestrator:
             ("tallies", 2.0, self._fold_tallies),
             ("statistics", 300.0, self._drop_statistics),
             ("reconcile", RECONCILE_EVERY, self._reconcile),
+            ("idempotency", 10.0, self._forget_requests),
         ]
 
     def _drop_statistics(self, now: float) -> None:
@@ -484,6 +485,10 @@ class Orchestrator:
                 core.fail_oversized(row, self._store.clock())
 
         self._follow(namespace, self._store.apply(namespace, run_ids, decide), Outcome())
+
+    def _forget_requests(self, now: float) -> None:
+        """Answers that clients cannot ask for any more, some at a time."""
+        self._store.purge_idempotency()
 
     def _find_stirred(self, now: float) -> None:
         self._stirring.find()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import random
 import sqlite3
+import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import pymysql
 import sqlalchemy as sa
 from pymysql.constants import CLIENT
 from sqlalchemy import event
@@ -525,8 +527,14 @@ def _mysql_engine(
         },
     )
 
+    encrypted = any(key.startswith("ssl_") for key in url.query)
+
     @event.listens_for(engine, "connect")
     def _prepare(raw: Any, _record: Any) -> None:
+        if encrypted and not isinstance(raw._sock, ssl.SSLSocket):
+            # The library goes on in the clear with a server, or somebody in between, that says it has no TLS.
+            raw.close()
+            raise pymysql.err.OperationalError(2026, "the server has no TLS, which the URL or AIKI_DATABASE_CA asks for")
         with raw.cursor() as cursor:
             cursor.execute(f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {max(1, round(timeout) - 1)}")
 

@@ -61,6 +61,9 @@ class Gauging:
         out = Gauged()
         namespaces = [row[0] for row in self.db.execute(connection, "SELECT DISTINCT namespace FROM definitions").fetchall()]
         for namespace in namespaces:
+            # A zero is told: nobody could be warned of a series that is not there.
+            out.workers[namespace] = out.children[namespace, "busy"] = out.children[namespace, "idle"] = 0
+            out.webhooks[namespace] = (0, 0)
             for state in State:
                 if state not in TERMINAL:
                     sql = f"SELECT 1 FROM runs WHERE namespace = ? AND state = ? LIMIT {COUNTED}"

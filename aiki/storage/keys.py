@@ -81,6 +81,8 @@ class Keys(Auditing):
 
     def key(self, key_id: str) -> KeyView | None:
         """A key, or None."""
+        if not key_id.isascii():  # MariaDB compares no other text with an ASCII column
+            return None
         sql = f"SELECT {_COLUMNS} FROM api_keys WHERE id = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (key_id[:16],)).fetchone())
         return None if row is None else _key(row)
@@ -104,6 +106,8 @@ class Keys(Auditing):
 
     def revoke_key(self, key_id: str, *, actor: str = "") -> KeyView:
         """Have a key open nothing any more; harmless to repeat. Raises `NotThere`."""
+        if not key_id.isascii():
+            raise NotThere(f"there is no key {key_id}")
         now = self.clock()
 
         def work(connection: sa.Connection) -> None:

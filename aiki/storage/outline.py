@@ -21,7 +21,7 @@ from aiki.storage.reading import Reading
 from aiki.storage.rows import payload_of
 
 FIRST_WINDOW: Final = 1_000
-WINDOW: Final = 20_000
+WINDOW: Final = 10_000
 FOLD_SECONDS: Final = 0.5
 """How long folds are read for a page."""
 ENDS: Final = ("completed", "failed", "cancelled", "timed_out", "dead")

@@ -121,6 +121,8 @@ class People(Auditing):
 
     def user(self, name: str) -> UserView | None:
         """A user, or None."""
+        if not name.isascii():  # MariaDB compares no other text with an ASCII column
+            return None
         sql = f"SELECT {_USER_COLUMNS} FROM users WHERE name = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (name.lower()[:64],)).fetchone())
         return None if row is None else _user(row)
@@ -184,7 +186,7 @@ class People(Auditing):
     def _lock_admins(self, connection: sa.Connection, name: str) -> bool:
         """Lock this user and all admins, so that two of them cannot remove each other at once; whether there are any."""
         sql = f"SELECT name FROM users WHERE name = ? {self.db.for_update}"
-        if self.db.execute(connection, sql, (name,)).fetchone() is None:
+        if not name.isascii() or self.db.execute(connection, sql, (name,)).fetchone() is None:
             raise NotThere(f"there is no user {name}")
         return bool(self.db.execute(connection, f"{_ADMINS} ORDER BY name {self.db.for_update}").fetchall())
 
@@ -216,7 +218,8 @@ class People(Auditing):
         keys = [(_key("account", name), ACCOUNT), (_key("address", source), ADDRESS)]
         self._count_try(keys)
         sql = "SELECT password, disabled, generation FROM users WHERE name = ?"
-        row = self.db.read(lambda connection: self.db.execute(connection, sql, (name,)).fetchone())
+        known = name if name.isascii() else ""
+        row = self.db.read(lambda connection: self.db.execute(connection, sql, (known,)).fetchone())
         right = passwords.verify_nothing(password) if row is None else passwords.verified(password, row[0])
         if row is None or not right or row[1]:
             # Who mistakes the fields types a password where the name belongs: only names that there are get into the record.

@@ -15,7 +15,7 @@ from aiki.storage.database import Database, safe_url
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest migration; `tests/storage` checks that it is."""
 
 _upgrading = threading.Lock()

@@ -37,9 +37,12 @@ PROBE: Final = 2000
 """Entries of an index up to which ways are compared by their length."""
 CHUNK_IN_INDEX: Final = 5000
 CHUNK_IN_ROWS: Final = 500
+LONGEST_CHUNK_IN_INDEX: Final = 40_000
+LONGEST_CHUNK_IN_ROWS: Final = 2000
+"""Longer ones would overrun the time."""
 BUDGET_IN_INDEX: Final = 100_000
 BUDGET_IN_ROWS: Final = 20_000
-BUDGET_SECONDS: Final = 0.12
+BUDGET_SECONDS: Final = 0.1
 CAP: Final = 10_000
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -206,7 +209,7 @@ class Searching(Reading):
                 found = self._with_arguments(connection, plan.arguments, found)
             walk.looked += looked
             walk.start, walk.done = stop or walk.start, stop is None
-            size *= 2
+            size = min(2 * size, LONGEST_CHUNK_IN_INDEX if quick else LONGEST_CHUNK_IN_ROWS)
             yield found
 
     def _few(self, connection: sa.Connection, plan: Plan, walk: _Walk) -> list[Place]:
@@ -267,6 +270,8 @@ class Searching(Reading):
             for sql, values in self._segments(plan.way, lane, plan.window, start, stop, down, conditions, more):
                 pieces.append(f"{sql} LIMIT {int(wanted)}")
                 parameters += values
+        if not pieces:  # a window that ends before it begins
+            return []
         if len(pieces) == 1:
             rows = self.db.look(connection, pieces[0], parameters)
         else:

@@ -5,7 +5,7 @@ The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `
 again), `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging`
 (metrics), `statistics`, `attention` (what is wrong), `webhooks`, `purging` (retention).
 again), `queues`, `batches`, `dead`, `why`, `roster` (workers, orchestrators, definitions, revocations), `reconciling`,
-`gauging` (metrics), `webhooks`, `purging` (retention).
+`gauging` (metrics), `webhooks`, `purging` (retention), `idempotency`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from aiki.clock import Clock, now_us
 from aiki.settings import Settings
 from aiki.storage.attention import NeedsAttention
 from aiki.storage.auditing import NOWHERE, Origin
-from aiki.storage.batches import Batches
+from aiki.storage.batchwork import BatchWork
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.dead import Dead
 from aiki.storage.gauging import Gauging
+from aiki.storage.idempotency import Idempotency
 from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
 from aiki.storage.outside import Outside
@@ -39,7 +40,7 @@ from aiki.storage.why import Explaining
 
 
 class Store(
-    Batches,
+    BatchWork,
     Dead,
     Roster,
     Reconciling,
@@ -50,6 +51,7 @@ class Store(
     Statistics,
     NeedsAttention,
     Watching,
+    Idempotency,
     People,
     Keys,
     Webhooks,

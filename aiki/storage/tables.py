@@ -503,6 +503,23 @@ sign_in_failures = sa.Table(
 )
 """Failed sign-ins of an account or an address (the id is its hash), and until when no password is looked at."""
 
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    _namespace(),
+    sa.Column("id", _binary(32), nullable=False),
+    sa.Column("request", _binary(32), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("claimed_at", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.SmallInteger),
+    sa.Column("headers", sa.Text),
+    sa.Column("body", _LONGBLOB),
+    sa.PrimaryKeyConstraint("namespace", "id"),
+    sa.Index("ix_idempotency_created_at", "created_at"),
+    **_OPTIONS,
+)
+"""Requests that carried an `Idempotency-Key`: hashes of the key (with who sent it) and of the request, and the answer."""
+
 tallies = sa.Table(
     "tallies",
     metadata,

@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from aiki import ids, messages
+from aiki import ids, messages, tracing
 from aiki.broker.base import Address, Broker, work
 from aiki.errors import MessageError
 from aiki.history import Step
@@ -175,6 +175,7 @@ class Child:
         else:
             _log.error("leaving with %d reports unconfirmed after %g s", self._connection.unconfirmed, LEAVE_SECONDS)
         self._connection.close()
+        tracing.flush()
 
     def _on_lost(self) -> None:
         self._inbox.jobs.clear()

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiki import messages
+from aiki import messages, tracing
 from aiki.context import inside_step
 from aiki.errors import TaskCancelled
 from aiki.history import UNDO, History, Step
@@ -163,7 +163,8 @@ class Host:
             self._begin_entry(call)
         gate = self._port.gate
         try:
-            with inside_step(call.step.ordinal, call.attempt, call.step.name):
+            traced = tracing.step(call.step.name, call.step.ordinal, call.attempt)
+            with traced, inside_step(call.step.ordinal, call.attempt, call.step.name):
                 if inspect.iscoroutinefunction(fn):
                     return self._run_async(fn, args, kwargs)
                 gate.enter()

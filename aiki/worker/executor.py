@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiki import messages
+from aiki import messages, tracing
 from aiki.codec import Payload, decode, encode
 from aiki.context import CurrentRun, inside_workflow, set_current_run
 from aiki.errors import (
@@ -88,9 +88,13 @@ class Executor:
     def execute(self, attempt: Attempt) -> Report:
         """Execute and report. Never raises."""
         self.last_progress = None
+        context = contextvars.copy_context()
+        span = tracing.begin(attempt.dispatch, attempt.definition.kind, context)
         if self._load(attempt):
-            self._run(attempt)
+            self._run(attempt, context)
         report = self._classify(attempt)
+        if span is not None:
+            tracing.end(span, report, attempt.error)
         attempt.error = None  # its traceback holds this frame
         return report
 
@@ -117,12 +121,11 @@ class Executor:
         return True
 
     # ------------------------------------------------------------ run
-    def _run(self, attempt: Attempt) -> None:
+    def _run(self, attempt: Attempt, context: contextvars.Context) -> None:
         dispatch, gate = attempt.dispatch, self._gate
         run = CurrentRun(
             dispatch.run_id, dispatch.attempt, dispatch.name, dispatch.options.get(messages.OPT_REFERENCE), self.note_progress
         )
-        context = contextvars.copy_context()
         # Three levels: the task's own exception, a soft limit and a cancel may arrive one upon the other (see gate.py).
         try:
             try:

@@ -51,7 +51,7 @@ class LiveServer:
     def wait_ready(self) -> LiveServer:
         def found() -> str:
             assert self.process.poll() is None, self.text()
-            line = re.search(r"listening on (http://\S+)", self.text())
+            line = re.search(r"listening on (https?://\S+)", self.text())
             return line[1] if line else ""
 
         self.url = wait_until(found, 30, "the server to listen")

@@ -8,8 +8,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import TestResponse
 
-from aiki.api import metrics
+from aiki.api import metrics, series
 from aiki.settings import Settings
+from aiki.storage.statistics import Totals
+from aiki.storage.tallying import COLUMNS
 from tests.api.conftest import Api, problem
 from tests.api.live import LiveServer
 
@@ -96,6 +98,36 @@ def test_a_database_that_is_away_is_told_of(make_api: Callable[..., Api], monkey
     found = values(scrape(api).text)
     assert found["aiki_up", (("part", "database"),)] == 0
     assert not [name for name, _ in found if name == "aiki_runs"]
+
+
+def test_what_ended_is_counted_and_how_long_it_took(api: Api) -> None:
+    before = values(scrape(api).text)
+    assert ("aiki_runs_ended_total", ended("cancelled")) not in before
+    for _ in range(3):
+        api.post(f"/runs/{api.new_run()}/cancel", {})
+    api.store.fold_tallies()
+    found = values(fresh(api).text)
+    assert found["aiki_runs_ended_total", ended("cancelled")] == 3
+    assert found["aiki_runs_ended_total", ended("failed")] == 0
+    assert found["aiki_run_running_seconds_count", (("name", "shop.charge"), ("namespace", "default"))] == 0
+
+
+def ended(outcome: str) -> tuple[tuple[str, str], ...]:
+    return (("name", "shop.charge"), ("namespace", "default"), ("outcome", outcome))
+
+
+def fresh(api: Api) -> TestResponse:
+    """What is there now, not what was seen some seconds ago."""
+    metrics.metrics_of(api.http.application).observer._until = 0.0
+    return scrape(api)
+
+
+def test_names_beyond_so_many_are_told_together() -> None:
+    rows = [(f"n{n}", "q", [n, 1, *[0] * (len(COLUMNS) - 2)]) for n in range(series.MAX_NAMES + 20)]
+    summed = series._summed(Totals(0, rows), 0)
+    assert len(summed) == series.MAX_NAMES + 1
+    assert summed["other"][1] == 20
+    assert sum(sums[1] for sums in summed.values()) == len(rows)
 
 
 def test_server_processes_add_up_what_they_measure(live: Callable[..., LiveServer]) -> None:

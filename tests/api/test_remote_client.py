@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aiki.client.remote import RemoteClient
-from aiki.errors import ConfigurationError, PayloadTooLarge, Unauthorized, UnknownTask
-from aiki.model import NewRun
+from aiki.codec import encode
+from aiki.errors import ConfigurationError, PayloadTooLarge, RunNotFound, ServerError, Unauthorized, UnknownTask
+from aiki.handle import outcome
+from aiki.model import DefinitionInfo, NewRun
 from aiki.settings import Settings
 from aiki.storage import Store
 from aiki.storage.tables import metadata
@@ -61,6 +64,35 @@ class TestRemote(ClientContract):
     def test_a_wrong_key_is_told(self, client: RemoteClient, server: LiveServer) -> None:
         with pytest.raises(Unauthorized, match="AIKI_API_KEY"):
             RemoteClient(Settings.load({}, server_url=server.url, api_key="wrong")).get(new_run().id)
+
+    def test_it_asks_in_the_namespace_of_its_settings(self, client: RemoteClient, server: LiveServer, store: Store) -> None:
+        secret, _ = store.add_key("team", "operator", ["team"])
+        mine = RemoteClient(Settings.load({}, server_url=server.url, api_key=secret, namespace="team"))
+        simple = RemoteClient(Settings.load({}, server_url=server.url, api_key=secret))
+        mine.register([DefinitionInfo("shop.charge")])
+        run = new_run()
+        mine.enqueue([run])
+        assert mine.get(run.id).namespace == simple.get(run.id).namespace == "team", "the only one that the key sees"
+        with pytest.raises(RunNotFound):
+            client.get(run.id)
+        with pytest.raises(ServerError, match="not yours to see"):
+            RemoteClient(Settings.load({}, server_url=server.url, api_key=secret, namespace="other")).get(run.id)
+
+    def test_a_result_is_the_whole_one_or_none(self, client: RemoteClient, server: LiveServer, store: Store) -> None:
+        run = replace(new_run(), input=encode([[], {"password": "hidden"}]))
+        client.enqueue([run])
+        store.db.transaction(
+            lambda connection: store.db.execute(connection, "UPDATE runs SET state = 'completed', finished_at = 1").rowcount
+        )
+        told = {}
+        for role in ("viewer", "operator"):
+            secret, _ = store.add_key(role, role)
+            told[role] = RemoteClient(Settings.load({}, server_url=server.url, api_key=secret)).detail(run.id)
+        assert (told["operator"].input, told["operator"].withheld) == (run.input, False)
+        assert (told["viewer"].input, told["viewer"].withheld) == (None, True)
+        assert outcome(told["operator"]) is None
+        with pytest.raises(Unauthorized, match="operator's key"):
+            outcome(told["viewer"])
 
     def test_largest_payloads_pass(self, client: RemoteClient) -> None:
         run = new_run('"\\' * 1_500_000)

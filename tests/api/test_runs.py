@@ -368,3 +368,17 @@ def test_workers_are_listed(api: Api) -> None:
     assert (listed["name"], listed["pid"], listed["definitions"]) == ("w1", 7, [{"name": "shop.charge", "version": "1"}])
     assert api.get("/workers?state=lost").json["workers"] == []
     problem(api.get("/workers?state=asleep"), 400, "invalid")
+
+
+def test_a_trace_goes_with_the_run(api: Api) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for header, carried in ((parent, parent), ("nonsense", None)):
+        made = api.post("/runs", {"name": "shop.charge"}, headers={"traceparent": header}).json
+        assert made is not None
+        claimed = {item.dispatch.run_id: item.dispatch for item in api.store.claim_due().outgoing}
+        found = claimed.get(made["id"].replace("-", ""))
+        sql = "SELECT options FROM runs WHERE id = ?"
+        raw = bytes.fromhex(made["id"].replace("-", ""))
+        options = api.store.db.read(lambda c, sql=sql, raw=raw: api.store.db.execute(c, sql, (raw,)).fetchone())[0]
+        assert (carried is None) == (options is None or '"tp"' not in options)
+        assert found is None or found.options.get("tp") == carried

@@ -121,7 +121,7 @@ PLACES: dict[str, Addresses] = {
     "dashboard.run": lambda site: _of(site, lambda name, path: name.startswith("run ") and "/step/" not in path),
     "dashboard.batches": lambda site: {"batches": "/batches"},
     "dashboard.batch": _batches,
-    "dashboard.ask_stop_batch": lambda site: {name: f"{path}/stop" for name, path in _batches(site).items()},
+    "dashboard.ask_stop_batch": lambda site: {f"stop {name}": f"{path}/stop" for name, path in _batches(site).items()},
     "dashboard.step": lambda site: _of(site, lambda _, path: "/step/" in path),
     "dashboard.ask": _verbs,
     "": lambda site: _of(site, lambda name, _: name == "no page"),

@@ -16,7 +16,8 @@ import urllib3
 from aiki.ids import new_id
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 class Site:
@@ -25,10 +26,10 @@ class Site:
     def __init__(self, folder: Path, port: int) -> None:
         self.log = folder / "dev.log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("AIKI_")}
-        environment = {**clean, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'examples'}"}
+        environment = {**clean, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "examples", HERE)))}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "aiki", "dev", "-A", "shop", "-p", str(port), "--no-reload"],
+                [sys.executable, "-m", "aiki", "dev", "-A", "shop", "-A", "nap", "-p", str(port), "--no-reload"],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -58,9 +59,9 @@ class Site:
         assert answer.status < 400, answer.data
         return json.loads(answer.data)
 
-    def enqueue(self, name: str, *args: Any, **options: Any) -> str:
+    def enqueue(self, name: str, *args: Any, app: str = "shop", **options: Any) -> str:
         run_id = str(new_id())
-        self.ask("POST", "/runs", {"id": run_id, "name": f"shop.{name}", "args": list(args), **options})
+        self.ask("POST", "/runs", {"id": run_id, "name": f"{app}.{name}", "args": list(args), **options})
         return run_id
 
     def state(self, run_id: str) -> str:

@@ -6,10 +6,16 @@ import gzip
 import re
 from pathlib import Path
 
+import pytest
+
 from aiki import dashboard
+from aiki.api import create_app
+from aiki.api.app import backend_of
 from aiki.dashboard import assets
 from aiki.dashboard.blueprint import CSP
 from aiki.dashboard.views import here
+from aiki.settings import Settings
+from aiki.storage import Store
 from tests.dashboard.conftest import Pages
 
 TEMPLATES = Path(dashboard.__file__).parent / "templates"
@@ -82,3 +88,29 @@ def test_errors_are_pages(pages: Pages) -> None:
     assert missing.mimetype == "text/html"
     assert "<script>alert" not in missing.text
     assert pages.http.get("/nothing", headers={"Accept": "application/json"}).mimetype == "application/problem+json"
+
+
+def test_a_database_that_is_away_is_told_on_a_page(tmp_path: Path) -> None:
+    away = "mysql+pymysql://aiki:secret@127.0.0.1:1/aiki"
+    app = create_app(Settings.load({}, database_url=away, broker_url=f"sqlite:///{tmp_path / 'b.db'}", timeout=1.0))
+    dashboard.install(app)
+    answer = app.test_client().get("/runs", headers={"Accept": "text/html"})
+    assert answer.status_code == 503
+    assert "The database does not answer" in answer.text
+    assert "secret" not in answer.text
+    assert answer.headers["Retry-After"]
+    backend_of(app).close()
+
+
+def test_a_defect_is_told_on_a_page(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(Store, "search", broken)
+    pages.http.application.testing = False
+    pages.http.application.config["PROPAGATE_EXCEPTIONS"] = False
+    answer = pages.http.get("/runs", headers={"Accept": "text/html"})
+    assert answer.status_code == 500
+    assert answer.mimetype == "text/html"
+    assert "Something went wrong" in answer.text
+    assert "secret detail" not in answer.text

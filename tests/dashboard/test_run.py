@@ -11,10 +11,11 @@ from flask import Flask, g
 from aiki.api.access import LOCAL
 from aiki.codec import Payload, encode
 from aiki.dashboard import jsonview
-from aiki.ids import new_id
+from aiki.ids import new_id, to_bytes
 from aiki.model import RunFilter
 from aiki.states import State
 from aiki.storage.auditing import AuditFilter
+from aiki.storage.run_logs import LogRecord
 from tests.dashboard.conftest import Pages
 
 
@@ -159,3 +160,12 @@ def test_the_number_cannot_be_left_out(pages: Pages) -> None:
     answer = pages.post("/runs/bulk", {"verb": "cancel", "all": "1", "q": ""}, 400)
     assert "Cancel: 101 runs" in answer.text
     assert pages.store.batches() == []
+
+
+def test_logs_are_shown(pages: Pages) -> None:
+    run_id = pages.new_run()
+    record = LogRecord(to_bytes(run_id), 1, pages.store.clock(), 2, None, "WARNING", "shop", "<low> on\npaper")
+    pages.store.db.transaction(lambda connection: pages.store.write_logs(connection, "default", [record]))
+    text = pages.get(f"/runs/{run_id}").text
+    assert "&lt;low&gt; on" in text
+    assert "attempt 2" in text

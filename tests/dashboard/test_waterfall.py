@@ -141,3 +141,22 @@ def test_wrong_ranges_are_told(pages: Pages) -> None:
     assert pages.get(f"/runs/{run_id}?from=999999999999").status_code == 200
     assert pages.get(f"/runs/{run_id}?steps=99999999999-999999999999").status_code == 200
     pages.get(f"/runs/{run_id}/step/99999999999999999999", 404)
+
+
+def told(pages: Pages, run_id: str) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """The attempts of a task: state, and what each part of its bar is, and whether it has an end."""
+    detail = pages.store.detail(run_id)
+    assert detail is not None
+    lines = waterfall.of_attempts(detail)
+    low, high = waterfall.scaled(lines, pages.store.clock())
+    assert low <= high
+    return [(line.state, [(part.what, part.end is not None) for part in line.parts]) for line in lines]
+
+
+def test_attempts_along_time(pages: Pages) -> None:
+    later = pages.new_run(countdown=3600)
+    assert told(pages, later) == [("scheduled", [("wait", False)])]
+    pages.post(f"/runs/{later}/do/cancel")
+    assert told(pages, later) == [("cancelled", [("cancelled", True)])]
+    assert "goes on" not in pages.get(f"/runs/{later}").text
+    assert told(pages, pages.new_run()) == [("queued", [("queue", False)])]
