@@ -42,9 +42,14 @@ def frame(event: str, data: str, event_id: str = "") -> bytes:
 
 
 class Listener:
-    """One stream: what waits to be sent, and who is told when there is something."""
+    """One stream: what waits to be sent, and who is told when there is something.
 
-    def __init__(self) -> None:
+    :param allowed: whether whoever listens still may; asked now and then, and may raise `Unavailable`.
+    """
+
+    def __init__(self, allowed: Callable[[], bool] = lambda: True) -> None:
+        self.allowed = allowed
+        self.asked_at = time.monotonic()
         self._changed = threading.Condition()
         self._frames: deque[bytes] = deque()
         self._size = 0
