@@ -14,7 +14,7 @@ from aiki.api.access import needs
 from aiki.api.problems import Refused
 from aiki.api.requests import backend, client, store
 from aiki.dashboard.blueprint import blueprint
-from aiki.dashboard.views import done, page, shared, why
+from aiki.dashboard.views import done, one_of, page, shared, why
 from aiki.errors import BrokerUnavailable, RunConflict
 from aiki.storage.batches import Operation, Target
 from aiki.storage.dead import DeadLetter, FailureGroup
@@ -177,18 +177,18 @@ _LETTER_VERBS: Final = {
 }
 
 
-@blueprint.get("/dead/letters/do/<any(requeue, discard):verb>")
+@blueprint.get("/dead/letters/do/<verb>")
 @needs("dead.operate")
 def ask_letters(verb: str) -> Response:
     """Ask before letters are requeued or discarded."""
-    return _letters_form(verb, request.args.getlist("letter"))
+    return _letters_form(one_of(verb, _LETTER_VERBS), request.args.getlist("letter"))
 
 
-@blueprint.post("/dead/letters/do/<any(requeue, discard):verb>")
+@blueprint.post("/dead/letters/do/<verb>")
 @needs("dead.operate")
 def do_letters(verb: str) -> Response:
     """Requeue or discard letters."""
-    found = _letters(request.form.getlist("letter"))
+    verb, found = one_of(verb, _LETTER_VERBS), _letters(request.form.getlist("letter"))
     try:
         if verb == "requeue":
             api_letters.requeue(backend().settings, found, store().namespace)

@@ -16,7 +16,7 @@ from aiki.api.requests import backend, client, store
 from aiki.broker.base import Depth
 from aiki.clock import SECOND
 from aiki.dashboard.blueprint import blueprint
-from aiki.dashboard.views import done, page, shared, why
+from aiki.dashboard.views import done, one_of, page, shared, why
 from aiki.errors import ConfigurationError, RunConflict
 from aiki.settings import check_name
 from aiki.storage.batches import Operation, Target
@@ -101,18 +101,18 @@ _TEXTS: Final = {
 }
 
 
-@blueprint.get("/queues/<queue>/<any(pause, resume):verb>")
+@blueprint.get("/queues/<queue>/<verb>")
 @needs("queues.operate")
 def ask_queue(queue: str, verb: str) -> Response:
     """Ask before it is paused or resumed."""
-    return _form(_known(queue), verb)
+    return _form(_known(queue), one_of(verb, _TEXTS))
 
 
-@blueprint.post("/queues/<queue>/<any(pause, resume):verb>")
+@blueprint.post("/queues/<queue>/<verb>")
 @needs("queues.operate")
 def do_queue(queue: str, verb: str) -> Response:
     """Pause or resume."""
-    name = _known(queue)
+    name, verb = _known(queue), one_of(verb, _TEXTS)
     try:
         (client().pause_queue if verb == "pause" else client().resume_queue)(name, reason=why())
     except RunConflict as error:

@@ -13,7 +13,7 @@ from aiki.api.problems import Refused
 from aiki.api.requests import store
 from aiki.api.webhooks import STATES, WebhookSchema
 from aiki.dashboard.blueprint import blueprint
-from aiki.dashboard.views import done, page
+from aiki.dashboard.views import done, one_of, page
 from aiki.errors import AikiError
 from aiki.storage.webhooks import Webhook, WebhookNotFound
 
@@ -84,11 +84,11 @@ def webhook(webhook_id: str) -> Response:
     )  # fmt: skip
 
 
-@blueprint.get("/webhooks/<webhook_id>/<any(enable, disable, redeliver, delete):verb>")
+@blueprint.get("/webhooks/<webhook_id>/<verb>")
 @needs("webhooks.manage")
 def ask_webhook(webhook_id: str, verb: str) -> Response:
     """Ask before it is done."""
-    found, (title, text, danger) = _there(webhook_id), _TEXTS[verb]
+    found, (title, text, danger) = _there(webhook_id), _TEXTS[one_of(verb, _TEXTS)]
     return page(
         "confirm.html",
         title=f"{title}: {found.url}",
@@ -102,11 +102,11 @@ def ask_webhook(webhook_id: str, verb: str) -> Response:
     )
 
 
-@blueprint.post("/webhooks/<webhook_id>/<any(enable, disable, redeliver, delete):verb>")
+@blueprint.post("/webhooks/<webhook_id>/<verb>")
 @needs("webhooks.manage")
 def do_webhook(webhook_id: str, verb: str) -> Response:
     """Switch it on or off, have it told again, or delete it."""
-    found, actor = _there(webhook_id), principal().name
+    found, actor, verb = _there(webhook_id), principal().name, one_of(verb, _TEXTS)
     if verb == "delete":
         store().delete_webhook(found.id, actor=actor)
         return done(url_for("dashboard.webhooks"), "deleted")

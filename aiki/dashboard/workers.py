@@ -11,7 +11,7 @@ from aiki.api.access import needs
 from aiki.api.problems import Refused
 from aiki.api.requests import client, store
 from aiki.dashboard.blueprint import blueprint
-from aiki.dashboard.views import done, page, shared, why
+from aiki.dashboard.views import done, one_of, page, shared, why
 from aiki.errors import RunConflict
 from aiki.ids import parse_id
 from aiki.storage.attention import SILENT
@@ -88,18 +88,18 @@ _ASKED: Final = {
 }
 
 
-@blueprint.get("/workers/<worker_id>/<any(drain, stop, kill):verb>")
+@blueprint.get("/workers/<worker_id>/<verb>")
 @needs("workers.operate")
 def ask_worker(worker_id: str, verb: str) -> Response:
     """Ask before a worker is drained or stopped."""
-    return _form(_there(worker_id), Wanted(verb))
+    return _form(_there(worker_id), Wanted(one_of(verb, _ASKED)))
 
 
-@blueprint.post("/workers/<worker_id>/<any(drain, stop, kill):verb>")
+@blueprint.post("/workers/<worker_id>/<verb>")
 @needs("workers.operate")
 def do_worker(worker_id: str, verb: str) -> Response:
     """Have a worker drain or stop."""
-    found, wanted = _there(worker_id), Wanted(verb)
+    found, wanted = _there(worker_id), Wanted(one_of(verb, _ASKED))
     try:
         client().stop_worker(found.id, wanted, reason=why())
     except RunConflict as error:
