@@ -20,6 +20,7 @@ from aiki.api import (
     batches,
     dead,
     documents,
+    export,
     guard,
     idempotency,
     masking,
@@ -41,7 +42,7 @@ from aiki.api.access import OPEN, principal
 from aiki.api.backend import Backend
 from aiki.api.limiting import Limiter
 from aiki.api.problems import Refused
-from aiki.api.requests import store
+from aiki.api.requests import make_conditional, store
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
 from aiki.errors import Unavailable
@@ -124,6 +125,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     @app.after_request
     def _after(response: Response) -> Response:
         idempotency.finish(response)
+        make_conditional(response)
         response.headers["X-Request-ID"] = g.get("request_id", "")
         response.headers[wire.TIME_HEADER] = str(backend.now())
         for name, value in guard.SECURITY_HEADERS.items():
@@ -162,6 +164,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.register_blueprint(parts.blueprint, url_prefix=API)
     app.register_blueprint(batches.blueprint, url_prefix=API)
     app.register_blueprint(dead.blueprint, url_prefix=API)
+    app.register_blueprint(export.blueprint, url_prefix=API)
     app.register_blueprint(streams.blueprint, url_prefix=API)
     app.register_blueprint(statistics.blueprint, url_prefix=API)
     app.register_blueprint(documents.blueprint, url_prefix=API)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from aiki.api.depths import Depths
@@ -116,6 +116,16 @@ class Backend:
             self._definitions.pop((namespace, item.name, None), None)
 
     # ------------------------------------------------------------ waiting
+    @contextmanager
+    def holding_a_thread(self) -> Iterator[bool]:
+        """Whether one more request may keep its thread for long; it counts among those that wait."""
+        got = self._held.acquire(blocking=False)
+        try:
+            yield got
+        finally:
+            if got:
+                self._held.release()
+
     def hold(self, namespace: str, run_id: str, seconds: float) -> None:
         """Wait until the run ends, `seconds` are over or the server stops; not at all if too many wait already."""
         if not self._held.acquire(blocking=False):

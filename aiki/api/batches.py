@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from marshmallow import ValidationError, fields, validate, validates_schema
 
 from aiki import ids
-from aiki.api import answers, schemas
+from aiki.api import answers, masking, schemas
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time, an_id
 from aiki.api.openapi import describe
@@ -17,6 +17,7 @@ from aiki.api.problems import Refused, answer
 from aiki.api.requests import body, client, query, store
 from aiki.client import wire
 from aiki.errors import RunConflict
+from aiki.filters import parse
 from aiki.ids import parse_id
 from aiki.storage.batches import MAX_IDS, BatchItem, BatchState, BatchView, Operation, Preview, Target
 
@@ -303,6 +304,8 @@ def _there(batch_id: str) -> BatchView:
 
 
 def _target(asked: Mapping[str, Any]) -> Target:
+    if asked.get("q") is not None:
+        masking.check_filter(parse(asked["q"]))
     return Target(asked.get("q"), asked.get("fingerprint"), asked.get("ids"))
 
 

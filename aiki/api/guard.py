@@ -30,6 +30,7 @@ from aiki.api.access import (
     OPEN,
     Principal,
     Role,
+    principal,
 )
 from aiki.api.backend import Backend
 from aiki.api.problems import Refused, invalid
@@ -131,6 +132,24 @@ class Guard:
         """Look everybody up anew: a key or a session has just ended here."""
         self._known.forget()
         self._people_until = 0.0
+
+    def still(self) -> Callable[[], bool]:
+        """Whether whoever asks now may go on asking: for later, and for any thread. May raise `StorageUnavailable`."""
+        who, namespace = principal(), str(g.namespace)
+        secret = request.headers.get("Authorization", "").partition(" ")[2].strip()
+        token = request.cookies.get(cookie_name(), "")
+
+        def asked() -> bool:
+            if who.kind == "local":
+                return not self._has_people()
+            if who == ENVIRONMENT:
+                return True
+            found: KeyView | Session | None = self._session(token) if who.kind == "user" else self._key(secret)
+            if found is None:
+                return False
+            return Principal(who.name, Role(found.role), who.kind, found.namespaces).sees(namespace)
+
+        return asked
 
     # ------------------------------------------------------------ who
     def _recognised(self) -> Principal | None:

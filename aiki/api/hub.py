@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 TURN: Final = 0.5
 STATEMENTS: Final = 4
 RUNS_AT_ONCE: Final = 500
+ASK_AGAIN: Final = 10.0
+"""Seconds after which it is asked again whether somebody may listen, and of how many in a turn."""
+ASKED_AT_ONCE: Final = 20
 RETRY: Final = b"retry: 3000\n\n"
 _AWAY: Final = 2.0
 
@@ -57,12 +60,20 @@ class Hub:
     def __len__(self) -> int:
         return len(self._of)
 
-    def listen(self, topics: Sequence[Topic], seen: str = "", *, holds: bool = False) -> Listener | None:
+    def listen(
+        self,
+        topics: Sequence[Topic],
+        seen: str = "",
+        *,
+        holds: bool = False,
+        allowed: Callable[[], bool] = lambda: True,
+    ) -> Listener | None:
         """A new listener, or None if there are too many. `seen` is the id of the last event that it had.
 
         :param holds: it will hold a thread.
+        :param allowed: whether whoever listens still may; once it is False, the stream ends.
         """
-        listener = Listener()
+        listener = Listener(allowed)
         with self._changed:
             if self._closed or len(self._of) >= (min(self._max_held, self._max_listeners) if holds else self._max_listeners):
                 return None
@@ -105,6 +116,17 @@ class Hub:
 
     # ------------------------------------------------------------ the thread
     def _work(self) -> None:
+        try:
+            self._turn_on()
+        except BaseException:
+            with self._changed:
+                self._thread = None  # whoever listens next starts another; those who did begin again with it
+                listeners = list(self._of)
+            for listener in listeners:
+                listener.end()
+            raise
+
+    def _turn_on(self) -> None:
         last = 0.0
         while True:
             with self._changed:
@@ -144,6 +166,7 @@ class Hub:
         try:
             for _, look in due[:STATEMENTS]:
                 look()
+            self._dismiss(now)
             self._there()
         except Unavailable as error:
             self._gone(error)
@@ -166,6 +189,14 @@ class Hub:
         found = watch.ask()
         with self._changed:
             watch.told(found)
+
+    def _dismiss(self, now: float) -> None:
+        """End the streams of those who have been signed out, or whose key was revoked, a few a turn."""
+        due = [listener for listener in list(self._of) if now - listener.asked_at >= ASK_AGAIN]
+        for listener in due[:ASKED_AT_ONCE]:
+            listener.asked_at = now
+            if not listener.allowed():
+                listener.end()
 
     def _gone(self, error: Unavailable) -> None:
         if not self._away:

@@ -2,7 +2,7 @@
 
 A listener's frames wait in a bounded backlog: one that does not take them is cut off, and begins again with what is then. Under
 gunicorn the socket is handed to the sender once the headers are made, and the thread that served the request is free
-(`docs/decisions/0015-event-streams.md`); under other servers a thread is held for each listener, so there may be fewer of them.
+(`docs/decisions/0016-event-streams.md`); under other servers a thread is held for each listener, so there may be fewer of them.
 """
 
 from __future__ import annotations
@@ -42,9 +42,14 @@ def frame(event: str, data: str, event_id: str = "") -> bytes:
 
 
 class Listener:
-    """One stream: what waits to be sent, and who is told when there is something."""
+    """One stream: what waits to be sent, and who is told when there is something.
 
-    def __init__(self) -> None:
+    :param allowed: whether whoever listens still may; asked now and then, and may raise `Unavailable`.
+    """
+
+    def __init__(self, allowed: Callable[[], bool] = lambda: True) -> None:
+        self.allowed = allowed
+        self.asked_at = time.monotonic()
         self._changed = threading.Condition()
         self._frames: deque[bytes] = deque()
         self._size = 0

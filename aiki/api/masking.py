@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 from flask import current_app
 
 from aiki.api.access import Principal, principal
-from aiki.api.problems import Refused
 from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
+from aiki.errors import FilterError
 from aiki.filters import Filter
 
 MASK: Final = "[masked]"
@@ -171,12 +171,11 @@ def visible(payload: Payload | None, who: Principal | None = None) -> Payload | 
 
 
 def check_filter(where: Filter) -> Filter:
-    """The filter itself. Raises `Refused` if it asks for a value that is hidden: whether runs match would tell it."""
+    """The filter itself. Raises `FilterError` if it asks for a value that is hidden: whether runs match would tell it."""
     for term in where.of("args"):
         secret = next((key for key in term.path if mask().is_secret(key)), None)
         if secret is not None and not sees_all():
-            key = ".".join(("args", *term.path))
-            raise Refused(403, "forbidden", f"{key}: {secret} is masked for you, so you cannot search by it")
+            raise FilterError(f"{secret} is masked for you, so you cannot search by it", term.position, term.length)
     return where
 
 

@@ -19,7 +19,7 @@ from aiki.client import wire
 from aiki.errors import ConfigurationError, RunConflict
 from aiki.settings import check_name
 from aiki.storage.batches import Operation, Target
-from aiki.storage.queues import Pause, QueueCount
+from aiki.storage.queues import Pause, QueueCount, Rates
 from aiki.storage.roster import ALIVE, WorkerRow
 
 blueprint = Blueprint("queues", __name__)
@@ -42,6 +42,14 @@ class QueueMessages(Answer):
 
     ready = fields.Integer()
     consumers = fields.Integer()
+
+
+class QueueRates(Answer):
+    """Runs a second: recorded (in the last minute), started and ended (in about the last five)."""
+
+    recorded = fields.Float()
+    started = fields.Float()
+    ended = fields.Float()
 
 
 class QueuePause(Answer):
@@ -70,6 +78,7 @@ class Queue(Answer):
     paused = fields.Nested(QueuePause, allow_none=True)
     runs = fields.Nested(QueueRuns)
     oldest_at = a_time(allow_none=True)
+    rates = fields.Nested(QueueRates)
     broker = fields.Nested(QueueMessages, allow_none=True)
     workers = fields.List(fields.Nested(QueueWorker))
 
@@ -158,13 +167,23 @@ def found_queues(*only: str) -> list[dict[str, Any]]:
     at = store()
     counts, paused, workers = at.count_by_queue(), at.pauses().queues, at.workers(ALIVE)
     names = sorted(only or {*at.queue_names(), *counts, *paused})
+    rates = at.rates(names)
     depths = backend().depths.of(at.namespace, names)
     now = at.clock()
-    return [_queue(name, counts.get(name, QueueCount()), paused.get(name), depths[name], workers, now) for name in names]
+    return [
+        _queue(name, counts.get(name, QueueCount()), paused.get(name), depths[name], rates[name], workers, now)
+        for name in names
+    ]
 
 
 def _queue(
-    name: str, count: QueueCount, paused: Pause | None, depth: Depth | None, workers: list[WorkerRow], now: int
+    name: str,
+    count: QueueCount,
+    paused: Pause | None,
+    depth: Depth | None,
+    rates: Rates,
+    workers: list[WorkerRow],
+    now: int,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -178,6 +197,7 @@ def _queue(
             "exact": count.exact,
         },
         "oldest_at": wire.time_to_json(count.oldest_at),
+        "rates": {name: round(value, 2) for name, value in rates._asdict().items()},
         "broker": None if depth is None else {"ready": depth.ready, "consumers": depth.consumers},
         "workers": [
             {

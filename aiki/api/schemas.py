@@ -22,6 +22,7 @@ from aiki.states import State
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+MAX_EXPORT: Final = 200_000
 MAX_PAGE: Final = 200
 MAX_DEFINITIONS: Final = 1000
 _INT: Final = 2**31 - 1
@@ -525,6 +526,13 @@ class ListQuery(FilterQuery):
     limit = Checked(_from_text(_number(1, MAX_PAGE, whole=True), int))
     after = Checked(_text(200))
     before = Checked(_text(200))
+
+
+class ExportQuery(FilterQuery):
+    """Which runs are exported, how many at most, and as what."""
+
+    format = Checked(_one_of("ndjson", "csv"))
+    limit = Checked(_from_text(_number(1, MAX_EXPORT, whole=True), int))
 
 
 class StreamQuery(FilterQuery):

@@ -143,8 +143,8 @@ _NO_QUERY: Final = schemas.EmptySchema()
 def statistics() -> Response:
     """What runs did since a time (`?since=1h`): throughput, latencies, what fails; and how many are in each state now.
 
-    Read from sums by minute, ten minutes and hour that stand a few seconds behind. Minutes are kept for 6 hours, ten minutes
-    for 4 days, hours for 400 days.
+    Read from sums by minute, ten minutes, hour and day that stand a few seconds behind. Minutes are kept for 6 hours, ten
+    minutes for 4 days, hours for 62 days.
     """
     asked = query(_QUERY)
     at = store()

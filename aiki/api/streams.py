@@ -15,6 +15,7 @@ from aiki.api.openapi import describe
 from aiki.api.problems import Refused
 from aiki.api.requests import backend, client, query, store
 from aiki.api.runs import checked_id, where_of
+from aiki.api.signin import guard_of
 from aiki.api.watches import ListWatch, NumbersWatch, RunWatch
 from aiki.storage import Store
 
@@ -67,8 +68,7 @@ def stream() -> Response:
 def _runs(at: Store, asked: dict[str, Any]) -> Topic:
     where, limit = where_of(asked), asked.get("limit", 50)
     key = ("runs", at.namespace, where.text, limit)
-    # The filter is made anew each time: what is relative in it (since:1h) goes with the time.
-    return Topic(key, lambda: ListWatch(key, at, lambda: at.search(where_of(asked), limit=limit).runs))
+    return Topic(key, lambda: ListWatch(key, at, lambda: at.search(where, limit=limit).runs))
 
 
 def _overview(at: Store, _asked: dict[str, Any]) -> Topic:
@@ -94,7 +94,7 @@ def _stream(topics: list[Topic], seen: str) -> Response:
     if request.method == "HEAD":
         return _headed(Response(mimetype=EVENT_STREAM))
     hub = backend().hub
-    listener = hub.listen(topics, seen, holds=not handed)
+    listener = hub.listen(topics, seen, holds=not handed, allowed=guard_of().still())
     if listener is None:
         raise Refused(
             *(429, "too_many_requests", "too many event streams are open; ask for what you want to know now and then instead"),

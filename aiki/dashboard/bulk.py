@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from flask import Response, request, url_for
 
 from aiki import ids
-from aiki.api import batches
+from aiki.api import batches, masking
 from aiki.api.access import needs
 from aiki.api.problems import Refused, invalid
 from aiki.api.requests import store
@@ -123,7 +123,7 @@ def _operation() -> Operation:
 
 def _target() -> Target:
     if "all" in request.values:
-        return Target(q=parse(request.values.get("q", "")).text)
+        return Target(q=masking.check_filter(parse(request.values.get("q", ""))).text)
     return Target(ids=tuple(_chosen()))
 
 

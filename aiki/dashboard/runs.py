@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from flask import Response, current_app, jsonify, make_response, redirect, request, url_for
 
+from aiki.api import masking
 from aiki.api.access import needs
 from aiki.api.requests import store
 from aiki.dashboard.blueprint import blueprint
@@ -73,7 +74,7 @@ def runs() -> Response:
     values: dict[str, Any] = {"q": q, "runs": [], "error": None, "chips": [], "found": None, "count": None}
     status = 200
     try:
-        where = parse(q)
+        where = masking.check_filter(parse(q))
         found = _found(where, request.args)
         values |= {"runs": found.runs, "found": found, "chips": _chips(where), "tabs": _tabs(where)}
         if request.args.get("part") is None and q and found.complete:  # counting looks at least as long as finding did

@@ -1,4 +1,4 @@
-"""Working on batches (`aiki.storage.batches`): a chunk at a time, no faster than the rate allows, one orchestrator a batch."""
+"""Working on batches (`aiki.storage.batchwork`): a chunk at a time, as fast as the rate allows, one orchestrator a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from aiki import ids
 from aiki.clock import SECOND
 from aiki.storage import Store
-from aiki.storage.batches import Lease, Worked
+from aiki.storage.batchwork import Lease, Worked
 
 CHUNK: Final = 500
 """Runs a transaction."""
@@ -56,6 +56,8 @@ class Batching:
             if not worked.over:
                 self._leases.append(lease)  # so that they take turns
             yield lease.namespace, worked
+            if worked.collecting:
+                return  # looking up takes a moment: reports come between
 
     def release(self) -> None:
         """This orchestrator stops: others need not wait for its leases to end."""

@@ -29,6 +29,14 @@ _at_once: Final = threading.BoundedSemaphore(2)
 """How many are hashed at a time: whoever tries many must not take the server's memory and processors."""
 
 
+PATIENCE: Final = 5.0
+"""Seconds to wait for one's turn: a flood of sign-ins must not hold all of the server's threads."""
+
+
+class Busy(Exception):
+    """One's turn did not come in time."""
+
+
 def check_password(password: str) -> str:
     """`password`, if it will do; raises `ConfigurationError`, which does not repeat it."""
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
@@ -59,7 +67,9 @@ def verify_nothing(password: str) -> bool:
 
 def _derive(password: str, salt: bytes, cost: Cost) -> bytes:
     memory = 128 * cost.r * (2**cost.log_n + cost.p + 2)
-    with _at_once:
+    if not _at_once.acquire(timeout=PATIENCE):
+        raise Busy("too many passwords are being looked at")
+    try:
         return hashlib.scrypt(
             password.encode("utf-8", "surrogatepass"),
             salt=salt,
@@ -69,6 +79,8 @@ def _derive(password: str, salt: bytes, cost: Cost) -> bytes:
             maxmem=2 * memory,
             dklen=32,
         )
+    finally:
+        _at_once.release()
 
 
 def _text(raw: bytes) -> str:

@@ -7,6 +7,7 @@ conscious exception to the rule that a namespace begins every key.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
 import secrets
@@ -215,12 +216,15 @@ class People(Auditing):
         :raises TooManyTries: of this account, or from this address.
         """
         name = name.strip().lower()[:64]
-        keys = [(_key("account", name), ACCOUNT), (_key("address", source), ADDRESS)]
+        keys = [(_key("account", name), ACCOUNT), (_key("address", _network(source)), ADDRESS)]
         self._count_try(keys)
         sql = "SELECT password, disabled, generation FROM users WHERE name = ?"
         known = name if name.isascii() else ""
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (known,)).fetchone())
-        right = passwords.verify_nothing(password) if row is None else passwords.verified(password, row[0])
+        try:
+            right = passwords.verify_nothing(password) if row is None else passwords.verified(password, row[0])
+        except passwords.Busy:
+            raise TooManyTries(passwords.PATIENCE) from None
         if row is None or not right or row[1]:
             # Who mistakes the fields types a password where the name belongs: only names that there are get into the record.
             self.audit("", "sign-in", name if row is not None else "", outcome=REFUSED)
@@ -347,6 +351,17 @@ def _user(row: Any) -> UserView:
 def _generation() -> int:
     """Sessions hold while their user's is the same. Random, so that a user who comes back is another."""
     return secrets.randbits(62)
+
+
+def _network(source: str) -> str:
+    """What counts as one address: of IPv6 the half that a provider gives to one customer."""
+    try:
+        address = ipaddress.ip_address(source.partition("%")[0])
+    except ValueError:
+        return source
+    if address.version == 4:
+        return source
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 def _key(kind: str, value: str) -> bytes:

@@ -8,6 +8,7 @@ their order, and a resume needs to do nothing but let the workers take them.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,9 @@ HEARD: Final = 30 * SECOND
 """A worker that was not heard for so long is not counted on."""
 COUNTED: Final = 20_000
 """Runs of a state, oldest first, that are counted by queue; of more it is said that there are more."""
+
+RECORDED: Final = 50_000
+"""Runs of a queue that are counted as recorded in the last minute."""
 
 
 class Pause(NamedTuple):
@@ -61,6 +65,14 @@ class QueueCount:
     scheduled: int = 0
     oldest_at: int | None = None
     exact: bool = True
+
+
+class Rates(NamedTuple):
+    """Runs a second of a queue: recorded (in the last minute), started and ended (in about the last five)."""
+
+    recorded: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
 
 
 class Queues(Auditing):
@@ -154,6 +166,33 @@ class Queues(Auditing):
             return named
 
         return sorted(self.db.read(work))
+
+    def rates(self, queues: Sequence[str]) -> dict[str, Rates]:
+        """How fast runs come into each queue, and how fast they are worked on."""
+
+        def work(connection: sa.Connection) -> dict[str, Rates]:
+            now = self.clock()
+            since = now - 300 * SECOND
+            since -= since % (60 * SECOND)
+            sql = (
+                "SELECT queue, SUM(started), SUM(completed + failed + dead + cancelled) FROM statistics "
+                "WHERE namespace = ? AND width = 60 AND at >= ? GROUP BY queue"
+            )
+            rows = self.db.execute(connection, sql, (self.namespace, since)).fetchall()
+            seconds = (now - since) / SECOND
+            worked = {row[0]: (float(row[1] or 0) / seconds, float(row[2] or 0) / seconds) for row in rows}
+            hint = "INDEXED BY ix_runs_queue" if self.db.is_sqlite else ""
+            sql = (
+                f"SELECT COUNT(*) FROM (SELECT 1 FROM runs {hint} WHERE namespace = ? AND queue = ? AND created_at > ? "
+                f"LIMIT {RECORDED}) t"
+            )
+            out = {}
+            for queue in queues:
+                count = self.db.execute(connection, sql, (self.namespace, queue, now - 60 * SECOND)).fetchone()[0]
+                out[queue] = Rates(count / 60, *worked.get(queue, (0.0, 0.0)))
+            return out
+
+        return self.db.read(work)
 
     def count_by_queue(self, limit: int = COUNTED) -> dict[str, QueueCount]:
         """What the database has of each queue: at most `limit` runs of a state are looked at, the oldest."""

@@ -38,11 +38,11 @@ PROBE: Final = 2000
 CHUNK_IN_INDEX: Final = 5000
 CHUNK_IN_ROWS: Final = 500
 LONGEST_CHUNK_IN_INDEX: Final = 40_000
-LONGEST_CHUNK_IN_ROWS: Final = 2000
+LONGEST_CHUNK_IN_ROWS: Final = 1000
 """Longer ones would overrun the time."""
 BUDGET_IN_INDEX: Final = 100_000
 BUDGET_IN_ROWS: Final = 20_000
-BUDGET_SECONDS: Final = 0.1
+BUDGET_SECONDS: Final = 0.08
 CAP: Final = 10_000
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

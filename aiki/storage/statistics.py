@@ -1,7 +1,7 @@
 """The verbs of the overview: throughput, latencies, what fails, how many runs are in each state.
 
-All but the states are read from `statistics`, sums by minute, ten minutes and hour, so that their cost does not depend on how
-many runs there are (see `tallying`). They stand a few seconds behind, and outlive the runs that they count.
+All but the states are read from `statistics`, sums by minute, ten minutes, hour and day, so that their cost does not depend on
+how many runs there are (see `tallying`). They stand a few seconds behind, and outlive the runs that they count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aiki.storage.database import Database
 from aiki.storage.tallying import COLUMNS, COUNTERS, MINUTE, RAN, SUMS, WAITED, percentile, row_values, summed, widened
 
 DAY: Final = 86400 * SECOND
-WIDTHS: Final = {MINUTE: DAY // 4, 10 * MINUTE: 4 * DAY, 60 * MINUTE: 400 * DAY}
+WIDTHS: Final = {MINUTE: DAY // 4, 10 * MINUTE: 4 * DAY, 60 * MINUTE: 62 * DAY, DAY: 1000 * DAY}
 """The spans that are summed, and how long each is kept; microseconds."""
 FOLDED_AT_ONCE: Final = 1000
 COUNTED: Final = 10_000
@@ -99,7 +99,7 @@ class Statistics:
 
         Steps begin at multiples of `step`, which is rounded up to a width that is summed.
         """
-        width = _width(since, self.clock(), step)
+        width = _width(since, self.clock())
         step = max(step - step % width, width)
         step = max(step, -(-(until - since) // 2000 // width) * width)
         start = since - since % step
@@ -115,7 +115,7 @@ class Statistics:
 
     def latencies(self, since: int, until: int, *, name: str | None = None, queue: str | None = None) -> Latencies:
         """How long runs waited and ran, of those that started or ended from `since` to `until`."""
-        where, parameters = self._where(_width(since, self.clock(), MINUTE), since, until, name, queue)
+        where, parameters = self._where(_coarse_width(since, self.clock()), since, until, name, queue)
         columns = ", ".join(f"SUM({column})" for column in (*SUMS, *WAITED, *RAN))
         row = self._look(f"SELECT {columns} FROM statistics WHERE {where}", parameters)[0]
         waited_ms, ran_ms, *buckets = (int(value or 0) for value in row)
@@ -123,7 +123,7 @@ class Statistics:
 
     def top_failing(self, since: int, until: int, limit: int = 10) -> list[Failing]:
         """The names of which most runs failed or died, most first."""
-        where, parameters = self._where(_width(since, self.clock(), MINUTE), since, until, None, None)
+        where, parameters = self._where(_coarse_width(since, self.clock()), since, until, None, None)
         sql = (
             "SELECT name, SUM(failed + dead), SUM(completed + failed + dead + cancelled) FROM statistics "
             f"WHERE {where} GROUP BY name HAVING SUM(failed + dead) > 0 ORDER BY 2 DESC, name LIMIT {int(limit)}"
@@ -147,7 +147,7 @@ class Statistics:
 
     def totals(self, since: int) -> Totals:
         """Sums since a time, of all columns, by name and queue."""
-        where, parameters = self._where(_width(since, self.clock(), MINUTE), since, self.clock() + MINUTE, None, None)
+        where, parameters = self._where(_coarse_width(since, self.clock()), since, self.clock() + MINUTE, None, None)
         columns = ", ".join(f"SUM({column})" for column in COLUMNS)
         sql = f"SELECT name, queue, {columns} FROM statistics WHERE {where} GROUP BY name, queue"
         rows = [(name, queue, [int(value) for value in values]) for name, queue, *values in self._look(sql, parameters)]
@@ -223,12 +223,15 @@ class Statistics:
         return self.db.transaction(work)
 
 
-def _width(since: int, now: int, step: int) -> int:
-    """The shortest width that is kept for as long as that, and of which the steps, or some hundreds, are made."""
-    for width, kept in WIDTHS.items():
-        if now - since <= kept - width and ((now - since) // width <= 400 or step < 10 * width):
-            return width
-    return max(WIDTHS)
+def _width(since: int, now: int) -> int:
+    """The shortest width that is kept for as long as that."""
+    return next((width for width, kept in WIDTHS.items() if now - since <= kept - width), max(WIDTHS))
+
+
+def _coarse_width(since: int, now: int) -> int:
+    """The shortest width that is kept for as long as that, and of which it takes no more than 200."""
+    least = _width(since, now)
+    return next((width for width in WIDTHS if width >= least and (now - since) // width <= 200), max(WIDTHS))
 
 
 def _latency(total: int, buckets: list[int]) -> Latency:

@@ -19,7 +19,7 @@ from aiki.clock import Clock, now_us
 from aiki.settings import Settings
 from aiki.storage.attention import NeedsAttention
 from aiki.storage.auditing import NOWHERE, Origin
-from aiki.storage.batches import Batches
+from aiki.storage.batchwork import BatchWork
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.dead import Dead
@@ -40,7 +40,7 @@ from aiki.storage.why import Explaining
 
 
 class Store(
-    Batches,
+    BatchWork,
     Dead,
     Roster,
     Reconciling,

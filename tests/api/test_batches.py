@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiki.ids import new_id
-from aiki.storage.batches import Lease
+from aiki.storage.batchwork import Lease
 from tests.api.conftest import Api, problem
 
 

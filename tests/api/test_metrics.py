@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import TestResponse
 
 from aiki.api import metrics, series
+from aiki.model import DefinitionInfo
 from aiki.settings import Settings
 from aiki.storage.statistics import Totals
 from aiki.storage.tallying import COLUMNS
@@ -143,3 +144,14 @@ def test_server_processes_add_up_what_they_measure(live: Callable[..., LiveServe
 
 def test_the_token_is_a_setting() -> None:
     assert Settings.load({"AIKI_METRICS_TOKEN": "x"}).metrics_token == "x"
+
+
+def test_a_key_for_some_namespaces_sees_no_others(make_api: Callable[..., Api]) -> None:
+    api = make_api(api_key="the-master-key")
+    api.store.register_definitions([DefinitionInfo("a")])
+    api.store.of("other").register_definitions([DefinitionInfo("a")])
+    key, _ = api.store.add_key("narrow", "viewer", ["other"])
+    found = values(scrape(api, Authorization=f"Bearer {key}").text)
+    namespaces = {dict(labels).get("namespace") for _, labels in found}
+    assert namespaces == {"other", None}
+    assert not [name for name, _ in found if name.startswith(("aiki_outbox", "aiki_report_queue"))]

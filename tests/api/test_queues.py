@@ -12,6 +12,7 @@ def test_pause_and_resume(api: Api) -> None:
     assert paused["paused"]["reason"] == "the bank is away"
     assert paused["runs"] == {"queued": 1, "running": 0, "scheduled": 0, "exact": True}
     assert paused["oldest_at"]
+    assert paused["rates"] == {"recorded": 0.02, "started": 0.0, "ended": 0.0}
     listed = api.get("/queues").json["queues"]
     assert [queue["name"] for queue in listed] == ["bulk", "default"]
     assert listed[0] == paused

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiki import dashboard
-from aiki.api import ApiOptions, create_app, guard
+from aiki.api import ApiOptions, create_app, guard, hub
 from aiki.api.app import backend_of
 from aiki.settings import Settings
 from aiki.storage import Store, passwords
@@ -341,6 +341,22 @@ def test_the_audit_is_read_in_pages_and_by_what_is_asked(site: Site) -> None:
     assert [item["subject"] for item in before] == ["run-2", "run-1", "run-0"]
     wrong = site.ask(admin, f"/api/v1/audit?action=retry{after}")
     problem(wrong, 400, "invalid")
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "ASK_AGAIN", 0.0)
+    key, made = site.store.add_key("tv", "viewer")
+    other, _ = site.store.add_key("other", "viewer")
+    answer, stays = site.ask(key, "/api/v1/stream"), site.ask(other, "/api/v1/stream")
+    pieces = iter(answer.response)
+    assert b"retry" in next(pieces)
+    site.store.revoke_key(made.id)
+    site.later(0)
+    for _ in pieces:  # until it ends
+        pass
+    answer.close()
+    assert len(backend_of(site.app).hub) == 1, "the other goes on"
+    stays.close()
 
 
 # ---------------------------------------------------------------- whom a server lets in

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
-from aiki import ids
-from aiki.errors import ConfigurationError, FilterError, RunConflict
+from aiki import codec, ids
+from aiki.errors import ConfigurationError, FilterError, RunConflict, StorageUnavailable
 from aiki.filters import parse
 from aiki.ids import new_id
 from aiki.messages import RunKey
+from aiki.model import NewRun
 from aiki.storage import Store
-from aiki.storage.batches import LEASE, BatchView, Lease, Operation, Target, Worked, rerun_id
+from aiki.storage.batches import BatchView, Operation, Target
+from aiki.storage.batchwork import LEASE, Lease, Worked, rerun_id
+from aiki.storage.dead import FIRST, Cursor
 from tests.storage.bench import Bench
 from tests.storage.conftest import SetClock
 
@@ -206,6 +209,66 @@ def test_failures_of_one_error(bench: Bench) -> None:
     assert [group.count for group in bench.store.failure_groups()] == [1]
     with pytest.raises(ConfigurationError, match="32 hexadecimal digits"):
         bench.store.preview(Target(fingerprint="x"))
+
+
+def test_a_run_that_cannot_be_changed_stops_nobody_else(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = failed(bench, 5)
+    spoilt = bytes.fromhex(ids.to_bytes(runs[2]).hex())
+    bench.store.db.transaction(
+        lambda c: bench.store.db.execute(c, "UPDATE runs SET failed_at = '{' WHERE id = ?", (spoilt,)).rowcount
+    )
+    made = begin(bench)
+    work(bench)
+    found = batch(bench, made)
+    assert (found.state, found.done, found.failed) == ("done", 4, 1)
+    (sample,) = found.samples
+    assert (sample["run"], sample["outcome"]) == (runs[2], "failed")
+    assert "JSONDecodeError" in sample["detail"]
+
+
+def test_a_filter_that_takes_too_long_fails_its_batch_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed(bench, 1)
+    made = begin(bench)
+
+    def slow(*_args: Any, **_more: Any) -> Any:
+        raise StorageUnavailable("max_statement_time exceeded")
+
+    monkeypatch.setattr(bench.store, "search", slow)
+    assert bench.store.work_batch(lease(bench), 10).over
+    found = batch(bench, made)
+    assert found.state == "failed"
+    assert "takes too long" in found.samples[0]["detail"]
+
+
+def test_a_batch_is_of_its_namespace(bench: Bench) -> None:
+    other = bench.store.of("other")
+    run = NewRun(str(new_id()), "shop.charge", codec.encode([[], {}]))
+    other.create_runs([run])
+    mine = bench.start("shop.charge", kind="task")
+    other.create_batch(str(new_id()), Operation.CANCEL, Target(q="status:queued"), expected=1)
+    (held,) = bench.store.claim_batches("a" * 32)
+    assert held.namespace == "other"
+    while not bench.store.of(held.namespace).work_batch(held, 10).over:
+        pass
+    assert other.get_run(run.id).state == "cancelled"  # type: ignore[union-attr]
+    assert bench.state(mine) == "queued"
+    assert bench.store.batches() == []
+
+
+def test_failures_from_before_are_found(bench: Bench) -> None:
+    failed(bench, 5)
+    retried = failed(bench, 1)[0]
+    bench.store.retry_run(retried)
+    before = bench.store.failure_groups()
+    bench.store.db.transaction(lambda c: bench.store.db.execute(c, "DELETE FROM failures").rowcount)
+    cursor: Cursor | None = FIRST
+    pages = 0
+    while cursor is not None:
+        cursor = bench.store.index_failures(cursor, limit=2)
+        pages += 1
+    assert pages == 4
+    assert bench.store.failure_groups() == before
+    assert before[0].count == 5
 
 
 def test_batches_that_are_over_are_forgotten(bench: Bench) -> None:

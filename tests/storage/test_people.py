@@ -99,6 +99,22 @@ def test_many_guesses_at_once_are_no_more_than_one_after_another(store: Store, c
     assert store.sign_in("ann", PASSWORD, "10.0.0.1", 60) is not None, "after a while all is forgiven"
 
 
+def test_an_address_is_what_one_customer_has(store: Store) -> None:
+    def tries(*sources: str) -> list[bool]:
+        told = []
+        for number, source in enumerate(sources):
+            try:
+                store.sign_in(f"{source}-{number}", "x", source, 60)
+                told.append(True)
+            except TooManyTries:
+                told.append(False)
+        return told
+
+    assert tries(*(f"2001:db8:0:1::{number:x}" for number in range(22))) == [True] * 20 + [False] * 2
+    assert tries("2001:db8:0:2::1", "10.0.0.1", "no address") == [True] * 3
+    assert tries(*["::ffff:10.0.0.2"] * 11, *["10.0.0.2"] * 11) == [True] * 20 + [False] * 2
+
+
 def test_keys(store: Store, clock: SetClock) -> None:
     secret, key = store.add_key("ci", "operator", ["red"], expires_at=clock.now + 100 * SECOND, actor="ann")
     found = store.key_of(secret)

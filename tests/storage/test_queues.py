@@ -85,6 +85,15 @@ def test_counts(bench: Bench) -> None:
     assert counts["default"].queued == 3
     assert counts["default"].exact
     assert counts["default"].oldest_at == bench.clock.now
+    rates = store.rates(["default", "mail"])
+    assert (rates["default"].recorded, rates["mail"].recorded) == (3 / 60, 0)
+    bench.clock.move(30)
+    runs = [bench.start("shop.charge", kind="task") for _ in range(6)]
+    for run in runs:
+        bench.complete(run)
+    store.fold_tallies()
+    rates = store.rates(["default"])
+    assert rates["default"].ended == pytest.approx(6 / 330)
     assert not store.count_by_queue(limit=2)["default"].exact
     hello(store, queues=("a", "b"))
     assert {"default", "a", "b"} <= set(store.queue_names())

@@ -176,3 +176,26 @@ def fail_all(store: Store, count: int) -> None:
                 row.finished_at = store.clock()
 
         store.apply("default", raws, decide)
+
+
+def test_a_pause_outlives_the_broker(make_system: Callable[..., System], own_rabbit: RabbitServer, mysql_database: str) -> None:
+    own_rabbit.start()
+    system = make_system(mysql_database, own_rabbit.url)
+    store = system.store
+    system.orchestrator()
+    system.worker()
+    app, client = system.app(), client_of(system)
+    app.definitions["shop.marked"].enqueue(0).result(timeout=30)
+    client.pause_queue("default")
+    for i in range(1, 41):
+        app.definitions["shop.marked"].enqueue(i)
+    own_rabbit.kill9()
+    own_rabbit.start()
+    at = store.clock()
+    wait_until(lambda: store.workers("alive")[0].heard_at > at, 60, "the worker to be heard again")
+    wait_paused(system, "default")
+    assert system.starts() == Counter({"0": 1})
+    client.resume_queue("default")
+    system.wait_states(completed=41, timeout=90)
+    assert system.starts() == Counter({str(i): 1 for i in range(41)})
+    client.close()
