@@ -42,7 +42,7 @@ from aiki.api.access import OPEN, principal
 from aiki.api.backend import Backend
 from aiki.api.limiting import Limiter
 from aiki.api.problems import Refused
-from aiki.api.requests import store
+from aiki.api.requests import make_conditional, store
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
 from aiki.errors import Unavailable
@@ -125,6 +125,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     @app.after_request
     def _after(response: Response) -> Response:
         idempotency.finish(response)
+        make_conditional(response)
         response.headers["X-Request-ID"] = g.get("request_id", "")
         response.headers[wire.TIME_HEADER] = str(backend.now())
         for name, value in guard.SECURITY_HEADERS.items():

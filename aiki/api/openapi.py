@@ -33,7 +33,7 @@ from werkzeug.routing import Rule
 
 import aiki
 from aiki.api import answers as answers_
-from aiki.api.access import ACTIONS
+from aiki.api.access import ACTIONS, NAMESPACE_HEADER
 from aiki.api.problems import CODES, PROBLEM
 from aiki.client import wire
 
@@ -165,7 +165,7 @@ def document(app: Flask, *, strict: bool = False) -> dict[str, Any]:
     for tag in tags:
         spec.tag({"name": tag})
     out = spec.to_dict()
-    return _strict(out) if strict else out
+    return _strict(out) if strict else _with_who(out)
 
 
 class _Operation:
@@ -323,6 +323,19 @@ def _strict(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def _with_who(document: dict[str, Any]) -> dict[str, Any]:
+    """Say of all operations who may ask, and for which namespace."""
+    document["security"] = [{"key": []}, {"session": [], "csrf": []}, {}]
+    document["components"]["parameters"] = {"namespace": _NAMESPACE}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "x-action" in operation:
+                operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/namespace"})
+            if operation.get("x-action") == "runs.enqueue":
+                operation["parameters"].append(_TRACE)
+    return document
+
+
 def _converter() -> Any:
     plugin = MarshmallowPlugin(schema_name_resolver=_schema_name)
     APISpec(title="", version="", openapi_version=VERSION, plugins=[plugin])
@@ -335,6 +348,18 @@ _CONVERTER: Final = _converter()
 _STATUS: Final = {200: "Done.", 201: "Made.", 202: "Taken; it goes on.", 204: "Done; there is nothing to say."}
 _SECURITY: Final[Mapping[str, dict[str, Any]]] = {
     "key": {"type": "http", "scheme": "bearer", "description": "An API key: `Authorization: Bearer <key>`."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "aiki_session",
+        "description": "Somebody who has signed in at `/sign-in`; over HTTPS the cookie's name begins with `__Host-`.",
+    },
+    "csrf": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-CSRF-Token",
+        "description": "With a session, whatever changes something needs the session's token. Keys need none.",
+    },
 }
 _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
     "X-Request-ID": {
@@ -362,6 +387,20 @@ _IF_NONE_MATCH: Final[dict[str, Any]] = {
     "schema": {"type": "string"},
 }
 _ETAG: Final[dict[str, Any]] = {"description": "What tells this state from others.", "schema": {"type": "string"}}
+_NAMESPACE: Final[dict[str, Any]] = {
+    "in": "header",
+    "name": NAMESPACE_HEADER,
+    "required": False,
+    "description": "Which namespace is asked for, among those that the key or the user may see.",
+    "schema": {"type": "string", "maxLength": 64},
+}
+_TRACE: Final[dict[str, Any]] = {
+    "in": "header",
+    "name": "traceparent",
+    "required": False,
+    "description": "The W3C trace that the run is to belong to.",
+    "schema": {"type": "string"},
+}
 _ABOUT: Final = (
     "Tasks and durable workflows: record runs, look at them, steer them. Bodies are JSON; unknown fields are refused; errors "
     "are problem details (RFC 9457) with a `code` and the `request_id`. Times are ISO 8601 in UTC. Lists are paged by `after`, "

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from flask import current_app, g, request
+from flask import Response, current_app, g, request
 from marshmallow import Schema
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from aiki.api import masking, schemas
-from aiki.api.access import NAMESPACE_QUERY, principal
+from aiki.api.access import NAMESPACE_HEADER, NAMESPACE_QUERY, principal
 from aiki.api.backend import Backend
 from aiki.api.problems import Refused, invalid
 from aiki.client.embedded import EmbeddedClient
@@ -118,3 +119,14 @@ def query(schema: Schema, repeatable: tuple[str, ...] = ()) -> dict[str, Any]:
 def given(data: Mapping[str, Any], *names: str) -> Any:
     """The first of these fields that is there and not null, or None."""
     return next((data[name] for name in names if data.get(name) is not None), None)
+
+
+def make_conditional(response: Response) -> None:
+    """Give the answer of an endpoint that says so an `ETag`; it is 304 if the client has that already (`If-None-Match`)."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    if response.status_code != 200 or not getattr(getattr(view, "declared", None), "conditional", False):
+        return
+    response.vary.update(("Authorization", "Cookie", NAMESPACE_HEADER))
+    if response.get_etag()[0] is None:
+        response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32], weak=True)
+    response.make_conditional(request)

@@ -41,7 +41,7 @@ def register() -> Response:
 
 @blueprint.get("/definitions")
 @needs("look")
-@describe(query=_NO_QUERY, answer=answers.Definitions)
+@describe(query=_NO_QUERY, answer=answers.Definitions, conditional=True)
 def definitions() -> Response:
     """All definitions."""
     query(_NO_QUERY)

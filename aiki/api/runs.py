@@ -119,7 +119,7 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
 # ---------------------------------------------------------------- looking
 @blueprint.get("/runs/<run_id>")
 @needs("look")
-@describe(query=_WAIT_QUERY, answer=answers.Run)
+@describe(query=_WAIT_QUERY, answer=answers.Run, conditional=True)
 def show(run_id: str) -> Response:
     """A run; `?wait=30` answers when it has ended, or after so many seconds."""
     asked = query(_WAIT_QUERY)
@@ -128,7 +128,7 @@ def show(run_id: str) -> Response:
 
 @blueprint.get("/runs/<run_id>/detail")
 @needs("look")
-@describe(query=_DETAIL_QUERY, answer=answers.Detail)
+@describe(query=_DETAIL_QUERY, answer=answers.Detail, conditional=True)
 def detail(run_id: str) -> Response:
     """A run with its payloads and attempts, and as `values` what of the payloads can be read (`?values=false`: without)."""
     asked = query(_DETAIL_QUERY)
@@ -182,7 +182,7 @@ def _values(found: RunDetail) -> masking.Masked:
 
 @blueprint.get("/runs/<run_id>/history")
 @needs("look")
-@describe(query=_HISTORY_QUERY, answer=answers.History)
+@describe(query=_HISTORY_QUERY, answer=answers.History, conditional=True)
 def history(run_id: str) -> Response:
     """What a workflow has issued, by ordinal; `?after=` takes the `next` of the page before."""
     asked = query(_HISTORY_QUERY)
@@ -198,7 +198,7 @@ def history(run_id: str) -> Response:
 
 @blueprint.get("/runs")
 @needs("look")
-@describe(query=_LIST_QUERY, repeatable=("state",), answer=answers.Runs)
+@describe(query=_LIST_QUERY, repeatable=("state",), answer=answers.Runs, conditional=True)
 def list_runs() -> Response:
     """A page of runs, newest first, by a filter (`q`) and by fields, all of which must match.
 

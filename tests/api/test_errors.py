@@ -173,7 +173,7 @@ def test_a_schema_that_is_not_current_makes_it_unready(make_api: Callable[..., A
 
 def make_api_app(api: Api) -> Any:
     """Another app over the same database, whose client is not open yet."""
-    return create_app(backend_of(api.http.application)._settings).test_client()
+    return create_app(backend_of(api.http.application).settings).test_client()
 
 
 def test_payloads_and_keys_are_not_logged(make_api: Callable[..., Api], caplog: pytest.LogCaptureFixture) -> None:

@@ -152,7 +152,7 @@ def test_events_that_nobody_takes_are_refused(api: Api, flow: str) -> None:
         ("pause", {"reason": 5}, "reason"),
         ("terminate", {"once": True}, "once"),
         ("cancel", {"once": "yes"}, "once"),
-        ("resume", {"reason": "x"}, "reason"),
+        ("resume", {"why": "x"}, "why"),
         ("rerun", {"from_step": -1}, "from_step"),
         ("rerun", {"from_step": "1"}, "from_step"),
         ("rerun", {"id": "again"}, "id"),
