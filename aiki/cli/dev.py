@@ -392,7 +392,7 @@ def check_port(port: int) -> None:
 
 def common_place(settings: Settings) -> str:
     """Where runs are kept, without a password."""
-    from aiki.cli.doctor import hidden
+    from aiki.checks import hidden
 
     path = settings.database_url.removeprefix("sqlite:///")
     if path == settings.database_url:

@@ -9,7 +9,28 @@ from __future__ import annotations
 
 from flask import Flask
 
-from aiki.dashboard import assets, batches, bulk, errors, home, run, runs, signin, steering
+from aiki.dashboard import (
+    assets,
+    audit,
+    batches,
+    bulk,
+    dead,
+    definitions,
+    errors,
+    home,
+    keys,
+    overview,
+    queues,
+    run,
+    runs,
+    schedules,
+    settings,
+    signin,
+    steering,
+    users,
+    webhooks,
+    workers,
+)
 from aiki.dashboard.blueprint import blueprint, install_filters
 
 __all__ = ["install"]
@@ -21,6 +42,17 @@ PAGES = (
     batches,
     run,
     steering,
+    overview,
+    queues,
+    workers,
+    schedules,
+    dead,
+    definitions,
+    audit,
+    keys,
+    users,
+    webhooks,
+    settings,
 )
 """The modules whose pages are registered when they are imported."""
 

@@ -103,5 +103,6 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "number": number,
     "size": size,
     "share": share,
+    "term": term,
     "quote": lambda text: quote(str(text), safe=""),
 }

@@ -1,19 +1,12 @@
-"""What belongs to no noun: where one begins, and how the pages look."""
+"""What belongs to no noun: how the pages look."""
 
 from __future__ import annotations
 
-from flask import Response, make_response, redirect, request, url_for
+from flask import Response, make_response, redirect, request
 
 from aiki.api.access import needs
 from aiki.dashboard.blueprint import THEME_COOKIE, THEMES, blueprint
 from aiki.dashboard.views import here
-
-
-@blueprint.get("/")
-@needs("look")
-def home() -> Response:
-    """Where one begins."""
-    return make_response(redirect(url_for("dashboard.runs")))
 
 
 @blueprint.post("/theme")

@@ -37,6 +37,7 @@ ENTRIES: Final = (
     Entry("dashboard.audit", "Audit", "a", "audit.look"),
     Entry("dashboard.keys", "Keys", "k", "keys.manage"),
     Entry("dashboard.users", "Users", "u", "users.manage"),
+    Entry("dashboard.webhooks", "Webhooks", "h", "webhooks.manage"),
     Entry("dashboard.settings", "Settings", "s", "settings.look"),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import wraps
 from typing import Any, Final, NamedTuple, ParamSpec
 from urllib.parse import urlsplit
@@ -82,6 +82,18 @@ def done(address: str, did: str) -> Response:
     """Send the browser on after something was done; `did` names what, for the line that says so."""
     joint = "&" if urlsplit(address).query else "?"
     return make_response(redirect(f"{address}{joint}did={did}", 303))
+
+
+def one_of(verb: str, known: Container[str]) -> str:
+    """A verb of an address, if it is known; raises `Refused` (404). Routes take any, so that who may not is told that first."""
+    if verb not in known:
+        raise Refused(404, "not_found", f"there is nothing like {verb[:40]!r} to be done here")
+    return verb
+
+
+def why() -> str:
+    """The reason that a form gave, for the audit record."""
+    return request.form.get("reason", "").strip()[:255]
 
 
 def here(address: str | None, default: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests import provision, services
 from tests.browser.site import Site
@@ -24,6 +24,9 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 EXPECTED = ("status of 4", "ERR_INTERNET_DISCONNECTED", "Failed to fetch")
 """What browsers report of forms that are refused, and of a server that is away: no error of the page."""
+
+
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="package")
@@ -60,7 +63,7 @@ def browse(chromium: Browser, site: Site) -> Iterator[Callable[..., Page]]:
             **more,
         )
         contexts.append(context)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(20_000)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)

@@ -11,7 +11,6 @@ from tests.waiting import wait_until
 Addresses = Callable[[Site], dict[str, str]]
 
 NO_PAGES = {
-    "dashboard.home",  # leads on
     "dashboard.find",
     "dashboard.names",  # for the palette
     "dashboard.payload",  # JSON
@@ -58,7 +57,65 @@ def _batches(site: Site) -> dict[str, str]:
     return {"batch": f"/batches/{site.runs['batch']}"}
 
 
+def _worker(site: Site) -> str:
+    return str(site.ask("GET", "/workers")["workers"][0]["id"])
+
+
+def _failure(site: Site) -> str:
+    return str(site.ask("GET", "/dead/failures")["groups"][0]["fingerprint"])
+
+
+def _overview(site: Site) -> dict[str, str]:
+    return {"overview": "/", "overview week": "/?range=7d", "overview wrong": "/?range=x"}
+
+
+def _queues(site: Site) -> dict[str, str]:
+    site.ask("POST", "/queues/bulk/pause", {"reason": "until <b>the bank</b> is back"})
+    return {"queue": "/queues/default", "queue without worker": "/queues/nobody", "queue paused": "/queues/bulk"}
+
+
+def _webhook(site: Site) -> str:
+    if not site.ask("GET", "/webhooks")["webhooks"]:
+        site.ask("POST", "/webhooks", {"url": "https://hooks.example.com/" + "a" * 100})
+    return str(site.ask("GET", "/webhooks")["webhooks"][0]["id"])
+
+
+def _audit(site: Site) -> dict[str, str]:
+    return {"audit": "/audit", "audit none": "/audit?actor=nobody", "audit wrong": "/audit?since=x"}
+
+
 PLACES: dict[str, Addresses] = {
+    "dashboard.overview": _overview,
+    "dashboard.queues": lambda site: {"queues": "/queues"},
+    "dashboard.queue": _queues,
+    "dashboard.ask_queue": lambda site: {"ask pause queue": "/queues/default/pause", "ask resume queue": "/queues/bulk/resume"},
+    "dashboard.ask_purge": lambda site: {"ask purge": "/queues/default/purge"},
+    "dashboard.workers": lambda site: {"workers": "/workers", "workers all": "/workers?all=1"},
+    "dashboard.worker": lambda site: {"worker": f"/workers/{_worker(site)}"},
+    "dashboard.ask_worker": lambda site: {
+        f"ask worker {verb}": f"/workers/{_worker(site)}/{verb}" for verb in ("drain", "kill")
+    },
+    "dashboard.schedules": lambda site: {"schedules": "/schedules"},
+    "dashboard.dead_letters": lambda site: {"dead": "/dead"},
+    "dashboard.failure": lambda site: {"failure": f"/dead/failures/{_failure(site)}"},
+    "dashboard.ask_retry_group": lambda site: {"ask retry group": f"/dead/failures/{_failure(site)}/retry"},
+    "dashboard.ask_retry_dead": lambda site: {"ask retry dead": "/dead/retry"},
+    "dashboard.letters": lambda site: {"letters": "/dead/letters"},
+    "dashboard.letter": lambda site: {"letter unknown": f"/dead/letters/{'0' * 32}"},
+    "dashboard.ask_letters": lambda site: {"ask letters": "/dead/letters/do/requeue"},
+    "dashboard.definitions": lambda site: {"definitions": "/definitions", "definitions none": "/definitions?q=nothing"},
+    "dashboard.definition": lambda site: {"definition": "/definitions/shop.charge"},
+    "dashboard.audit": _audit,
+    # A key or a user closes the server to whoever has none: here there are none, tests/dashboard has them.
+    "dashboard.keys": lambda site: {"keys": "/keys"},
+    "dashboard.ask_revoke_key": lambda site: {"ask revoke key": "/keys/nothing/revoke"},
+    "dashboard.users": lambda site: {"users": "/users"},
+    "dashboard.ask_change_user": lambda site: {"ask change user": "/users/nobody/change"},
+    "dashboard.ask_remove_user": lambda site: {"ask remove user": "/users/nobody/remove"},
+    "dashboard.webhooks": lambda site: {"webhooks": "/webhooks"},
+    "dashboard.webhook": lambda site: {"webhook": f"/webhooks/{_webhook(site)}"},
+    "dashboard.ask_webhook": lambda site: {"ask delete webhook": f"/webhooks/{_webhook(site)}/delete"},
+    "dashboard.settings": lambda site: {"settings": "/settings", "settings checked": "/settings?check=1"},
     "dashboard.runs": lambda site: _of(site, lambda name, _: name.startswith("runs")),
     "dashboard.bulk": lambda site: _of(site, lambda name, _: name.startswith("bulk")),
     "dashboard.run": lambda site: _of(site, lambda name, path: name.startswith("run ") and "/step/" not in path),

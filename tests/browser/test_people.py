@@ -50,7 +50,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
 @pytest.fixture
 def page(chromium: Browser, office: Office) -> Iterator[Page]:
     context = chromium.new_context(base_url=office.url, viewport={"width": 768, "height": 900})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     yield context.new_page()
     context.close()
 

@@ -53,7 +53,7 @@
     const now = Date.now();
     for (const part of $$("[data-live]")) {
       follow(part);
-      const every = part._followed && !stale ? (part._wanted ? 1 : 30) : Number(part.dataset.live);
+      const every = part._followed && !stale ? (part._wanted ? 1 : 5) : Number(part.dataset.live);
       if (!force && now - (part._asked || loaded) < every * 1000 - 50) continue;
       part._asked = now;
       part._wanted = false;

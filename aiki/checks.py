@@ -1,0 +1,167 @@
+"""Is everything there that a run needs to reach its end, and what to do about what is not: `aiki doctor`, and a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from aiki.errors import AikiError, Unavailable
+from aiki.settings import Settings
+
+if TYPE_CHECKING:
+    from aiki.broker import Session
+    from aiki.storage import Store
+
+Verdict = Literal["ok", "note", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at: `note` is no error, `todo` says what to do."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    todo: str = ""
+
+
+def checks(settings: Settings) -> Iterator[Check]:
+    """All checks, in the order in which one would mend things."""
+    yield Check("namespace", "ok", settings.namespace)
+    if settings.server_url:
+        yield _server(settings)
+    absent = [url for url in (settings.database_url, settings.broker_url) if _is_absent_file(url)]
+    if len(absent) == 2:
+        todo = "start `aiki dev -A yourmodule`, or set AIKI_DATABASE_URL and AIKI_BROKER_URL"
+        yield Check("embedded files", "note", f"{hidden(absent[0])} is not there; nothing was started here yet", todo)
+        return
+    if absent:
+        todo = "start the processes here, or set AIKI_DATABASE_URL and AIKI_BROKER_URL both"
+        yield Check("embedded files", "fail", f"{hidden(absent[0])} is not there, but its companion is named", todo)
+        return
+    yield from _database(settings)
+    yield from _broker(settings)
+
+
+def _server(settings: Settings) -> Check:
+    from aiki.client import open_client
+    from aiki.model import RunFilter
+
+    client = open_client(settings, "aiki doctor")
+    try:
+        client.list(RunFilter(), limit=1)
+    except AikiError as error:
+        return Check("server", "fail", f"{settings.server_url}: {error}", "start it with aiki-server, or mend AIKI_SERVER_URL")
+    finally:
+        client.close()
+    return Check("server", "ok", f"{settings.server_url} answers")
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    from aiki.storage import Store, schema
+
+    try:
+        status = schema.status(settings.database_url, settings.timeout)
+    except AikiError as error:
+        todo = "see that it runs, that the database exists, and that AIKI_DATABASE_URL names user, password, host and database"
+        yield Check("database", "fail", str(error), todo)
+        return
+    yield Check("database", "ok", f"{status.url} answers")
+    if not status.current:
+        found = f"{status.version or 'no tables'}; {status.needed} is needed"
+        newer = status.version is not None and status.version > status.needed
+        yield Check("schema", "fail", found, "upgrade Aiki here" if newer else "run: aiki db upgrade")
+        return
+    yield Check("schema", "ok", status.needed)
+    store = Store(settings.database_url, namespace=settings.namespace, timeout=settings.timeout)
+    try:
+        yield from _contents(store, settings)
+    except Unavailable as error:
+        yield Check("database", "fail", str(error))
+    finally:
+        store.close()
+
+
+def _contents(store: Store, settings: Settings) -> Iterator[Check]:
+    from aiki.storage.roster import ALIVE
+
+    counts = {state: count.number for state, count in store.state_counts(100_000).items() if count.number}
+    yield Check("runs", "ok", ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items())) or "none yet")
+    oldest = store.clock() - int(2 * settings.lease * 1e6)
+    alive = [row for row in store.workers(ALIVE) if row.heard_at > oldest]
+    if alive:
+        queues = sorted({queue for row in alive for queue in row.queues})
+        names = ", ".join(f"{row.name} (pid {row.pid}, {row.concurrency} children)" for row in alive[:5])
+        yield Check("workers", "ok", f"{len(alive)}: {names}; queues: {', '.join(queues)}")
+    else:
+        yield Check("workers", "note", "none was heard of lately", "start one: aiki-worker -A yourmodule")
+    dead = store.dead_letter_count()
+    yield Check(
+        "dead letters", "note" if dead else "ok", str(dead), "see the page Dead letters, unreadable messages" if dead else ""
+    )
+
+
+def _broker(settings: Settings) -> Iterator[Check]:
+    from aiki.broker import open_broker
+
+    where = hidden(settings.broker_url)
+    try:
+        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+        session = broker.connect("aiki doctor", settings.timeout)
+    except AikiError as error:
+        yield Check(
+            "broker", "fail", f"{where}: {error}", "see that it runs, and that AIKI_BROKER_URL names user, password and vhost"
+        )
+        return
+    try:
+        yield Check("broker", "ok", f"{where} answers")
+        yield from _queues(session, settings)
+    except AikiError as error:
+        yield Check("queues", "fail", str(error))
+    finally:
+        session.close()
+
+
+def _queues(session: Session, settings: Settings) -> Iterator[Check]:
+    from aiki.broker import DEAD, reports, work
+
+    session.receive(0.0)
+    if session.blocked:
+        yield Check("broker", "fail", f"takes no messages: {session.blocked}", "free memory or disk on the broker")
+    depths = [session.depth(reports(partition)) for partition in range(settings.partitions)]
+    missing = depths.count(None)
+    if missing == len(depths):
+        todo = "start one: aiki orchestrator"
+        yield Check("orchestrator", "fail", "the report queues are not there: none has ever run here", todo)
+    elif missing:
+        todo = "set AIKI_PARTITIONS to the same number everywhere"
+        yield Check("orchestrator", "fail", f"{missing} of {len(depths)} report queues are not there", todo)
+    elif not any(depth.consumers for depth in depths if depth):
+        waiting = sum(depth.ready for depth in depths if depth)
+        todo = "start one: aiki orchestrator; until then runs are accepted and none is recorded as ended"
+        yield Check("orchestrator", "fail", f"none is listening; {waiting:,} messages of reports wait", todo)
+    else:
+        yield Check("orchestrator", "ok", "listening")
+    if session.depth(DEAD) is None and missing < len(depths):
+        yield Check("dead-letter queue", "fail", "is not there", "start an orchestrator: it declares it")
+    depth = session.depth(work(settings.namespace, "default"))
+    if depth is None:
+        yield Check("queue default", "note", "is not there yet; the first run or worker makes it")
+    elif depth.ready and not depth.consumers:
+        todo = "start a worker: aiki-worker -A yourmodule"
+        yield Check("queue default", "fail", f"{depth.ready:,} messages and no consumer", todo)
+    else:
+        yield Check("queue default", "ok", f"{depth.ready:,} messages, {depth.consumers} consumers")
+
+
+def _is_absent_file(url: str) -> bool:
+    path = url.removeprefix("sqlite:///")
+    return path != url and not Path(path).exists()
+
+
+def hidden(url: str) -> str:
+    """A URL without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
