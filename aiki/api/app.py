@@ -38,7 +38,7 @@ from aiki.api import (
     webhooks,
     workers,
 )
-from aiki.api.access import OPEN, principal
+from aiki.api.access import OPEN, Principal, principal
 from aiki.api.backend import Backend
 from aiki.api.limiting import Limiter
 from aiki.api.problems import Refused
@@ -67,6 +67,7 @@ class ApiOptions:
     :ivar access_log: log one line a request (without query or payload).
     :ivar local: it listens on loopback only: whoever can connect may do everything, as long as there are no users and no keys.
     :ivar people: there were users or keys when the server started.
+    :ivar principal: who asks, whatever requests say: for an app that is asked without a socket.
     """
 
     max_held: int = 8
@@ -76,6 +77,7 @@ class ApiOptions:
     access_log: bool = False
     local: bool = True
     people: bool = False
+    principal: Principal | None = None
 
 
 class _App(Flask):
@@ -95,7 +97,9 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
     app.extensions[masking.EXTENSION] = masking.Mask(settings.mask.split(","))
-    gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(settings, backend, local=options.local, people=options.people)
+    gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(
+        settings, backend, local=options.local, people=options.people, certain=options.principal
+    )
     measured = app.extensions["aiki.metrics"] = metrics.Metrics(settings, backend)
 
     @contextmanager

@@ -103,10 +103,14 @@ class Guard:
 
     :param local: the server listens on loopback only.
     :param people: there are users or keys, as far as is known.
+    :param certain: who asks, whatever the request says.
     """
 
-    def __init__(self, settings: Settings, backend: Backend, *, local: bool, people: bool) -> None:
+    def __init__(
+        self, settings: Settings, backend: Backend, *, local: bool, people: bool, certain: Principal | None = None
+    ) -> None:
         self.settings = settings
+        self._certain = certain
         self._backend = backend
         self._local = local and not settings.api_key and not settings.trusted_proxies
         self._people = people
@@ -121,7 +125,7 @@ class Guard:
             elif request.method not in SAFE_METHODS:
                 check_origin(request.headers)
             return None
-        found = self._recognised()
+        found = self._certain or self._recognised()
         if found is None:
             return self._nobody()
         g.principal = found

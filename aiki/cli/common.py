@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 
 import click
 
-from aiki import logs
+from aiki import filters, logs
+from aiki.client import wire
+from aiki.errors import FilterError
 from aiki.model import RunView
 from aiki.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False)
-FORMATS = click.Choice(["table", "json"])
+FORMATS = click.Choice(["table", "json", "jsonl"])
 
 
 def database_option(function: F) -> F:
@@ -90,6 +92,50 @@ def set_up_logging(level: str) -> None:
 def print_json(data: Any) -> None:
     """One JSON document on standard output."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_data(output: str, data: Any, items: str = "") -> None:
+    """JSON as `-o` asks for it: with `jsonl` each item of a list has its own line. `items`: the field that holds the list."""
+    if output == "json":
+        print_json(data)
+        return
+    listed = data[items] if items else data
+    for item in listed if isinstance(listed, list) else [listed]:
+        click.echo(json.dumps(item, ensure_ascii=False, separators=(",", ":")))
+
+
+def since(moment: str | None, now: int) -> str | None:
+    """How long ago a time of the API's was."""
+    return None if moment is None else ago(wire.time_from_json(moment), now)
+
+
+def filter_of(words: Sequence[str]) -> str:
+    """The text of a filter, seen to be one; what is wrong in it is pointed at."""
+    text = " ".join(words)
+    try:
+        filters.parse(text)
+    except FilterError as error:
+        close = f"\nperhaps: {', '.join(error.suggestions)}" if error.suggestions else ""
+        marked = pointed_at(text, error.position, error.length)
+        raise click.UsageError(f"the filter cannot be read: {error}\n{marked}{close}") from None
+    return text
+
+
+def pointed_at(text: str, position: int, length: int) -> str:
+    """A part of the text and, below it, marks where the place is."""
+    begin = max(0, position - 60)
+    shown = printable(text[begin : position + 40])
+    return f"  {shown}\n  {' ' * (position - begin)}{'^' * max(1, min(length, len(shown) - position + begin))}"
+
+
+class Listing(click.Group):
+    """A group that lists if no command is named: `aiki queues -o json` is `aiki queues list -o json`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See the class."""
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

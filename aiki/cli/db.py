@@ -40,8 +40,10 @@ def status(database: str | None, output: str) -> None:
     from aiki.storage import schema
 
     found = schema.status(common.settings_of(database=database).database_url)
-    if output == "json":
-        common.print_json({"database": found.url, "version": found.version, "needed": found.needed, "current": found.current})
+    if output != "table":
+        common.print_data(
+            output, {"database": found.url, "version": found.version, "needed": found.needed, "current": found.current}
+        )
     elif found.current:
         click.echo(f"{found.url}: schema {found.version}, up to date")
     else:

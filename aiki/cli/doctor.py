@@ -33,6 +33,6 @@ def doctor(output: str, **given: str | None) -> None:
             click.echo(f"{click.style(check.verdict.ljust(5), fg=_COLOURS[check.verdict])} {check.what}: {check.found}")
             if check.todo:
                 click.echo(f"      -> {check.todo}")
-    if output == "json":
-        common.print_json([asdict(check) for check in found])
+    if output != "table":
+        common.print_data(output, [asdict(check) for check in found])
     sys.exit(1 if any(check.verdict == "fail" for check in found) else 0)

@@ -34,8 +34,8 @@ def add(name: str, role: str, namespaces: tuple[str, ...], expires: str | None, 
     with store_of(database) as store:
         until = None if span is None else store.clock() + span * 1_000_000
         secret, key = store.add_key(name, role, namespaces or None, expires_at=until, actor=actor())
-    if output == "json":
-        common.print_json({**_json(key), "secret": secret})
+    if output != "table":
+        common.print_data(output, {**_json(key), "secret": secret})
         return
     click.echo(secret)
     click.echo(f"key {key.id} ({key.name}): {key.role} of {shown(key.namespaces)}; keep it, it is not shown again", err=True)
@@ -48,8 +48,8 @@ def list_(database: str | None, output: str) -> None:
     """List the API keys, newest first."""
     with store_of(database) as store:
         found, now = store.api_keys(), store.clock()
-    if output == "json":
-        common.print_json([_json(key) for key in found])
+    if output != "table":
+        common.print_data(output, [_json(key) for key in found])
         return
     header = ("ID", "NAME", "ROLE", "NAMESPACES", "STATE", "USED", "EXPIRES", "BY")
     rows = [

@@ -30,6 +30,7 @@ Exit codes:
   2  a wrong option, setting or definition
   3  a worker was stopped at once (second TERM, or QUIT) with runs in its hands, which were given back
   4  the server, the database or the broker cannot be reached; trying again later is safe
+  130  interrupted (Ctrl-C) while it followed a batch, which goes on
 """
 
 
@@ -48,7 +49,10 @@ COMMANDS: Final[dict[str, _Where]] = {
     "orchestrator": _Where("aiki.cli.orchestrator", "orchestrator", "Move runs on: reports, retries, delays, repair."),
     "db": _Where("aiki.cli.db", "db", "Make or upgrade the database's tables."),
     "runs": _Where("aiki.cli.runs", "runs", "Look at runs and act on them: cancel, retry, pause, wake, …"),
-    "workers": _Where("aiki.cli.workers", "workers", "List the workers and what they do."),
+    "queues": _Where("aiki.cli.queues", "queues", "List the queues; pause, resume or empty one."),
+    "workers": _Where("aiki.cli.workers", "workers", "List the workers and what they do; drain or stop one."),
+    "dead": _Where("aiki.cli.dead", "dead", "Failures by their error, and messages that nobody could read."),
+    "batches": _Where("aiki.cli.batches", "batches", "What is done to many runs at once: list, watch, stop."),
     "users": _Where("aiki.cli.users", "users", "Who may sign in to the dashboard: add, change, disable."),
     "keys": _Where("aiki.cli.keys", "keys", "What programs ask the server with: add and revoke API keys."),
     "alive": _Where("aiki.cli.alive", "alive", "Health checks for containers."),

@@ -7,38 +7,51 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from aiki import codec
-from aiki.cli import common, steps
+from aiki.cli import asking, batches, common, steps
+from aiki.client import wire
 from aiki.codec import Payload
 from aiki.errors import AikiError, RunNotFound, Unavailable
 from aiki.ids import parse_id
-from aiki.model import Attempt, RunDetail, RunFilter, RunView, StepView
+from aiki.model import Attempt, RunDetail, RunView, StepView
 from aiki.options import check_reference, check_step_name
 from aiki.states import State
 
 if TYPE_CHECKING:
     from aiki.client import Client
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+_reason_option = click.option("--reason", default="", help="Recorded with the run.")
 
 
-def _client_options(function: F) -> F:
+def _bulk_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        common.output_option,
-        common.namespace_option,
-        common.broker_option,
-        common.database_option,
-        common.server_option,
+        click.option("-y", "--yes", is_flag=True, help="With --all: however many there are, do not ask."),
+        batches.wait_option,
+        click.option("--all", "all_", metavar="FILTER", help="Not some runs but all that match, as one batch."),
     ):
         function = option(function)
     return function
 
 
-_reason_option = click.option("--reason", default="", help="Recorded with the run.")
+def _one_by_one(run_ids: tuple[str, ...], given: dict[str, Any]) -> dict[str, str | None]:
+    """The options without those of batches, which are for `--all`."""
+    if not run_ids:
+        raise click.UsageError("name runs, or all that match: --all FILTER")
+    return {name: value for name, value in given.items() if name not in ("all_", "wait", "yes")}
+
+
+def _all(operation: str, run_ids: tuple[str, ...], reason: str, output: str, given: dict[str, Any]) -> None:
+    if run_ids:
+        raise click.UsageError("name runs, or say --all FILTER (in quotes, as one word), not both")
+    target = {"q": common.filter_of([given.pop("all_")])}
+    yes, wait = given.pop("yes"), given.pop("wait")
+    with asking.opened(**given) as api:
+        batches.begin(api, operation, target, output, reason=reason, yes=yes, wait=wait)
 
 
 @contextmanager
@@ -61,6 +74,7 @@ def runs() -> None:
 
 
 @runs.command("list")
+@click.argument("words", metavar="[FILTER]...", nargs=-1)
 @click.option(
     "-s",
     "--state",
@@ -75,41 +89,45 @@ def runs() -> None:
 @click.option("-Q", "--queue", metavar="NAME", help="Only runs of this queue.")
 @click.option("--reference", "reference_id", metavar="ID", help="Only the run with this reference id.")
 @click.option("-n", "--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many.")
-@click.option("--after", metavar="RUN", help="Go on behind this run, the last of the page before.")
-@_client_options
+@click.option("--after", metavar="TOKEN", help="Go on where the page before ended, as it said.")
+@asking.options
 def list_(
+    words: tuple[str, ...],
     states: tuple[str, ...],
+    limit: int,
+    after: str | None,
+    output: str,
     name: str | None,
     kind: str | None,
     parent: str | None,
     queue: str | None,
     reference_id: str | None,
-    limit: int,
-    after: str | None,
-    output: str,
     **given: str | None,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    \b
+    FILTER: what is to match, as in the dashboard:
+      aiki runs list 'status:failed name:mail* since:1h'
+      aiki runs list -- '-status:completed error:Timeout* args.order_id:42'
+    """
     if parent is not None and parse_id(parent) is None:
         raise click.BadParameter(f"{parent!r} is not a run id", param_hint="--parent")
-    where = RunFilter(
-        states=tuple(State(item) for item in states),
-        name=name,
-        queue=queue,
-        reference_id=reference_id,
-        kind=kind,
-        parent_id=parent,
-    )
-    with _client(**given) as client:
-        page = client.list(where, limit=limit, after=after)
-        now = client.now()
-    if output == "json":
-        common.print_json({"runs": [common.run_json(run) for run in page.runs], "next": page.next})
+    fields = {"name": name, "kind": kind, "parent": parent, "queue": queue, "reference_id": reference_id}
+    q = common.filter_of(words) or None
+    with asking.opened(**given) as api:
+        page = api.ask("GET", asking.path("runs", q=q, state=states or None, limit=limit, after=after, **fields))
+        now = api.now()
+    found = [wire.run_from_json(item) for item in page["runs"]]
+    if output != "table":
+        data = {"runs": [common.run_json(run) for run in found], "next": page["next"]}
+        common.print_data(output, data, "runs")
         return
     header = ("RUN", "NAME", "QUEUE", "STATE", "ATTEMPT", "CREATED", "WHY")
-    common.print_table(header, [_line(run, now) for run in page.runs])
-    if page.next:
-        click.echo(f"more: --after {page.next}", err=True)
+    common.print_table(header, [_line(run, now) for run in found])
+    if page["next"]:
+        looked = "" if page["complete"] else f" (few match; looked through {page['looked']:,} runs so far)"
+        click.echo(f"more: --after {page['next']}{looked}", err=True)
 
 
 def _line(run: RunView, now: int) -> tuple[Any, ...]:
@@ -125,15 +143,15 @@ def _error(run: RunView) -> str | None:
 
 @runs.command()
 @click.argument("run_id", metavar="RUN")
-@_client_options
+@asking.options
 def show(run_id: str, output: str, **given: str | None) -> None:
     """Show a run: its state, input, result, a workflow's steps, and each attempt that did not end in a result."""
     with _client(**given) as client:
         detail = client.detail(run_id)
         issued = list(steps.all_steps(client, detail.run.id)) if detail.run.kind == "workflow" else []
         now = client.now()
-    if output == "json":
-        common.print_json(_detail_json(detail, issued))
+    if output != "table":
+        common.print_data(output, _detail_json(detail, issued))
     else:
         _print_detail(detail, issued, now)
 
@@ -219,15 +237,15 @@ def _attempt_line(attempt: Attempt, now: int) -> tuple[Any, ...]:
 @click.argument("run_id", metavar="RUN")
 @click.option("-n", "--limit", type=click.IntRange(1, 5000), default=1000, show_default=True, help="How many.")
 @click.option("--after", type=click.IntRange(-1), default=-1, metavar="STEP", help="Only steps behind this one.")
-@_client_options
+@asking.options
 def history(run_id: str, limit: int, after: int, output: str, **given: str | None) -> None:
     """List what a workflow has issued, step by step, with results."""
     with _client(**given) as client:
         issued = client.history(run_id, after=after, limit=limit)
         now = client.now()
     following = issued[-1].ordinal if len(issued) == limit else None
-    if output == "json":
-        common.print_json({"steps": [steps.step_json(step) for step in issued], "next": following})
+    if output != "table":
+        common.print_data(output, {"steps": [steps.step_json(step) for step in issued], "next": following}, "steps")
         return
     for line in steps.with_results(issued, now):
         click.echo(line)
@@ -237,18 +255,23 @@ def history(run_id: str, limit: int, after: int, output: str, **given: str | Non
 
 # ---------------------------------------------------------------- act
 @runs.command()
-@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
-@_client_options
-def retry(run_ids: tuple[str, ...], output: str, **given: str | None) -> None:
+@click.argument("run_ids", metavar="RUN...", nargs=-1)
+@_bulk_options
+@_reason_option
+@asking.options
+def retry(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
     """Have failed, dead or cancelled runs go on, under the same ids."""
-    with _client(**given) as client:
+    if given["all_"] is not None:
+        _all("retry", run_ids, reason, output, given)
+        return
+    with _client(**_one_by_one(run_ids, given)) as client:
         _each(run_ids, client.retry, output)
 
 
 @runs.command()
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @click.option("--from-step", type=click.IntRange(0), metavar="STEP", help="Of a workflow: copy what was done before this step.")
-@_client_options
+@asking.options
 def rerun(run_ids: tuple[str, ...], from_step: int | None, output: str, **given: str | None) -> None:
     """Start new runs with the same input; prints their ids."""
     with _client(**given) as client:
@@ -256,35 +279,47 @@ def rerun(run_ids: tuple[str, ...], from_step: int | None, output: str, **given:
 
 
 @runs.command()
-@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.argument("run_ids", metavar="RUN...", nargs=-1)
+@_bulk_options
 @_reason_option
-@_client_options
-def cancel(run_ids: tuple[str, ...], reason: str, output: str, **given: str | None) -> None:
+@asking.options
+def cancel(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
     """Cancel runs: at once if nobody executes them, else they are interrupted. An ended run stays as it is.
 
     A workflow that has begun meets the cancel in its code, which may compensate; a second cancel ends it at once.
     """
-    with _client(**given) as client:
+    if given["all_"] is not None:
+        _all("cancel", run_ids, reason, output, given)
+        return
+    with _client(**_one_by_one(run_ids, given)) as client:
         _each(run_ids, lambda run_id: client.cancel(run_id, reason=reason), output)
 
 
 @runs.command()
-@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.argument("run_ids", metavar="RUN...", nargs=-1)
+@_bulk_options
 @_reason_option
-@_client_options
-def terminate(run_ids: tuple[str, ...], reason: str, output: str, **given: str | None) -> None:
+@asking.options
+def terminate(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
     """End runs now, without calling their code again: nothing is compensated."""
-    with _client(**given) as client:
+    if given["all_"] is not None:
+        _all("terminate", run_ids, reason, output, given)
+        return
+    with _client(**_one_by_one(run_ids, given)) as client:
         _each(run_ids, lambda run_id: client.cancel(run_id, reason=reason, at_once=True), output)
 
 
 @runs.command()
-@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+@click.argument("run_ids", metavar="RUN...", nargs=-1)
+@_bulk_options
 @_reason_option
-@_client_options
-def pause(run_ids: tuple[str, ...], reason: str, output: str, **given: str | None) -> None:
+@asking.options
+def pause(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
     """Keep runs from going on until they are resumed. A workflow that runs stops at its next durable point."""
-    with _client(**given) as client:
+    if given["all_"] is not None:
+        _all("pause", run_ids, reason, output, given)
+        return
+    with _client(**_one_by_one(run_ids, given)) as client:
         _each(run_ids, lambda run_id: client.pause(run_id, reason=reason), output, _to_be_paused)
 
 
@@ -293,18 +328,23 @@ def _to_be_paused(run: RunView) -> str:
 
 
 @runs.command()
-@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
-@_client_options
-def resume(run_ids: tuple[str, ...], output: str, **given: str | None) -> None:
+@click.argument("run_ids", metavar="RUN...", nargs=-1)
+@_bulk_options
+@_reason_option
+@asking.options
+def resume(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
     """Have paused runs go on."""
-    with _client(**given) as client:
+    if given["all_"] is not None:
+        _all("resume", run_ids, reason, output, given)
+        return
+    with _client(**_one_by_one(run_ids, given)) as client:
         _each(run_ids, client.resume, output)
 
 
 @runs.command()
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @click.option("--name", default="", help="The sleep of this name; without it, whatever the workflow sleeps in.")
-@_client_options
+@asking.options
 def wake(run_ids: tuple[str, ...], name: str, output: str, **given: str | None) -> None:
     """End workflows' sleeps early."""
     with _client(**given) as client:
@@ -316,7 +356,7 @@ def wake(run_ids: tuple[str, ...], name: str, output: str, **given: str | None) 
 @click.argument("name", metavar="NAME")
 @click.option("--data", metavar="JSON", help="What the workflow's wait_event returns.")
 @click.option("--reference", "reference_id", metavar="ID", help="Sending it again under the same one changes nothing.")
-@_client_options
+@asking.options
 def event(run_id: str, name: str, data: str | None, reference_id: str | None, output: str, **given: str | None) -> None:
     """Send an event to a workflow; it is kept until the workflow waits for it."""
     check_step_name(name)
@@ -362,8 +402,8 @@ def _each(
             failed = True
             text = f"there is no run {run_id}" if isinstance(error, RunNotFound) else str(error)
             click.echo(f"aiki: {text}", err=True)
-    if output == "json":
-        common.print_json([common.run_json(run) for run in done])
+    if output != "table":
+        common.print_data(output, [common.run_json(run) for run in done])
     else:
         for run in done:
             click.echo(f"{run.id}  {run.state}{pending(run)}")

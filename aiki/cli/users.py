@@ -38,8 +38,8 @@ def list_(database: str | None, output: str) -> None:
     """List the users."""
     with store_of(database) as store:
         found = store.users()
-    if output == "json":
-        common.print_json([_json(user) for user in found])
+    if output != "table":
+        common.print_data(output, [_json(user) for user in found])
         return
     header = ("NAME", "ROLE", "NAMESPACES", "STATE", "SIGNED IN", "ADDED", "BY")
     common.print_table(

@@ -1,50 +1,72 @@
-"""`aiki workers`: who works here, and at what."""
+"""`aiki workers`: who works here, at what; have one drain or stop."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import click
 
-from aiki.cli import common
+from aiki.cli import asking, common
 from aiki.errors import ConfigurationError
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=common.Listing, context_settings={"help_option_names": ["-h", "--help"]})
+def workers() -> None:
+    """List the workers, what they execute; have one drain or stop. Without a command, lists."""
+
+
+@workers.command("list")
 @click.option("-a", "--all", "all_", is_flag=True, help="Also those that stopped or were lost.")
-@common.database_option
-@common.namespace_option
-@common.output_option
-def workers(all_: bool, database: str | None, namespace: str | None, output: str) -> None:
-    """List the workers, their queues and what they execute. Asks the database, not the server."""
-    from aiki.storage import open_store
-    from aiki.storage.roster import ALIVE, WorkerRow
-
-    settings = common.settings_of(database=database, namespace=namespace)
-    if settings.server_url and database is None:
-        raise ConfigurationError("AIKI_SERVER_URL is set, and the server cannot be asked for workers yet; name --database")
-    store = open_store(settings)
-    try:
-        rows, now = store.workers(None if all_ else ALIVE), store.clock()
-    finally:
-        store.close()
-
-    def busy(row: WorkerRow) -> str:
-        names = [str(child.get("name")) for child in row.children if child.get("run")]
-        return f"{len(names)}/{row.concurrency}" + (f" {', '.join(names)}" if names else "")
-
-    def as_json(row: WorkerRow) -> dict[str, Any]:
-        data = asdict(row)
-        data["definitions"] = sorted([name, version] for name, version in row.definitions)
-        return {key: common.when(value) if key.endswith("_at") else value for key, value in data.items()}
-
-    if output == "json":
-        common.print_json([as_json(row) for row in rows])
+@asking.options
+def list_(all_: bool, output: str, **given: str | None) -> None:
+    """List the workers, their queues and what they execute."""
+    with asking.opened(**given) as api:
+        found = api.ask("GET", asking.path("workers", state=None if all_ else "alive"))["workers"]
+        now = api.now()
+    if output != "table":
+        common.print_data(output, found)
         return
     header = ("WORKER", "NAME", "HOST", "PID", "STATE", "QUEUES", "HEARD", "BUSY")
-    lines = [
-        (row.id[:12], row.name, row.host, row.pid, row.state, ",".join(row.queues), common.ago(row.heard_at, now), busy(row))
-        for row in rows
-    ]
-    common.print_table(header, lines)
+    common.print_table(header, [_line(worker, now) for worker in found])
+
+
+def _line(worker: dict[str, Any], now: int) -> tuple[Any, ...]:
+    names = [str(child["name"]) for child in worker["children"] if child["run"]]
+    busy = f"{len(names)}/{worker['concurrency']}" + (f" {', '.join(names)}" if names else "")
+    state = worker["state"] + (" (draining)" if worker["draining"] and worker["state"] == "alive" else "")
+    queues = ",".join(f"{name} (paused)" if name in worker["paused"] else name for name in worker["queues"])
+    heard = common.since(worker["heard_at"], now)
+    return worker["id"][:12], worker["name"], worker["host"], worker["pid"], state, queues, heard, busy
+
+
+@workers.command()
+@click.argument("worker_id", metavar="WORKER")
+@click.option("--reason", default="", help="Recorded in the audit log.")
+@asking.options
+def drain(worker_id: str, reason: str, output: str, **given: str | None) -> None:
+    """Have a worker take nothing more, end what it executes, and stop. WORKER: its id, or how it begins."""
+    _want(worker_id, "drain", {"reason": reason}, output, given)
+
+
+@workers.command()
+@click.argument("worker_id", metavar="WORKER")
+@click.option("--at-once", is_flag=True, help="Kill what runs; it is given back uncharged.")
+@click.option("--reason", default="", help="Recorded in the audit log.")
+@asking.options
+def stop(worker_id: str, at_once: bool, reason: str, output: str, **given: str | None) -> None:
+    """Stop a worker as TERM does. WORKER: its id, or how it begins."""
+    _want(worker_id, "stop", {"reason": reason, "at_once": at_once}, output, given)
+
+
+def _want(worker_id: str, verb: str, body: dict[str, Any], output: str, given: dict[str, str | None]) -> None:
+    with asking.opened(**given) as api:
+        alive = api.ask("GET", asking.path("workers", state="alive"))["workers"]
+        start = worker_id.replace("-", "").lower()
+        matching = [worker["id"] for worker in alive if worker["id"].replace("-", "").startswith(start)]
+        if len(matching) > 1:
+            raise ConfigurationError(f"{len(matching)} workers begin with {worker_id!r}; give more of the id")
+        told = api.ask("POST", asking.path("workers", matching[0] if matching else worker_id, verb), body)
+    if output != "table":
+        common.print_data(output, told)
+        return
+    click.echo(f"{told['id'][:12]}  {told['name']}: {verb} asked; it hears it with its next beat")

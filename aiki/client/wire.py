@@ -378,6 +378,8 @@ def problem_from_json(status: int, data: Any) -> errors.AikiError:
         return _told(errors.ReferenceConflict("", "", str(problem.get("run_id", ""))), detail)
     if code == "not_found" and problem.get("run_id"):
         return errors.RunNotFound(str(problem["run_id"]))
+    if code == "not_found":
+        return errors.ServerError(detail)
     simple: dict[Any, type[errors.AikiError]] = {
         "conflict": errors.RunConflict,
         "payload_too_large": errors.PayloadTooLarge,
