@@ -1,0 +1,135 @@
+"""What a hostile user, an admin of one namespace, or a hostile page tries."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiki.api import ApiOptions
+from aiki.api.access import Principal, Role
+from aiki.api.masking import MASK, Mask, restored
+from aiki.dashboard import install
+from aiki.orchestrator.webhooks import is_public
+from aiki.settings import DEFAULT_MASK
+from tests.api.conftest import Api
+from tests.api.live import LiveServer
+
+MASKING = Mask(DEFAULT_MASK.split(","))
+NESTED = {
+    "lists": lambda depth: "[" * depth + "]" * depth,
+    "objects": lambda depth: '{"a":' * depth + "1" + "}" * depth,
+    "tuples": lambda depth: '{"$aiki":"tuple","v":[' * depth + "]}" * depth,
+}
+
+
+@pytest.mark.parametrize(
+    "text", ['[[],{"a":"' + '\\"' * 30_000, '"' + '\\"' * 30_000 + "\\\n", '"' * 30_001, '"' + "\\" * 30_001]
+)
+def test_a_payload_that_is_no_json_does_not_keep_the_server_busy(text: str) -> None:
+    began = time.monotonic()
+    MASKING.apply_to_text(text)
+    assert time.monotonic() - began < 2  # it took 25 s
+
+
+def test_a_secret_whose_string_is_cut_off_is_masked() -> None:
+    assert MASKING.apply_to_text('{"user":"ann","password":"s3cr').value == '{"user":"ann","password":"[masked]"'
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        {"$aiki": "dict", "v": [["visible", MASK], [1, 2]]},
+        {"$aiki": "tuple", "v": [["password", MASK], [1, 2]]},
+        {"v": [["password", MASK], [1, 2]]},
+        [["password", MASK], [1, 2]],
+    ],
+)
+def test_no_edit_brings_a_secret_under_another_key(edited: Any) -> None:
+    original = {"x": {"$aiki": "dict", "v": [["password", "s3cret"], [1, 2]]}}
+    assert "s3cret" not in str(MASKING.apply(restored({"x": edited}, original)).value)
+
+
+def test_pairs_whose_keys_stay_are_restored() -> None:
+    original = {"$aiki": "dict", "v": [["password", "s3cret"], [1, 2]]}
+    edited = {"$aiki": "dict", "v": [["password", MASK], [1, 3]]}
+    assert restored(edited, original) == {"$aiki": "dict", "v": [["password", "s3cret"], [1, 3]]}
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("shape", NESTED)
+def test_what_is_nested_deeply_can_be_looked_at(make_api: Callable[..., Api], role: Role, shape: str) -> None:
+    admin = make_api()
+    admin.register()
+    asks = make_api(ApiOptions(principal=Principal("ann", role, "user"))).http
+    install(asks.application)
+    for depth in (120, 240, 260, 400, 900, 5000):
+        text = f'[[],{{"a":{NESTED[shape](depth)}}}]'
+        run = admin.new_run(input={"encoding": "json", "text": text})
+        for path in (f"/api/v1/runs/{run}/detail", f"/runs/{run}", f"/runs/{run}/payload/input"):
+            assert asks.get(path).status_code in (200, 403), (depth, path)
+        if role is not Role.VIEWER:
+            assert asks.get(f"/runs/{run}/do/edit").status_code == 200, depth
+
+
+def test_an_edit_that_is_nested_deeply_is_refused(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    api.register()
+    run = api.new_run(kwargs={"a": 1})
+    deep = '{"kwargs":{"a":' + "[" * 900 + "]" * 900 + "}}"
+    answer = api.http.post(f"/api/v1/runs/{run}/rerun", data=deep, content_type="application/json")
+    assert answer.status_code in (400, 422)
+
+
+def test_a_webhooks_secret_is_told_once(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    asked = {"url": "https://hooks.example.com/aiki"}
+    first, second = (api.post("/webhooks", asked, headers={"Idempotency-Key": "k-1"}) for _ in range(2))
+    assert (first.status_code, second.status_code) == (201, 409)
+    assert first.json["secret"] not in second.text  # type: ignore[index]
+    assert len(api.store.webhooks()) == 1
+
+
+def test_checks_are_of_the_namespace_of_who_asks(make_api: Callable[..., Api], tmp_path: Path) -> None:
+    here = make_api()
+    theirs = make_api(ApiOptions(principal=Principal("bob", Role.ADMIN, "user", frozenset({"other"}))))
+    for api in (here, theirs):
+        install(api.http.application)
+    here.register()
+    here.new_run()
+    (tmp_path / "broker.db").touch()
+    assert "1 queued" in here.http.get("/settings?check=1").text
+    page = theirs.http.get("/settings?check=1").text
+    assert "none yet" in page
+    assert "1 queued" not in page
+
+
+def test_an_address_that_is_none_breaks_nothing(make_api: Callable[..., Api]) -> None:
+    api = make_api(ApiOptions(local=False))
+    install(api.http.application)
+    headers = {"HX-Request": "true", "HX-Current-URL": "http://[", "Accept": "text/html"}
+    answer = api.http.get("/runs", headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["HX-Redirect"] == "/sign-in?next=/"
+
+
+@pytest.mark.parametrize("address", ["fec0::1", "::7f00:1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "0.0.0.0", "100.64.0.1", "::"])
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+def test_no_header_says_under_which_path_the_server_is(tmp_path: Path) -> None:
+    """Links of live parts, which are shared by many, would lead where one of them wants."""
+    server = LiveServer(tmp_path / "server").wait_ready()
+    try:
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), 10) as sock:
+            head = f"GET //evil.example/healthz HTTP/1.1\r\nHost: {host}:{port}\r\nSCRIPT_NAME: //evil.example\r\n"
+            sock.sendall(f"{head}Connection: close\r\n\r\n".encode())
+            assert sock.makefile("rb").readline().split()[1] == b"404"
+    finally:
+        server.stop()
