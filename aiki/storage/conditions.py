@@ -259,6 +259,9 @@ def _untagged(value: Any) -> Any:
     if not isinstance(value, dict) or TAG not in value:
         return value
     inner = value.get("v")
+    if value[TAG] == "dict" and isinstance(inner, list):
+        # By their keys alone, as in other objects: by its place, a value would be found whose key is one that is hidden.
+        return {str(pair[0]): pair[1] for pair in inner if isinstance(pair, list) and len(pair) == 2}
     if value[TAG] == "int" and isinstance(inner, str):
         try:
             return int(inner, 16)
@@ -269,8 +272,8 @@ def _untagged(value: Any) -> Any:
 
 def _matcher(value: Pattern | Range) -> Callable[[Any], bool]:
     if isinstance(value, Pattern):
-        regex = value.regex()
-        return lambda found: (text := _as_text(found)) is not None and regex.fullmatch(text) is not None
+        pattern = value
+        return lambda found: (text := _as_text(found)) is not None and pattern.matches(text)
     low, high = number_of(value.low), number_of(value.high) if value.high else 0.0
     tests: dict[str, Callable[[float], bool]] = {
         ">": lambda x: x > low,

@@ -14,6 +14,7 @@ from aiki.api import ApiOptions
 from aiki.api.access import Principal, Role
 from aiki.api.masking import MASK, Mask, restored
 from aiki.dashboard import install
+from aiki.filters import Pattern, parse
 from aiki.orchestrator.webhooks import is_public
 from aiki.settings import DEFAULT_MASK
 from tests.api.conftest import Api
@@ -74,6 +75,56 @@ def test_what_is_nested_deeply_can_be_looked_at(make_api: Callable[..., Api], ro
             assert asks.get(path).status_code in (200, 403), (depth, path)
         if role is not Role.VIEWER:
             assert asks.get(f"/runs/{run}/do/edit").status_code == 200, depth
+
+
+@pytest.mark.parametrize("q", ["args.d.0.1:s3*", "args.d.v.0.1:s3cret", "args.d.0:*s3*", "args.0.0.1:s3cret"])
+def test_no_filter_finds_a_secret_by_its_place(make_api: Callable[..., Api], q: str) -> None:
+    admin = make_api()
+    admin.register()
+    pairs = {"$aiki": "dict", "v": [["password", "s3cret"], [7, "seven"]]}
+    run = admin.new_run(args=[pairs], kwargs={"d": pairs})
+    viewer = make_api(ApiOptions(principal=Principal("ann", Role.VIEWER, "user")))
+    answer = viewer.get("/runs", query_string={"q": q})
+    assert answer.status_code == 400 or answer.json["runs"] == []  # type: ignore[index]
+    assert viewer.get("/runs?q=args.d.password:s3cret").status_code == 400
+    assert [found["id"] for found in admin.get("/runs?q=args.d.password:s3cret").json["runs"]] == [run]  # type: ignore[index]
+    assert [found["id"] for found in viewer.get("/runs?q=args.d.7:seven").json["runs"]] == [run]  # type: ignore[index]
+
+
+def test_many_wildcards_take_no_time(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    api.register()
+    api.new_run(kwargs={"x": "a" * 2000})
+    began = time.monotonic()
+    assert api.get("/runs?q=args.x:*a*a*a*a*b").json["runs"] == []  # type: ignore[index]
+    assert len(api.get("/runs?q=args.x:*a*a*a*a*").json["runs"]) == 1  # type: ignore[index]
+    assert time.monotonic() - began < 5  # it took minutes
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant", "other"),
+    [
+        ("a*", ["a", "ab"], ["", "ba"]),
+        ("*a", ["a", "ba"], ["ab"]),
+        ("ab*ba", ["abba", "ab-ba"], ["aba", "ab", "abb"]),
+        ("*b*", ["b", "abc"], ["ac"]),
+        ("a*b*c", ["abc", "a-b-c", "abbc"], ["acb", "ac", "abcd"]),
+        ("*ab*ab*", ["abab", "ab ab"], ["ab", "aba"]),
+    ],
+)
+def test_patterns(pattern: str, meant: list[str], other: list[str]) -> None:
+    value = parse(f"args.x:{pattern}").terms[0].values[0]
+    assert isinstance(value, Pattern)
+    assert all(map(value.matches, meant))
+    assert not any(map(value.matches, other))
+
+
+def test_pages_count_against_the_rate_limit(make_api: Callable[..., Api]) -> None:
+    api = make_api(ApiOptions(rate_limit=1))
+    install(api.http.application)
+    told = [api.http.get("/runs", headers={"Accept": "text/html"}) for _ in range(4)]
+    assert told[-1].status_code == 429
+    assert int(told[-1].headers["Retry-After"]) >= 1
 
 
 def test_an_edit_that_is_nested_deeply_is_refused(make_api: Callable[..., Api]) -> None:
