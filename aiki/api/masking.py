@@ -27,7 +27,7 @@ from aiki.filters import Filter
 MASK: Final = "[masked]"
 """What stands for a value that is hidden."""
 EXTENSION: Final = "aiki_mask"
-_PAIRS: Final = '"$aiki":"dict"'
+_PAIRS: Final = re.compile(r'"\$aiki"\s*:\s*"dict"')
 """A mapping whose keys are not all text: its pairs are lists, which only who has read the whole can tell."""
 MAX_MASKED: Final = 16 << 20
 """Bytes of JSON up to which a payload is looked through; what is larger is withheld."""
@@ -161,7 +161,7 @@ def visible(payload: Payload | None, who: Principal | None = None) -> Payload | 
         text = _text_of(payload)
         if text is None:
             return None
-        if _PAIRS in text:
+        if _PAIRS.search(text):
             found = mask().apply(json.loads(text))
             found = Masked(json.dumps(found.value, separators=(",", ":")), found.hidden)
         else:

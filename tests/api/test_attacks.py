@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from aiki.api import ApiOptions
 from aiki.api.access import Principal, Role
-from aiki.api.masking import MASK, Mask, restored
+from aiki.api.masking import EXTENSION, MASK, Mask, restored, visible
+from aiki.codec import JSON, Payload
 from aiki.dashboard import install
 from aiki.filters import Pattern, parse
 from aiki.orchestrator.webhooks import is_public
@@ -39,6 +41,29 @@ def test_a_payload_that_is_no_json_does_not_keep_the_server_busy(text: str) -> N
 
 def test_a_secret_whose_string_is_cut_off_is_masked() -> None:
     assert MASKING.apply_to_text('{"user":"ann","password":"s3cr').value == '{"user":"ann","password":"[masked]"'
+
+
+def test_pairs_are_masked_however_they_are_written() -> None:
+    text = '[[], {"d": {"$aiki" : "dict", "v": [["password", "s3cret"], [1, 2]]}}]'
+    viewer = Principal("ann", Role.VIEWER, "user")
+    app = Flask("test")
+    app.extensions[EXTENSION] = MASKING
+    with app.app_context():
+        seen = visible(Payload(JSON, text), viewer)
+    assert seen is not None
+    assert "s3cret" not in seen.text
+
+
+def test_batches_of_one_namespace_keep_no_other_waiting(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    for namespace, many in (("a", 6), ("z", 1)):
+        api.http.environ_base["HTTP_X_AIKI_NAMESPACE"] = namespace
+        api.register()
+        for _ in range(many):
+            told = api.post("/batches", {"operation": "cancel", "ids": [api.new_run()]})
+            assert told.status_code == 201, told.text
+    claimed = [lease.namespace for _ in range(2) for lease in api.store.claim_batches("orchestrator", limit=4)]
+    assert "z" in claimed
 
 
 @pytest.mark.parametrize(
