@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from aiki import __version__
 from aiki.clock import SECOND
 from aiki.errors import AikiError, Unavailable
 from aiki.settings import Settings
@@ -121,16 +121,17 @@ def _contents(store: Store, settings: Settings) -> Iterator[Check]:
 
 
 def _versions(store: Store, workers: list[str]) -> Iterator[Check]:
+    here = version("aiki")
     oldest = store.clock() - int(LISTENING * SECOND)
-    others = sorted({row.version for row in store.orchestrators() if row.heard_at > oldest} - {__version__})
+    others = sorted({row.version for row in store.orchestrators() if row.heard_at > oldest} - {here})
     if others:
         todo = "upgrade orchestrators and servers together: aiki db upgrade, then both"
-        yield Check("versions", "note", f"{__version__} here, orchestrators of {', '.join(others)}", todo)
-    elif set(workers) - {__version__, ""}:
-        found = f"{__version__} here, workers of {', '.join(sorted(set(workers) - {__version__, ''}))}"
+        yield Check("versions", "note", f"{here} here, orchestrators of {', '.join(others)}", todo)
+    elif set(workers) - {here, ""}:
+        found = f"{here} here, workers of {', '.join(sorted(set(workers) - {here, ''}))}"
         yield Check("versions", "note", found, "upgrade the workers, too; meanwhile both are served")
     else:
-        yield Check("versions", "ok", __version__)
+        yield Check("versions", "ok", here)
 
 
 def _clock(store: Store) -> Check:
