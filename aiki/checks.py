@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+from aiki.clock import SECOND
 from aiki.errors import AikiError, Unavailable
 from aiki.settings import Settings
 
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
     from aiki.storage import Store
 
 Verdict = Literal["ok", "note", "fail"]
+
+MAX_CLOCK_DIFFERENCE: Final = 2.0
+"""Seconds."""
+MAX_LATE: Final = 30.0
+"""Seconds that a delivery may be overdue: more than a claim takes to run out."""
+LISTENING: Final = 15.0
+"""Seconds within which an orchestrator that works is heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +107,52 @@ def _contents(store: Store, settings: Settings) -> Iterator[Check]:
         yield Check("workers", "ok", f"{len(alive)}: {names}; queues: {', '.join(queues)}")
     else:
         yield Check("workers", "note", "none was heard of lately", "start one: aiki-worker -A yourmodule")
+    yield from _versions(store, [row.version for row in alive])
+    yield _clock(store)
+    yield _outbox(store)
+    paused = store.pauses().queues.values()
+    if paused:
+        todo = "aiki queues resume QUEUE, once what it was paused for is over"
+        yield Check("paused queues", "note", "; ".join(pause.told(store.clock()) for pause in paused), todo)
     dead = store.dead_letter_count()
     yield Check(
         "dead letters", "note" if dead else "ok", str(dead), "see the page Dead letters, unreadable messages" if dead else ""
     )
+
+
+def _versions(store: Store, workers: list[str]) -> Iterator[Check]:
+    here = version("aiki")
+    oldest = store.clock() - int(LISTENING * SECOND)
+    others = sorted({row.version for row in store.orchestrators() if row.heard_at > oldest} - {here})
+    if others:
+        todo = "upgrade orchestrators and servers together: aiki db upgrade, then both"
+        yield Check("versions", "note", f"{here} here, orchestrators of {', '.join(others)}", todo)
+    elif set(workers) - {here, ""}:
+        found = f"{here} here, workers of {', '.join(sorted(set(workers) - {here, ''}))}"
+        yield Check("versions", "note", found, "upgrade the workers, too; meanwhile both are served")
+    else:
+        yield Check("versions", "ok", here)
+
+
+def _clock(store: Store) -> Check:
+    """The clock of the server's processes decides; the database's is the one that all of them can be compared with."""
+    ahead = store.clock_difference()
+    if ahead is None:
+        return Check("clock", "ok", "the database is a file of this machine")
+    words = f"{abs(ahead):.1f} s {'behind' if ahead > 0 else 'ahead of'} the database's"
+    if abs(ahead) < MAX_CLOCK_DIFFERENCE:
+        return Check("clock", "ok", f"this machine's is {words}")
+    return Check("clock", "fail", f"this machine's is {words}", "have both machines keep time, with chrony or the like")
+
+
+def _outbox(store: Store) -> Check:
+    """What is due should leave within seconds; what a process has claimed is due again when its claim runs out."""
+    gauged = store.gauge()
+    late = 0.0 if gauged.oldest_due is None else (store.clock() - gauged.oldest_due) / SECOND
+    if late < MAX_LATE:
+        return Check("outbox", "ok", f"{gauged.outbox:,} deliveries, none overdue")
+    todo = "see that an orchestrator runs and reaches the broker: its log says what hinders it"
+    return Check("outbox", "fail", f"{gauged.due:,} deliveries are due, the oldest since {late:.0f} s", todo)
 
 
 def _broker(settings: Settings) -> Iterator[Check]:

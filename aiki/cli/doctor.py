@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from typing import Final
@@ -30,7 +31,8 @@ def doctor(output: str, **given: str | None) -> None:
     for check in checks(settings):
         found.append(check)
         if output == "table":
-            click.echo(f"{click.style(check.verdict.ljust(5), fg=_COLOURS[check.verdict])} {check.what}: {check.found}")
+            verdict = click.style(check.verdict.ljust(5), fg=_COLOURS[check.verdict])
+            click.echo(f"{verdict} {check.what}: {check.found}", color=False if os.environ.get("NO_COLOR") else None)
             if check.todo:
                 click.echo(f"      -> {check.todo}")
     if output != "table":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aiki import codec
-from aiki.cli import asking, batches, common, steps
+from aiki.cli import asking, batches, common, following, steps
 from aiki.client import wire
 from aiki.codec import Payload
 from aiki.errors import AikiError, RunNotFound, Unavailable
@@ -409,3 +409,8 @@ def _each(
             click.echo(f"{run.id}  {run.state}{pending(run)}")
     if failed:
         sys.exit(1)
+
+
+runs.add_command(following.watch)
+runs.add_command(following.events)
+runs.add_command(following.export)

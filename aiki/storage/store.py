@@ -15,7 +15,7 @@ import os
 import weakref
 from collections.abc import Callable
 
-from aiki.clock import Clock, now_us
+from aiki.clock import SECOND, Clock, now_us
 from aiki.settings import Settings
 from aiki.storage.attention import NeedsAttention
 from aiki.storage.auditing import NOWHERE, Origin
@@ -102,6 +102,15 @@ class Store(
     def ping(self) -> None:
         """Ask the database anything; raises `StorageUnavailable`."""
         self.db.read(lambda connection: self.db.execute(connection, "SELECT 1").fetchone())
+
+    def clock_difference(self) -> float | None:
+        """How many seconds the database's clock is ahead of this process's, or None where they are one."""
+        if self.db.is_sqlite:
+            return None
+        sql = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
+        before = self.clock()
+        there = self.db.read(lambda connection: int(self.db.execute(connection, sql).fetchone()[0]))
+        return float(there - (before + self.clock()) // 2) / SECOND
 
     def close(self) -> None:
         """Let go of all connections."""

@@ -145,7 +145,7 @@ def test_doctor_and_workers(shop: tuple[Process, Path]) -> None:
     wait_until(all_well, 30)
     workers = json.loads(aiki("workers", "-o", "json", cwd=place).stdout)
     assert [worker["name"] for worker in workers] == ["dev"]
-    assert ["shop.charge", "1"] in workers[0]["definitions"]
+    assert {"name": "shop.charge", "version": "1"} in workers[0]["definitions"]
     assert "dev" in aiki("workers", cwd=place).stdout
 
 

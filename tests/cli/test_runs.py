@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,3 +195,49 @@ def test_a_failed_child_is_told(cli: Cli, store: Store, flow: str) -> None:
     record(store, flow, child(2, part), children=(part,))
     end(store, part.id, State.FAILED, error=("ValueError", "no such street"))
     assert "ValueError: no such street" in cli("show", flow).out
+
+
+# ---------------------------------------------------------------- follow
+def test_watch_tells_steps_and_how_it_ends(cli: Cli, store: Store, flow: str) -> None:
+    end(store, flow, State.FAILED, error=("ValueError", "no\x1b[31m such card"))
+    said = cli("watch", flow)
+    assert said.code == 1
+    first, second, last = said.out.splitlines()
+    assert "step 0 step reserve  completed" in first
+    assert "step 1 step shop.charge  completed  1m" in second
+    assert last.endswith("shop.checkout  failed  ValueError: no\ufffd[31m such card")
+    kinds = [
+        "ordinal" if "ordinal" in json.loads(line) else "run" for line in cli("watch", flow, "-o", "jsonl").out.splitlines()
+    ]
+    assert kinds == ["ordinal", "ordinal", "run"]
+    assert cli("watch", str(ids.new_id())).code == 1
+
+
+def test_watch_sees_a_run_go_on(cli: Cli, store: Store) -> None:
+    task = new()
+    store.create_runs([task])
+    timer = threading.Timer(1.5, end, (store, task.id), {"result": "done"})
+    timer.start()
+    said = cli("watch", task.id)
+    timer.join()
+    assert said.code == 0
+    assert [line.split()[2] for line in said.out.splitlines()] == ["queued", "completed"]
+
+
+def test_what_came_to_a_run_is_listed(cli: Cli, flow: str) -> None:
+    cli("event", flow, "paid", "--data", "1", "--reference", "p-1")
+    (event,) = as_json(cli("events", flow, "-o", "json"))["events"]
+    assert (event["kind"], event["name"], event["step"]) == ("event", "paid", None)
+    assert "paid" in cli("events", flow).out
+
+
+def test_runs_are_exported_however_many_there_are(cli: Cli, store: Store) -> None:
+    made = [new("=mail") for _ in range(450)]
+    store.create_runs(made)
+    lines = cli("export", "status:queued", "name:=mail").out.splitlines()
+    assert {json.loads(line)["id"] for line in lines} == {run.id for run in made}
+    assert len(cli("export", "-n", "201").out.splitlines()) == 201
+    header, *rows = csv.reader(cli("export", "--format", "csv").out.splitlines())
+    assert len(rows) == 450
+    assert rows[0][header.index("name")] == "'=mail"
+    assert cli("export", "status:nonsense").code == 2
