@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ from flask import current_app
 from aiki.api.access import Principal, principal
 from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
 from aiki.errors import EncodeError, FilterError
-from aiki.filters import Filter
+from aiki.filters import Filter, Pattern, parse
 
 MASK: Final = "[masked]"
 """What stands for a value that is hidden."""
@@ -178,6 +179,15 @@ def check_filter(where: Filter) -> Filter:
         if secret is not None and not sees_all():
             raise FilterError(f"{secret} is masked for you, so you cannot search by it", term.position, term.length)
     return where
+
+
+def visible_filter(text: str) -> str:
+    """A filter that somebody wrote who may see more, without the values of what is masked for whoever asks."""
+    if sees_all():
+        return text
+    where = parse(text)
+    hidden = [term for term in where.of("args") if any(map(mask().is_secret, term.path))]
+    return Filter(tuple(replace(term, values=(Pattern((MASK,)),)) if term in hidden else term for term in where.terms)).text
 
 
 def visible_text(text: str) -> str:

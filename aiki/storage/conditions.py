@@ -233,7 +233,7 @@ def _plain(encoding: str, data: bytes) -> Any:
 def _at(plain: list[Any], path: tuple[str, ...]) -> list[Any]:
     """What stands at a path: by name in the keywords or in an argument that is an object, by place in the positions."""
     args, kwargs = plain
-    roots = [args, kwargs] if path[0].isdigit() else [kwargs, *(args if isinstance(args, list) else ())]
+    roots = [args, kwargs] if path[0].isdecimal() else [kwargs, *(args if isinstance(args, list) else ())]
     found = []
     for root in roots:
         value, there = root, True
@@ -249,7 +249,7 @@ def _at(plain: list[Any], path: tuple[str, ...]) -> list[Any]:
 def _step(value: Any, key: str) -> tuple[Any, bool]:
     if isinstance(value, dict) and key in value:
         return value[key], True
-    if isinstance(value, list) and key.isdigit() and len(key) < 10 and int(key) < len(value):
+    if isinstance(value, list) and key.isdecimal() and len(key) < 10 and int(key) < len(value):
         return value[int(key)], True
     return None, False
 

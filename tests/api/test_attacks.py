@@ -116,6 +116,30 @@ def test_no_filter_finds_a_secret_by_its_place(make_api: Callable[..., Api], q: 
     assert [found["id"] for found in viewer.get("/runs?q=args.d.7:seven").json["runs"]] == [run]  # type: ignore[index]
 
 
+def test_a_batch_does_not_tell_what_its_filter_asked_for(make_api: Callable[..., Api]) -> None:
+    admin = make_api()
+    viewer = make_api(ApiOptions(principal=Principal("ann", Role.VIEWER, "user")))
+    install(viewer.http.application)
+    admin.register()
+    admin.new_run(kwargs={"password": "s3cret"})
+    q = "args.password:s3cret name:shop.*"
+    batch = admin.post("/batches", {"operation": "cancel", "q": q}).json
+    assert batch["target"]["q"] == q  # type: ignore[index]
+    address = f"/batches/{batch['id']}"  # type: ignore[index]
+    assert viewer.get(address).json["target"]["q"] == "args.password:[masked] name:shop.*"  # type: ignore[index]
+    for page in (f"/api/v1{address}", "/api/v1/batches", address, "/batches"):
+        answer = viewer.http.get(page)
+        assert answer.status_code == 200
+        assert "s3cret" not in answer.text
+
+
+def test_a_digit_that_is_no_number_is_the_name_of_an_argument(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    api.register()
+    api.new_run(args=["x"])
+    assert api.get("/runs", query_string={"q": "args.²:x"}).json["runs"] == []  # type: ignore[index]
+
+
 def test_many_wildcards_take_no_time(make_api: Callable[..., Api]) -> None:
     api = make_api()
     api.register()
@@ -182,6 +206,15 @@ def test_checks_are_of_the_namespace_of_who_asks(make_api: Callable[..., Api], t
     page = theirs.http.get("/settings?check=1").text
     assert "none yet" in page
     assert "1 queued" not in page
+
+
+@pytest.mark.parametrize(("name", "status"), [("theirs", 404), ("%00", 400)])
+def test_a_namespace_that_is_not_ones_own_is_told_on_a_page(make_api: Callable[..., Api], name: str, status: int) -> None:
+    api = make_api(ApiOptions(principal=Principal("bob", Role.VIEWER, "user", frozenset({"other"}))))
+    install(api.http.application)
+    answer = api.http.get(f"/runs?namespace={name}", headers={"Accept": "text/html"})
+    assert answer.status_code == status
+    assert answer.mimetype == "text/html"
 
 
 def test_an_address_that_is_none_breaks_nothing(make_api: Callable[..., Api]) -> None:
