@@ -133,6 +133,22 @@ def test_a_batch_does_not_tell_what_its_filter_asked_for(make_api: Callable[...,
         assert "s3cret" not in answer.text
 
 
+def test_the_audit_does_not_tell_what_the_filter_of_a_batch_asked_for(make_api: Callable[..., Api]) -> None:
+    admin = make_api()
+    operator = make_api(ApiOptions(principal=Principal("ann", Role.OPERATOR, "user")))
+    install(operator.http.application)
+    admin.register()
+    admin.new_run(kwargs={"password": "s3cret"})
+    admin.post("/batches", {"operation": "cancel", "q": "args.password:s3cret"})
+    assert "s3cret" in admin.get("/audit").text
+    for page in ("/api/v1/audit", "/audit"):
+        answer = operator.http.get(page)
+        assert answer.status_code == 200
+        assert "batch_cancel" in answer.text
+        assert "args.password" in answer.text
+        assert "s3cret" not in answer.text
+
+
 def test_a_digit_that_is_no_number_is_the_name_of_an_argument(make_api: Callable[..., Api]) -> None:
     api = make_api()
     api.register()
