@@ -181,14 +181,14 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
 
 def _admit(limiter: Limiter) -> Response | None:
     """See that whoever asks does not ask too much, nor the same thing twice; the answer, if it was given before."""
-    if not request.path.startswith(API) or request.endpoint in OPEN:
+    if request.endpoint in OPEN:
         return None
     who = principal()
     pause = limiter.wait((who.kind, who.name))
     if pause > 0:
         detail = "you ask more than AIKI_RATE_LIMIT allows; ask more slowly, or for more at once"
         raise Refused(429, "too_many_requests", detail, retry_after=round(pause, 3))
-    return idempotency.begin()
+    return idempotency.begin() if request.path.startswith(API) else None
 
 
 def backend_of(app: Flask) -> Backend:

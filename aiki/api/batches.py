@@ -312,11 +312,11 @@ def _target(asked: Mapping[str, Any]) -> Target:
 # ---------------------------------------------------------------- JSON
 def batch_to_json(batch: BatchView) -> dict[str, Any]:
     """A batch; times as text."""
-    rate, eta = batch.rate(), batch.eta()
+    rate, eta, q = batch.rate(), batch.eta(), batch.target["q"]
     return {
         **{name: getattr(batch, name) for name in ("id", "operation", "state", "reason", "actor", "expected", "matched")},
         **{name: getattr(batch, name) for name in ("processed", "done", "skipped", "failed", "samples")},
-        "target": dict(batch.target),
+        "target": dict(batch.target) if q is None else {**batch.target, "q": masking.visible_filter(q)},
         "rate": None if rate is None else round(rate, 2),
         "eta": None if eta is None else round(eta, 1),
         **{name: wire.time_to_json(getattr(batch, name)) for name in ("created_at", "started_at", "finished_at", "updated_at")},

@@ -204,8 +204,7 @@ class Guard:
         page = not request.path.startswith("/api/") and "signin.page" in current_app.view_functions
         if page and request.headers.get("HX-Request") == "true":
             # A part of a page: the whole of it is to be left.
-            current = urlsplit(request.headers.get("HX-Current-URL", "/"))
-            place = current.path + (f"?{current.query}" if current.query else "")
+            place = _place(request.headers.get("HX-Current-URL", "/"))
             return Response(status=401, headers={"HX-Redirect": url_for("signin.page", next=place)})
         if page and request.accept_mimetypes.accept_html and request.endpoint is not None:
             place = request.full_path.rstrip("?") if request.method in SAFE_METHODS else "/"
@@ -287,6 +286,15 @@ def urlsplit_netloc(origin: str) -> str:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
+
+
+def _place(address: str) -> str:
+    """The path and the query of an address; `/` of what is none."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "/"
+    return parts.path + (f"?{parts.query}" if parts.query else "")
 
 
 def is_loopback_name(host: str) -> bool:

@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -21,18 +22,19 @@ from flask import current_app
 
 from aiki.api.access import Principal, principal
 from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
-from aiki.errors import FilterError
-from aiki.filters import Filter
+from aiki.errors import EncodeError, FilterError
+from aiki.filters import Filter, Pattern, parse
 
 MASK: Final = "[masked]"
 """What stands for a value that is hidden."""
 EXTENSION: Final = "aiki_mask"
-_PAIRS: Final = '"$aiki":"dict"'
+_PAIRS: Final = re.compile(r'"\$aiki"\s*:\s*"dict"')
 """A mapping whose keys are not all text: its pairs are lists, which only who has read the whole can tell."""
 MAX_MASKED: Final = 16 << 20
 """Bytes of JSON up to which a payload is looked through; what is larger is withheld."""
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-_STRING: Final = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:\s*)?')
+_STRING: Final = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)(?:"(\s*:\s*)?|\\?\Z)', re.DOTALL)
+"""A string, also one that is not ended: what begins with a quote always matches, so no text takes long."""
 _TELLS_NOTHING: Final = ("null", "true", "false")
 
 
@@ -160,7 +162,7 @@ def visible(payload: Payload | None, who: Principal | None = None) -> Payload | 
         text = _text_of(payload)
         if text is None:
             return None
-        if _PAIRS in text:
+        if _PAIRS.search(text):
             found = mask().apply(json.loads(text))
             found = Masked(json.dumps(found.value, separators=(",", ":")), found.hidden)
         else:
@@ -177,6 +179,15 @@ def check_filter(where: Filter) -> Filter:
         if secret is not None and not sees_all():
             raise FilterError(f"{secret} is masked for you, so you cannot search by it", term.position, term.length)
     return where
+
+
+def visible_filter(text: str) -> str:
+    """A filter that somebody wrote who may see more, without the values of what is masked for whoever asks."""
+    if sees_all():
+        return text
+    where = parse(text)
+    hidden = [term for term in where.of("args") if any(map(mask().is_secret, term.path))]
+    return Filter(tuple(replace(term, values=(Pattern((MASK,)),)) if term in hidden else term for term in where.terms)).text
 
 
 def visible_text(text: str) -> str:
@@ -197,15 +208,36 @@ def shows_payloads(who: Principal | None = None) -> bool:
 
 def restored(edited: Any, original: Any) -> Any:
     """An edited value in which what is still `MASK` is what stood at that place of the original."""
+    try:
+        return _restored(edited, original)
+    except RecursionError:
+        raise EncodeError("the arguments are nested too deeply") from None
+
+
+def _restored(edited: Any, original: Any) -> Any:
     if edited == MASK:
         return original
     if isinstance(edited, dict):
-        there = original if isinstance(original, dict) else {}
-        return {key: restored(value, there.get(key, value)) for key, value in edited.items()}
+        there = original if isinstance(original, dict) and original.get(TAG) == edited.get(TAG) else {}
+        if edited.get(TAG) == "dict":
+            # The keys of pairs are values, too: under another key what was hidden would be seen.
+            there = {**there, "v": _same_pairs(edited.get("v"), there.get("v"))}
+        return {key: _restored(value, there.get(key, value)) for key, value in edited.items()}
     if isinstance(edited, list):
         there_ = original if isinstance(original, list) and len(original) == len(edited) else edited
-        return [restored(value, old) for value, old in zip(edited, there_, strict=True)]
+        return [_restored(value, old) for value, old in zip(edited, there_, strict=True)]
     return edited
+
+
+def _same_pairs(edited: Any, original: Any) -> Any:
+    """The pairs of an original, those whose key was edited as they are edited."""
+    if not (isinstance(edited, list) and isinstance(original, list) and len(edited) == len(original)):
+        return edited
+    return [old if _key(old) == _key(new) else new for new, old in zip(edited, original, strict=True)]
+
+
+def _key(pair: Any) -> Any:
+    return pair[0] if isinstance(pair, list) and len(pair) == 2 else None
 
 
 def _text_of(payload: Payload) -> str | None:

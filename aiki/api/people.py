@@ -5,14 +5,15 @@ An admin of some namespaces manages the users and keys that see no others; those
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from flask import Blueprint, Response
 
 from aiki.api import access_schemas as schemas
-from aiki.api import paging
+from aiki.api import masking, paging
 from aiki.api.access import ACTIONS, needs, principal
 from aiki.api.guard import csrf_token
 from aiki.api.openapi import describe
@@ -22,7 +23,7 @@ from aiki.api.schemas import EmptySchema
 from aiki.api.signin import guard_of
 from aiki.client import wire
 from aiki.clock import SECOND
-from aiki.errors import NotThere
+from aiki.errors import FilterError, NotThere
 from aiki.storage.auditing import AuditFilter, AuditView
 from aiki.storage.keys import KeyView
 from aiki.storage.people import UserView, user_name
@@ -235,7 +236,20 @@ def user_json(user: UserView) -> dict[str, Any]:
 
 def audit_json(record: AuditView) -> dict[str, Any]:
     """An audit record, as it is answered."""
-    return _timed(asdict(record))
+    return _timed(asdict(visible_record(record)))
+
+
+def visible_record(record: AuditView) -> AuditView:
+    """An audit record as whoever asks may see it: the filter of a batch may ask for what is masked for them."""
+    if masking.sees_all() or not record.action.startswith("batch_") or not record.detail.startswith("{"):
+        return record
+    try:
+        target = json.loads(record.detail)
+        if target.get("q") is None:
+            return record
+        return replace(record, detail=json.dumps({**target, "q": masking.visible_filter(target["q"])}))
+    except (ValueError, FilterError):  # cut off where the column ends
+        return replace(record, detail=masking.MASK)
 
 
 def _timed(data: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def client() -> EmbeddedClient:
 
 
 def namespace() -> str:
-    """This request's namespace; it was seen to be one that whoever asks may see."""
+    """This request's namespace; it was seen to be one that whoever asks may see. Raises `Refused` (404) if it was not."""
+    if "namespace" not in g:  # this is the page that says so
+        raise Refused(404, "not_found", "there is no such namespace, or it is not yours to see")
     return str(g.namespace)
 
 

@@ -189,6 +189,7 @@ class _Application(BaseApplication):
             "certfile": self._settings.tls_cert or None,
             "keyfile": self._settings.tls_key or None,
             "secure_scheme_headers": {},  # `aiki.api.proxies` knows whom to believe
+            "forwarder_headers": "",  # nobody says by a header under which path the server is
         }
 
     def _ready(self, arbiter: Any) -> None:

@@ -19,6 +19,8 @@ from aiki.errors import DecodeError, EncodeError, PayloadTooLarge
 SHOWN: Final = 256 * 1024
 """Payloads up to this many bytes of JSON are shown as values."""
 
+MAX_SHOWN_DEPTH: Final = 250
+
 _SCALARS: Final = frozenset(
     {"int", "float", "bytes", "bytearray", "uuid", "decimal", "datetime", "date", "time", "timedelta", "complex"}
 )
@@ -113,9 +115,21 @@ def readable(payload: Payload | None) -> tuple[bool, Any]:
         return True, None
     try:
         text = _json_text(payload)
-        return (False, None) if text is None else (True, json.loads(text))
+        plain = None if text is None else json.loads(text)
+        return (False, None) if text is None or is_deep(plain) else (True, plain)
     except (ValueError, RecursionError, zlib.error):
         return False, None
+
+
+def is_deep(plain: Any) -> bool:
+    """Whether JSON is nested so deeply that what walks through it, a few calls a level, could not reach its ground."""
+    level, depth = [plain], 0
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        if depth > MAX_SHOWN_DEPTH:
+            return True
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return False
 
 
 def _json_text(payload: Payload) -> str | None:

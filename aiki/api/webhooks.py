@@ -134,7 +134,7 @@ _EXAMPLE: Final = {"url": "https://hooks.example.com/aiki", "states": ["failed",
 
 @blueprint.post("/webhooks")
 @needs("webhooks.manage")
-@describe(body=_NEW, answers={201: WebhookAnswer}, errors=("conflict",), example=_EXAMPLE)
+@describe(body=_NEW, answers={201: WebhookAnswer}, errors=("conflict",), example=_EXAMPLE, secret=True)
 def create() -> Response:
     """Have an address told of the ends of runs.
 

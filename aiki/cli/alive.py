@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from aiki.cli.main import EXIT_FAILED, EXIT_UNAVAILABLE
 
 RECENT: Final = 20.0
 """Seconds within which an orchestrator that works is heard."""
+_ORCHESTRATOR: Final = re.compile(r"\baiki(\.cli\.main)? orchestrator\b")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,7 +48,7 @@ def orchestrator(database: str | None) -> None:
     from aiki.errors import StorageUnavailable
     from aiki.storage import open_store
 
-    if "aiki orchestrator" not in " ".join(_commands()):
+    if not any(map(_ORCHESTRATOR.search, _commands())):
         _fail("no orchestrator runs here")
     try:
         store = open_store(common.settings_of(database=database))

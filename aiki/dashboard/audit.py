@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from flask import Response, request, url_for
 
 from aiki import filters
-from aiki.api import paging
+from aiki.api import paging, people
 from aiki.api.access import needs
 from aiki.api.problems import Refused
 from aiki.api.requests import store
@@ -50,7 +50,7 @@ def audit() -> Response:
         following = f"{url_for('dashboard.audit')}?{urlencode({**asked, 'after': place})}"
     return page(
         "audit.html",
-        records=found[:ON_A_PAGE],
+        records=[people.visible_record(item) for item in found[:ON_A_PAGE]],
         asked=asked,
         fields=FIELDS,
         link_of=link_of,

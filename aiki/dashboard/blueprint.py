@@ -28,6 +28,7 @@ def install_filters(app: Flask) -> None:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(formatting.FILTERS)
     app.jinja_env.filters["unsecret"] = masking.visible_text
+    app.jinja_env.filters["unsecret_filter"] = masking.visible_filter
 
 
 def theme() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from flask import Flask, Response, g, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
@@ -38,7 +39,7 @@ def told(status: int, detail: str, *, retry_after: float = 0) -> Response:
 
 @blueprint.errorhandler(Refused)
 def _refused(error: Refused) -> Response:
-    return told(error.status, error.detail)
+    return told(error.status, error.detail, retry_after=math.ceil(error.more.get("retry_after", 0)))
 
 
 @blueprint.errorhandler(AikiError)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
-from aiki.api import masking
+from aiki.api import masking, values
 from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
 
 MAX_READ: Final = 2 << 20
@@ -69,9 +69,10 @@ def parsed(payload: Payload | None, limit: int = MAX_READ) -> tuple[bool, Any]:
     if text is None:
         return False, None
     try:
-        return True, json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+        plain = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
     except (ValueError, RecursionError):
         return False, None
+    return (False, None) if values.is_deep(plain) else (True, plain)
 
 
 def shown(payload: Payload | None, *, arguments: bool = False) -> Shown:

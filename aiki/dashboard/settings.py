@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Final, NamedTuple
 
 from flask import Response, request
@@ -43,7 +43,7 @@ def settings() -> Response:
             "Python": sys.version.split()[0],
             "System": platform.platform(terse=True),
         },
-        checks=list(checks(found)) if request.args.get("check") == "1" else None,
+        checks=list(checks(replace(found, namespace=store().namespace))) if request.args.get("check") == "1" else None,
     )
 
 

@@ -73,14 +73,18 @@ class BatchWork(Batches):
     """Working on batches."""
 
     def claim_batches(self, owner: str, limit: int = 4) -> list[Lease]:
-        """Take batches of all namespaces to work on: those that are nobody's, and one's own again."""
+        """Take batches of all namespaces to work on: those that are nobody's, and one's own again.
+
+        They take turns, so that many of one namespace keep no other waiting.
+        """
 
         def work(connection: sa.Connection) -> list[Lease]:
             now = self.clock()
             rows = self.db.execute(
                 connection,
                 f"SELECT namespace, id FROM batches WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') "
-                f"AND (lease_owner = ? OR lease_until < ?) ORDER BY namespace, id LIMIT {int(limit)} {self.db.skip_locked}",
+                "AND (lease_owner = ? OR lease_until < ?) "
+                f"ORDER BY lease_until, namespace, id LIMIT {int(limit)} {self.db.skip_locked}",
                 (owner, now),
             ).fetchall()
             for namespace, raw in rows:

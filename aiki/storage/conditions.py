@@ -233,7 +233,7 @@ def _plain(encoding: str, data: bytes) -> Any:
 def _at(plain: list[Any], path: tuple[str, ...]) -> list[Any]:
     """What stands at a path: by name in the keywords or in an argument that is an object, by place in the positions."""
     args, kwargs = plain
-    roots = [args, kwargs] if path[0].isdigit() else [kwargs, *(args if isinstance(args, list) else ())]
+    roots = [args, kwargs] if path[0].isdecimal() else [kwargs, *(args if isinstance(args, list) else ())]
     found = []
     for root in roots:
         value, there = root, True
@@ -249,7 +249,7 @@ def _at(plain: list[Any], path: tuple[str, ...]) -> list[Any]:
 def _step(value: Any, key: str) -> tuple[Any, bool]:
     if isinstance(value, dict) and key in value:
         return value[key], True
-    if isinstance(value, list) and key.isdigit() and len(key) < 10 and int(key) < len(value):
+    if isinstance(value, list) and key.isdecimal() and len(key) < 10 and int(key) < len(value):
         return value[int(key)], True
     return None, False
 
@@ -259,6 +259,9 @@ def _untagged(value: Any) -> Any:
     if not isinstance(value, dict) or TAG not in value:
         return value
     inner = value.get("v")
+    if value[TAG] == "dict" and isinstance(inner, list):
+        # By their keys alone, as in other objects: by its place, a value would be found whose key is one that is hidden.
+        return {str(pair[0]): pair[1] for pair in inner if isinstance(pair, list) and len(pair) == 2}
     if value[TAG] == "int" and isinstance(inner, str):
         try:
             return int(inner, 16)
@@ -269,8 +272,8 @@ def _untagged(value: Any) -> Any:
 
 def _matcher(value: Pattern | Range) -> Callable[[Any], bool]:
     if isinstance(value, Pattern):
-        regex = value.regex()
-        return lambda found: (text := _as_text(found)) is not None and regex.fullmatch(text) is not None
+        pattern = value
+        return lambda found: (text := _as_text(found)) is not None and pattern.matches(text)
     low, high = number_of(value.low), number_of(value.high) if value.high else 0.0
     tests: dict[str, Callable[[float], bool]] = {
         ">": lambda x: x > low,

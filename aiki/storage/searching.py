@@ -467,7 +467,7 @@ class Searching(Reading):
             if pattern.exact is not None:
                 found[pattern.exact] = None
                 continue
-            regex, seen, start = pattern.regex(), 0, pattern.parts[0]
+            seen, start = 0, pattern.parts[0]
             sql = (
                 f"SELECT name FROM runs {self._hint('ix_runs_name')} WHERE namespace = ? AND name {{}} ? ORDER BY name LIMIT 1"
             )
@@ -477,7 +477,7 @@ class Searching(Reading):
                 if not rows or not rows[0][0].startswith(start):
                     break
                 compare, last, seen = ">", rows[0][0], seen + 1
-                if regex.fullmatch(last):
+                if pattern.matches(last):
                     found[last] = None
             else:
                 return None
