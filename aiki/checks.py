@@ -23,8 +23,6 @@ MAX_CLOCK_DIFFERENCE: Final = 2.0
 """Seconds."""
 MAX_LATE: Final = 30.0
 """Seconds that a delivery may be overdue: more than a claim takes to run out."""
-LISTENING: Final = 15.0
-"""Seconds within which an orchestrator that works is heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +119,8 @@ def _contents(store: Store, settings: Settings) -> Iterator[Check]:
 
 
 def _versions(store: Store, workers: list[str]) -> Iterator[Check]:
+    from aiki.storage.gauging import LISTENING
+
     here = version("aiki")
     oldest = store.clock() - int(LISTENING * SECOND)
     others = sorted({row.version for row in store.orchestrators() if row.heard_at > oldest} - {here})

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields
-from typing import Any, Final
+from typing import Final
 
 from flask import Blueprint, Response, request
 
@@ -30,7 +30,6 @@ COLUMNS: Final = tuple(spec.name for spec in fields(RunView))
 NDJSON: Final = "application/x-ndjson"
 CSV: Final = "text/csv"
 _QUERY: Final = schemas.ExportQuery()
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @blueprint.get("/runs/export")
@@ -90,12 +89,5 @@ def _csv(pages: Iterable[list[RunView]]) -> Iterator[str]:
     yield ",".join(COLUMNS) + "\r\n"
     for page in pages:
         lines = io.StringIO()
-        csv.writer(lines).writerows([_cell(value) for value in wire.run_to_json(run).values()] for run in page)
+        csv.writer(lines).writerows([wire.csv_cell(value) for value in wire.run_to_json(run).values()] for run in page)
         yield lines.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """A value that no spreadsheet takes for a formula."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -12,15 +12,14 @@ import click
 from aiki.cli import asking, bar, common
 from aiki.cli.asking import Api
 from aiki.cli.batches import INTERRUPTED
+from aiki.client import wire
 from aiki.history import OPEN
-from aiki.states import State
+from aiki.states import TERMINAL, State
 
 _WAIT: Final = 1
 """Seconds that one look at a run may wait for its end."""
 _STEPS: Final = 1000
 _PAGE: Final = 200
-_ENDED: Final = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 # ---------------------------------------------------------------- watch
@@ -54,7 +53,7 @@ def _followed(api: Api, run_id: str, output: str) -> dict[str, Any]:
         if now != told:
             told = now
             _tell(output, run, _run_line(run))
-        if run["state"] in _ENDED:
+        if run["state"] in TERMINAL:
             return run
         wait = _WAIT
 
@@ -63,7 +62,7 @@ def _run_line(run: dict[str, Any]) -> str:
     error = ": ".join(text for text in (run["error_type"], run["error_message"]) if text)
     share = "" if run["progress"] is None else f"{run['progress']:.0%}"
     attempt = f"attempt {run['attempt']}" if run["attempt"] > 1 else ""
-    more = (attempt, run["waiting_on"], share, run["progress_message"], error if run["state"] in _ENDED else "")
+    more = (attempt, run["waiting_on"], share, run["progress_message"], error if run["state"] in TERMINAL else "")
     return f"{run['updated_at']}  {run['name']}  {run['state']}  " + "; ".join(text for text in more if text)
 
 
@@ -180,13 +179,6 @@ def _write(runs: Iterator[dict[str, Any]], form: str, show: bar.Show) -> None:
             continue
         if count == 1:
             lines.writerow(run)
-        lines.writerow([_cell(value) for value in run.values()])
+        lines.writerow([wire.csv_cell(value) for value in run.values()])
         if count % _PAGE == 0:
             show(None, f"{count:,} runs")
-
-
-def _cell(value: Any) -> Any:
-    """A value that no spreadsheet takes for a formula."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

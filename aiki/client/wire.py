@@ -404,3 +404,13 @@ def _told(error: errors.AikiError, detail: str) -> errors.AikiError:
 
 def _seconds(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and 0 <= value < 3600 else 1.0
+
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_cell(value: Any) -> Any:
+    """A field of a run as a CSV file holds it: text that a spreadsheet would take for a formula is quoted."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
