@@ -108,6 +108,13 @@ class Aiki:
             self._settings = Settings.load(**self._given)
         return self._settings
 
+    def use_broker(self, url: str) -> None:
+        """Have this broker in place of the app's own, in everything that is done from here on: what `--broker` does."""
+        with self._lock:
+            self._given["broker_url"] = url
+            self._settings = None
+        self.close()
+
     @property
     def definitions(self) -> Mapping[str, Task[..., Any]]:
         """All tasks and workflows by name; of several versions the one that was defined last."""

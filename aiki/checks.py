@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from aiki.clock import SECOND
 from aiki.errors import AikiError, Unavailable
-from aiki.settings import Settings
+from aiki.settings import Settings, hidden
 
 if TYPE_CHECKING:
     from aiki.broker import Session
@@ -40,7 +39,7 @@ def checks(settings: Settings) -> Iterator[Check]:
     yield Check("namespace", "ok", settings.namespace)
     if settings.server_url:
         yield _server(settings)
-    absent = [url for url in (settings.database_url, settings.broker_url) if _is_absent_file(url)]
+    absent = [url for url in (settings.database_url, settings.broker_url) if url and _is_absent_file(url)]
     if len(absent) == 2:
         todo = "start `aiki dev -A yourmodule`, or set AIKI_DATABASE_URL and AIKI_BROKER_URL"
         yield Check("embedded files", "note", f"{hidden(absent[0])} is not there; nothing was started here yet", todo)
@@ -49,8 +48,15 @@ def checks(settings: Settings) -> Iterator[Check]:
         todo = "start the processes here, or set AIKI_DATABASE_URL and AIKI_BROKER_URL both"
         yield Check("embedded files", "fail", f"{hidden(absent[0])} is not there, but its companion is named", todo)
         return
-    yield from _database(settings)
-    yield from _broker(settings)
+    if settings.database_url:
+        yield from _database(settings)
+    if settings.broker_url:
+        yield from _broker(settings)
+    if not settings.server_url:
+        for url, name in ((settings.database_url, "AIKI_DATABASE_URL"), (settings.broker_url, "AIKI_BROKER_URL")):
+            if not url:
+                todo = f"set {name} too; a worker whose tasks do not enqueue needs AIKI_BROKER_URL alone"
+                yield Check("settings", "fail", f"{name} is not set, and the other URL is", todo)
 
 
 def _server(settings: Settings) -> Check:
@@ -71,7 +77,7 @@ def _database(settings: Settings) -> Iterator[Check]:
     from aiki.storage import Store, schema
 
     try:
-        status = schema.status(settings.database_url, settings.timeout)
+        status = schema.status(settings.database_url, settings.timeout, settings.database_password_file)
     except AikiError as error:
         todo = "see that it runs, that the database exists, and that AIKI_DATABASE_URL names user, password, host and database"
         yield Check("database", "fail", str(error), todo)
@@ -83,7 +89,12 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check("schema", "fail", found, "upgrade Aiki here" if newer else "run: aiki db upgrade")
         return
     yield Check("schema", "ok", status.needed)
-    store = Store(settings.database_url, namespace=settings.namespace, timeout=settings.timeout)
+    store = Store(
+        settings.database_url,
+        namespace=settings.namespace,
+        timeout=settings.timeout,
+        password_file=settings.database_password_file,
+    )
     try:
         yield from _contents(store, settings)
     except Unavailable as error:
@@ -156,11 +167,11 @@ def _outbox(store: Store) -> Check:
 
 
 def _broker(settings: Settings) -> Iterator[Check]:
-    from aiki.broker import open_broker
+    from aiki.broker import broker_of
 
     where = hidden(settings.broker_url)
     try:
-        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+        broker = broker_of(settings)
         session = broker.connect("aiki doctor", settings.timeout)
     except AikiError as error:
         yield Check(
@@ -211,8 +222,3 @@ def _queues(session: Session, settings: Settings) -> Iterator[Check]:
 def _is_absent_file(url: str) -> bool:
     path = url.removeprefix("sqlite:///")
     return path != url and not Path(path).exists()
-
-
-def hidden(url: str) -> str:
-    """A URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)

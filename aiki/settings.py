@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from aiki.errors import ConfigurationError
 
 EMBEDDED_DIR = ".aiki"
+URLS: Final = ("server_url", "database_url", "broker_url")
+"""The settings that say where things are, taken as a whole."""
+SECRETS: Final = frozenset({"api_key", "metrics_token"})
+"""Settings whose values are shown to nobody."""
 MAX_SECONDS = 86400
 DEFAULT_NAMESPACE = "default"
 DEFAULT_MASK = (
@@ -19,12 +24,13 @@ DEFAULT_MASK = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Settings:
     """One process's settings. Each field's environment variable is `AIKI_` and its name in capitals.
 
     :ivar server_url: the server's address for the remote client; empty means embedded (database and broker from here).
     :ivar api_key: the bearer key that clients send and the server asks for; empty means none (loopback only).
+    :ivar api_key_file, metrics_token_file: files that hold those, read when the process starts.
     :ivar metrics_token: a bearer token that opens the server's `/metrics` and nothing else; empty means none.
     :ivar public_url: where people reach the server, for links; empty means that there are none.
     :ivar webhook_private: 1: webhooks may go to addresses that are not public.
@@ -32,6 +38,8 @@ class Settings:
     :ivar run_logs: 1: workers report what runs log; 0: they do not.
     :ivar database_url: SQLAlchemy URL, `mysql+pymysql://…` or `sqlite:///…`.
     :ivar broker_url: see `aiki.broker.open_broker`.
+    :ivar database_password_file, broker_password_file: files that hold the password in place of the URL, read for each new
+        connection: so a password that is rotated is taken up.
     :ivar prefix: begins the name of every exchange and queue.
     :ivar namespace: the tenant all of this process's runs belong to.
     :ivar partitions: number of report queues; all processes must agree.
@@ -54,13 +62,17 @@ class Settings:
 
     server_url: str = ""
     api_key: str = ""
+    api_key_file: str = ""
     metrics_token: str = ""
+    metrics_token_file: str = ""
     public_url: str = ""
     webhook_private: int = 0
     retention: str = ""
     run_logs: int = 1
     database_url: str = ""
+    database_password_file: str = ""
     broker_url: str = ""
+    broker_password_file: str = ""
     prefix: str = "aiki"
     namespace: str = DEFAULT_NAMESPACE
     partitions: int = 4
@@ -92,9 +104,11 @@ class Settings:
     def load(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
         """Settings from arguments (those that are not None), the environment and the defaults.
 
-        Without any URL the embedded default is used: two SQLite files in `.aiki/` under the working directory.
+        The URLs are taken as a whole. Without any of them the embedded default is used: two SQLite files in `.aiki/` under the
+        working directory. With one of them, what is not named stays empty, and `need` refuses whoever cannot do without it: a
+        file that a process makes in its own directory is never what was meant.
 
-        :raises ConfigurationError: an unknown setting, or a value that is not of its type.
+        :raises ConfigurationError: an unknown setting, a value that is not of its type, or a file that cannot be read.
         """
         environ = os.environ if environ is None else environ
         types: dict[str, type[Any]] = {item.name: type(item.default) for item in fields(cls)}
@@ -114,12 +128,29 @@ class Settings:
                 values[name] = kind(value)
             except (TypeError, ValueError):
                 raise ConfigurationError(f"{source}={value!r}: it must be of type {kind.__name__}") from None
-        values.setdefault("database_url", embedded_url("aiki.db"))
-        values.setdefault("broker_url", embedded_url("broker.db"))
+        if not any(name in values for name in URLS):
+            values |= {"database_url": embedded_url("aiki.db"), "broker_url": embedded_url("broker.db")}
+        values.update(_read_files(values))
         values.update(_tls(values))
         made = cls(**values)
         made._check()
         return made
+
+    def need(self, *names: str, what: str) -> None:
+        """See that these URLs (names of fields), which `what` needs, are set. Raises `ConfigurationError`: what to set."""
+        missing = [name for name in names if not getattr(self, name)]
+        if not missing:
+            return
+        there = " and ".join(_variable(name) for name in URLS if getattr(self, name))
+        raise ConfigurationError(
+            f"{what} needs {' and '.join(map(_variable, missing))}: set {'it' if len(missing) == 1 else 'them'} beside {there} "
+            "(the embedded default of two SQLite files is used only where none of these variables is set)"
+        )
+
+    def __repr__(self) -> str:
+        shown = {item.name: getattr(self, item.name) for item in fields(self) if getattr(self, item.name) != item.default}
+        told = {name: "…" if name in SECRETS else hidden(value) for name, value in shown.items()}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     def _check(self) -> None:
         if not 1 <= self.partitions <= 64:
@@ -154,6 +185,45 @@ class Settings:
         check_name("prefix", self.prefix)
 
 
+def _variable(name: str) -> str:
+    return f"AIKI_{name.upper()}"
+
+
+def _read_files(values: Mapping[str, Any]) -> dict[str, str]:
+    """The secrets that files hold."""
+    found = {}
+    for name in SECRETS:
+        path = values.get(f"{name}_file")
+        if not path:
+            continue
+        if name in values:
+            raise ConfigurationError(f"{_variable(name)} and {_variable(name)}_FILE are both set: give one of them")
+        found[name] = read_secret(path, f"{_variable(name)}_FILE")
+        if not found[name]:
+            raise ConfigurationError(f"{_variable(name)}_FILE: the file {path} is empty")
+    return found
+
+
+def read_secret(path: str, setting: str) -> str:
+    """The text of a file that holds a secret, without the line's end; `setting` is what names the file.
+
+    :raises ConfigurationError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise ConfigurationError(f"{setting}: the file {path} cannot be read: {why}") from None
+
+
+T = TypeVar("T")
+
+
+def hidden(value: T) -> T | str:
+    """A setting as it may be shown: the password of a URL, or of each of several, is left out."""
+    return re.sub(r"(://[^:/@;]*):[^;]*@", r"\1:***@", value) if isinstance(value, str) else value
+
+
 def _tls(values: Mapping[str, Any]) -> dict[str, str]:
     """The URLs of database and broker, with what the settings say of TLS."""
     names = ("ca", "cert", "key", "verify")
@@ -164,10 +234,12 @@ def _tls(values: Mapping[str, Any]) -> dict[str, str]:
     def given(what: str) -> list[str]:
         return [str(values.get(f"{what}_{name}", "yes" if name == "verify" else "")) for name in names]
 
-    return {
-        "database_url": tls.database_options(values["database_url"], *given("database")),
-        "broker_url": tls.broker_options(values["broker_url"], *given("broker")),
-    }
+    changed = {}
+    if values.get("database_url"):
+        changed["database_url"] = tls.database_options(values["database_url"], *given("database"))
+    if values.get("broker_url"):
+        changed["broker_url"] = tls.broker_options(values["broker_url"], *given("broker"))
+    return changed
 
 
 def embedded_url(file: str) -> str:

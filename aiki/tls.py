@@ -33,12 +33,13 @@ def broker_options(url: str, ca: str, cert: str, key: str, verify: str) -> str:
     unverified = _unverified("broker", verify)
     if not (ca or cert or key or unverified):
         return url
-    if not url.startswith("amqps:"):
+    urls = url.split(";")  # several nodes of a cluster
+    if not all(one.strip().startswith("amqps:") for one in urls):
         raise ConfigurationError("the TLS settings of the broker (AIKI_BROKER_CA, …) are for amqps:// alone")
     options = {"ssl_certfile": cert, "ssl_keyfile": key, "ssl_ca_certs": "" if ca == SYSTEM else ca}
     if unverified:
         options["ssl_cert_reqs"] = "none"
-    return _with(url, options)
+    return ";".join(_with(one, options) for one in urls)
 
 
 def _unverified(what: str, verify: str) -> bool:

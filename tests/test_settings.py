@@ -23,6 +23,52 @@ def test_without_urls_it_is_the_embedded_default(tmp_path: Path, monkeypatch: py
     assert settings.broker_url == f"sqlite:///{tmp_path}/.aiki/broker.db"
 
 
+@pytest.mark.parametrize("named", ["AIKI_BROKER_URL", "AIKI_DATABASE_URL", "AIKI_SERVER_URL"])
+def test_with_one_url_no_other_is_made_up(named: str) -> None:
+    settings = Settings.load({named: "amqp://host//" if "BROKER" in named else "mysql://host/aiki"})
+    fields = {"AIKI_BROKER_URL": "broker_url", "AIKI_DATABASE_URL": "database_url", "AIKI_SERVER_URL": "server_url"}
+    for variable, field in fields.items():
+        assert bool(getattr(settings, field)) is (variable == named)
+        if variable == named:
+            settings.need(field, what="it")
+            continue
+        with pytest.raises(ConfigurationError, match=f"^it needs {variable}: set it beside {named} "):
+            settings.need(field, what="it")
+
+
+def test_arguments_and_environment_are_one_whole() -> None:
+    settings = Settings.load({"AIKI_DATABASE_URL": "mysql://host/aiki"}, broker_url="amqp://host//")
+    assert (settings.database_url, settings.broker_url) == ("mysql://host/aiki", "amqp://host//")
+    # As the command line names a database: the server that the environment names is not asked, and nothing is made up.
+    settings = Settings.load({"AIKI_SERVER_URL": "http://host"}, database_url="mysql://host/aiki", server_url="")
+    assert settings.broker_url == ""
+
+
+def test_secrets_come_from_files(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("a-secret-of-some-length\n")
+    assert Settings.load({"AIKI_API_KEY_FILE": str(file)}).api_key == "a-secret-of-some-length"
+    with pytest.raises(ConfigurationError, match="AIKI_API_KEY and AIKI_API_KEY_FILE are both set"):
+        Settings.load({"AIKI_API_KEY_FILE": str(file), "AIKI_API_KEY": "x"})
+    with pytest.raises(ConfigurationError, match=r"AIKI_API_KEY_FILE: the file /no/such cannot be read: No such file"):
+        Settings.load({"AIKI_API_KEY_FILE": "/no/such"})
+    file.write_text("\n")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        Settings.load({"AIKI_API_KEY_FILE": str(file)})
+
+
+def test_no_secret_is_shown() -> None:
+    url = "amqp://me:s3cr3t@one//;amqp://me:s3cr3t/too@two//"
+    settings = Settings.load({"AIKI_BROKER_URL": url, "AIKI_API_KEY": "s3cr3t", "AIKI_DATABASE_URL": "mysql://me:s3cr3t@h/x"})
+    assert "s3cr3t" not in repr(settings)
+    assert "one" in repr(settings)
+
+
+def test_tls_is_for_every_node() -> None:
+    settings = Settings.load({"AIKI_BROKER_URL": "amqps://one//;amqps://two//", "AIKI_BROKER_CA": "/ca.pem"})
+    assert settings.broker_url == "amqps://one//?ssl_ca_certs=%2Fca.pem;amqps://two//?ssl_ca_certs=%2Fca.pem"
+
+
 @pytest.mark.parametrize(
     ("environ", "says"),
     [

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from aiki.broker import open_broker, work
+from aiki.broker import Broker, broker_of, work
 from aiki.broker.base import Depth
 from aiki.errors import BrokerUnavailable
 from aiki.settings import Settings
@@ -24,7 +24,7 @@ class Depths:
     """One a process; threads may share it."""
 
     def __init__(self, settings: Settings) -> None:
-        self._broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+        self._broker = broker_of(settings) if settings.broker_url else None
         self._asking = threading.Lock()
         self._known: dict[tuple[str, str], tuple[float, Depth | None]] = {}
         self._down_until = 0.0
@@ -34,16 +34,16 @@ class Depths:
         with self._asking:
             now = time.monotonic()
             stale = [queue for queue in queues if self._known.get((namespace, queue), (0.0, None))[0] <= now]
-            if stale and now >= self._down_until:
-                self._ask(namespace, stale)
+            if stale and now >= self._down_until and self._broker is not None:
+                self._ask(self._broker, namespace, stale)
             self._known = {key: item for key, item in self._known.items() if item[0] > now or key[0] == namespace}
             return {queue: self._known.get((namespace, queue), (0.0, None))[1] for queue in queues}
 
-    def _ask(self, namespace: str, queues: Sequence[str]) -> None:
+    def _ask(self, broker: Broker, namespace: str, queues: Sequence[str]) -> None:
         for queue in queues:
             self._known.pop((namespace, queue), None)
         try:
-            session = self._broker.connect("aiki api queues", TIMEOUT)
+            session = broker.connect("aiki api queues", TIMEOUT)
             try:
                 for queue in queues:
                     self._known[namespace, queue] = (time.monotonic() + FRESH, session.depth(work(namespace, queue)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from aiki.broker import open_broker, reports, work
+from aiki.broker import broker_of, reports, work
 from aiki.broker.base import Address, Session
 from aiki.errors import BrokerUnavailable, ConfigurationError, MessageError, RunConflict
 from aiki.messages import DispatchList
@@ -46,7 +46,7 @@ def body_of(letter: DeadLetter) -> bytes:
 def requeue(settings: Settings, letters: Sequence[DeadLetter], namespace: str) -> None:
     """Publish letters, and wait until the broker answers for all. Raises `BrokerUnavailable`: some may have been sent."""
     addressed = [(address_of(letter, namespace), body_of(letter)) for letter in letters]
-    broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+    broker = broker_of(settings, what="publishing dead letters again")
     session = broker.connect("aiki api letters", settings.timeout)
     try:
         _confirmed(session, {session.send(to, body) for to, body in addressed})

@@ -21,7 +21,7 @@ from flask import Blueprint, Flask, Response, current_app, request
 from aiki.api.access import Principal, Role, needs, principal
 from aiki.api.backend import Backend
 from aiki.api.instruments import Instruments, counted_since
-from aiki.broker import DEAD, Depth, open_broker, reports, work
+from aiki.broker import DEAD, Depth, broker_of, reports, work
 from aiki.errors import AikiError
 from aiki.settings import Settings
 from aiki.storage.gauging import Gauged
@@ -94,7 +94,7 @@ class Observer:
 
     def _ask_broker(self, names: Iterable[tuple[str, str]], seen: Seen) -> None:
         settings = self._settings
-        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+        broker = broker_of(settings, what="metrics")
         session = broker.connect("aiki metrics", min(2.0, settings.timeout))
         try:
             depths = {name: session.depth(work(*name)) for name in names}

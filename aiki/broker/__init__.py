@@ -18,6 +18,7 @@ from aiki.broker.base import (
     work,
 )
 from aiki.errors import ConfigurationError
+from aiki.settings import Settings
 
 __all__ = [
     "CONTROL",
@@ -31,25 +32,49 @@ __all__ = [
     "Kind",
     "Session",
     "Settled",
+    "broker_of",
     "open_broker",
     "reports",
     "work",
 ]
 
 
-def open_broker(url: str, *, prefix: str = "aiki", queue_type: str = "classic", heartbeat: int = 0) -> Broker:
+def broker_of(settings: Settings, *, heartbeat: int = 0, what: str = "this process") -> Broker:
+    """The broker that the settings name; `what` needs it. Connects to nothing yet. Raises `ConfigurationError`."""
+    settings.need("broker_url", what=what)
+    return open_broker(
+        settings.broker_url,
+        prefix=settings.prefix,
+        queue_type=settings.queue_type,
+        heartbeat=heartbeat,
+        password_file=settings.broker_password_file,
+    )
+
+
+def open_broker(
+    url: str, *, prefix: str = "aiki", queue_type: str = "classic", heartbeat: int = 0, password_file: str = ""
+) -> Broker:
     """The broker behind `url`: `amqp://user:password@host:5672/vhost`, `amqps://…`, or `sqlite:///path/to/broker.db`.
+
+    Several AMQP URLs, with a semicolon between them, are the nodes of one cluster.
 
     :param prefix: begins the name of every exchange and queue, so that installations can share a virtual host.
     :param queue_type: `classic` or `quorum`, for RabbitMQ's durable queues; one installation, one type.
     :param heartbeat: seconds between RabbitMQ's heartbeats; it gives up a stopped process after two. 0 is the default of 20.
+    :param password_file: holds RabbitMQ's password, read for each connection.
     :raises ConfigurationError: the URL, the prefix or the queue type is not one.
     """
     scheme = url.partition(":")[0]
     if scheme in ("amqp", "amqps", "pyamqp"):
         from aiki.broker.amqp import HEARTBEAT_SECONDS, AmqpBroker
 
-        return AmqpBroker(url, prefix=prefix, queue_type=queue_type, heartbeat=heartbeat or HEARTBEAT_SECONDS)
+        return AmqpBroker(
+            url,
+            prefix=prefix,
+            queue_type=queue_type,
+            heartbeat=heartbeat or HEARTBEAT_SECONDS,
+            password_file=password_file,
+        )
     if scheme == "sqlite":
         from aiki.broker.sqlite import SqliteBroker
 

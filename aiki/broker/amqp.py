@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 from time import monotonic
 from typing import Any, Final
@@ -10,15 +11,17 @@ from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 
 from aiki.broker.amqp_session import BROKEN, AmqpSession, say
+from aiki.broker.base import BrokerMisconfigured
 from aiki.broker.topology import Topology
 from aiki.broker.wire import WRITE_TIMEOUT, WireTransport
 from aiki.errors import BrokerUnavailable, ConfigurationError
+from aiki.settings import read_secret
 
 HEARTBEAT_SECONDS: Final = 20
 
 
 class AmqpBroker:
-    """RabbitMQ behind an AMQP URL.
+    """RabbitMQ behind one AMQP URL, or behind several, with a semicolon between them, which are the nodes of one cluster.
 
     :param url: `amqp://user:password@host:5672/vhost`; for TLS `amqps://…`, with `?ssl_ca_certs=`, `ssl_certfile=`,
         `ssl_keyfile=` (files) and `ssl_cert_reqs=none` where needed.
@@ -26,6 +29,7 @@ class AmqpBroker:
     :param queue_type: `classic` or `quorum`.
     :param heartbeat: seconds between heartbeats asked for; the broker is given up after two without a sign of life.
     :param write_timeout: seconds in which the broker must take at least some of what is sent to it.
+    :param password_file: holds the password, in place of the URL's; read for each connection.
     """
 
     def __init__(
@@ -36,19 +40,26 @@ class AmqpBroker:
         queue_type: str = "classic",
         heartbeat: int = HEARTBEAT_SECONDS,
         write_timeout: float = WRITE_TIMEOUT,
+        password_file: str = "",
     ) -> None:
         self.url = url
         self.topology = Topology(prefix, queue_type)
         self.heartbeat = heartbeat
         self.write_timeout = write_timeout
-        self._tls = url.startswith("amqps:")
+        self._password_file = password_file
+        self._nodes = [one.strip() for one in url.split(";") if one.strip()]
+        schemes = {one.partition(":")[0] for one in self._nodes}
+        if len(schemes) > 1:
+            raise ConfigurationError(f"the broker URL mixes {' and '.join(sorted(schemes))}: all nodes must speak the same")
+        self._tls = schemes == {"amqps"}
         try:
-            self._client(1.0, {})
+            for node in self._nodes:
+                self._client(node, 1.0, {})
         except (TypeError, ValueError, KeyError):
             # Kombu's own words could hold the password.
             raise ConfigurationError(
                 "the broker URL cannot be read; it must be amqp://user:password@host:port/vhost, with special characters "
-                "in the user name, the password and the vhost percent-encoded"
+                "in the user name, the password and the vhost percent-encoded; of several, with a semicolon between them, each"
             ) from None
 
     def __repr__(self) -> str:
@@ -56,38 +67,67 @@ class AmqpBroker:
 
     @property
     def where(self) -> str:
-        """Host, port and virtual host: how messages name the broker. Never the password."""
-        client = self._client(1.0, {})
+        """Host, port and virtual host of each node: how messages name the broker. Never the password."""
+        return " or ".join(map(self._place, self._nodes))
+
+    def _place(self, node: str) -> str:
+        client = self._client(node, 1.0, {})
         port = client.port or (5671 if self._tls else 5672)
         return f"{client.hostname or 'localhost'}:{port}/{(client.virtual_host or '/').removeprefix('/')}"
 
     def connect(self, name: str, timeout: float = 5.0) -> AmqpSession:
-        """A new connection; raises `BrokerUnavailable` within `timeout` seconds (looking up the host's name comes on top)."""
+        """A new connection; raises `BrokerUnavailable` within `timeout` seconds (looking up the host's name comes on top).
+
+        Of several nodes one is tried after the other, in random order, so that the clients spread over the cluster, and do not
+        all go to the same node when another is lost. A node that is silent takes no more than its share of the time.
+        """
         deadline = monotonic() + timeout
-        client = self._client(
-            timeout,
-            {
-                "client_properties": {"product": "Aiki", "connection_name": name},
-                "deadline": deadline,
-                "write_timeout": self.write_timeout,
-            },
-        )
+        nodes = random.sample(self._nodes, len(self._nodes))
+        problems: list[str] = []
+        for number, node in enumerate(nodes):
+            now = monotonic()
+            share = (deadline - now) / (len(nodes) - number)
+            if share <= 0:
+                break
+            try:
+                return self._connect(node, name, now + share, share)
+            except BrokerMisconfigured:
+                raise
+            except BrokerUnavailable as error:
+                problems.append(str(error))
+        raise BrokerUnavailable("; ".join(problems))
+
+    def _connect(self, node: str, name: str, deadline: float, timeout: float) -> AmqpSession:
+        options = {
+            "client_properties": {"product": "Aiki", "connection_name": name},
+            "deadline": deadline,
+            "write_timeout": self.write_timeout,
+        }
+        client = self._client(node, timeout, options)
+        where = self._place(node)
+        if self._password_file:
+            client.password = self._read_password()
         client.transport_options["tls"] = _tls_context(client.ssl) if self._tls else None
         try:
             connection = client.transport.establish_connection()
         except (AccessRefused, NotAllowed) as error:
-            raise BrokerUnavailable(
-                f"RabbitMQ at {self.where} refuses us: {error.reply_text}; look at the broker URL"
-            ) from None
+            hint = "AIKI_BROKER_PASSWORD_FILE" if self._password_file else "the broker URL"
+            raise BrokerUnavailable(f"RabbitMQ at {where} refuses us: {error.reply_text}; look at {hint}") from None
         except TimeoutError:
-            raise BrokerUnavailable(f"RabbitMQ at {self.where} did not answer within {timeout:g} s") from None
+            raise BrokerUnavailable(f"RabbitMQ at {where} did not answer within {timeout:.3g} s") from None
         except BROKEN as error:
-            raise BrokerUnavailable(f"cannot connect to RabbitMQ at {self.where}: {say(error)}") from None
-        return AmqpSession(connection, self.topology, name, self.where, deadline)
+            raise BrokerUnavailable(f"cannot connect to RabbitMQ at {where}: {say(error)}") from None
+        return AmqpSession(connection, self.topology, name, where, deadline)
 
-    def _client(self, timeout: float, options: dict[str, Any]) -> Any:
+    def _read_password(self) -> str:
+        try:
+            return read_secret(self._password_file, "AIKI_BROKER_PASSWORD_FILE")
+        except ConfigurationError as error:  # it may be there again in a moment: who rotates it replaces it
+            raise BrokerUnavailable(str(error)) from None
+
+    def _client(self, node: str, timeout: float, options: dict[str, Any]) -> Any:
         return Connection(
-            self.url,
+            node,
             transport=WireTransport,
             heartbeat=self.heartbeat,
             connect_timeout=timeout,

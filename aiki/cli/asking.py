@@ -76,6 +76,7 @@ def opened(**given: str | None) -> Iterator[Api]:
 
         api = RemoteClient(settings, "aiki")
     else:
+        settings.need("database_url", what="this command")
         api = Inside(settings)
     try:
         yield api

@@ -24,9 +24,10 @@ def upgrade(database: str | None) -> None:
     from aiki.storage import schema
 
     settings = common.settings_of(database=database)
-    before = schema.status(settings.database_url)
+    settings.need("database_url", what="this command")
+    before = schema.status(settings.database_url, password_file=settings.database_password_file)
     if before.version != before.needed:
-        schema.upgrade(settings.database_url)
+        schema.upgrade(settings.database_url, settings.database_password_file)
         click.echo(f"{before.url}: upgraded from {before.version or 'nothing'} to {before.needed}")
     else:
         click.echo(f"{before.url}: schema {before.version}, nothing to do")
@@ -39,7 +40,9 @@ def status(database: str | None, output: str) -> None:
     """Tell the schema that is there and the one that is needed; exit code 1 if they differ."""
     from aiki.storage import schema
 
-    found = schema.status(common.settings_of(database=database).database_url)
+    settings = common.settings_of(database=database)
+    settings.need("database_url", what="this command")
+    found = schema.status(settings.database_url, password_file=settings.database_password_file)
     if output != "table":
         common.print_data(
             output, {"database": found.url, "version": found.version, "needed": found.needed, "current": found.current}

@@ -29,7 +29,7 @@ from aiki.cli.children import Child, Exited, Printer
 from aiki.cli.main import EXIT_USAGE, PARENT_VARIABLE
 from aiki.cli.probe import Found, read_answer
 from aiki.errors import AikiError, ConfigurationError
-from aiki.settings import Settings
+from aiki.settings import SECRETS, Settings, hidden
 
 GRACE_SECONDS: Final = 10.0
 """How long running tasks may take to end when everything stops."""
@@ -266,14 +266,16 @@ class Dev:
     # ------------------------------------------------------------ starting
     def _start_all(self, found: Found) -> None:
         settings = self._settings = Settings(**found.settings)
+        settings.need("database_url", "broker_url", what="`aiki dev`, which runs server, orchestrator and worker here,")
         self._example = found.example
         # The app may have its own ideas of where things are; everybody gets the same.
         for name, value in found.settings.items():
-            if name != "server_url" and value != "":
+            # A secret that was read from a file is handed on itself.
+            if name != "server_url" and value != "" and name.removesuffix("_file") not in {*SECRETS} - {name}:
                 self._env[f"AIKI_{name.upper()}"] = str(value)
         from aiki.storage import upgrade
 
-        upgrade(settings.database_url)
+        upgrade(settings.database_url, settings.database_password_file)
         level = self._options.log_level
         self._roles = {
             "orchestrator": Role("orchestrator", ["orchestrator", "-l", level]),
@@ -392,8 +394,6 @@ def check_port(port: int) -> None:
 
 def common_place(settings: Settings) -> str:
     """Where runs are kept, without a password."""
-    from aiki.checks import hidden
-
     path = settings.database_url.removeprefix("sqlite:///")
     if path == settings.database_url:
         return hidden(settings.database_url)

@@ -101,6 +101,7 @@ def server(
 
     common.set_up_logging(log_level)
     settings = Settings.load(database_url=database, broker_url=broker, namespace=namespace, api_key=api_key)
+    settings.need("database_url", "broker_url", what="a server")
     options = ServerOptions(
         bind=bind,
         workers=workers,

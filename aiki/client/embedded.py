@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from aiki.broker import open_broker
+from aiki.broker import broker_of
 from aiki.client import forks
 from aiki.client.publisher import CLAIM, Pending, Publisher
+from aiki.client.recording import Recorder
 from aiki.client.transactions import connection_of, on_commit
 from aiki.client.waiter import Waiter
 from aiki.codec import Payload
@@ -43,7 +44,7 @@ PAUSE_HEARD = 2.0
 class _Parts:
     """What belongs to one process: the store, the publisher's thread, the waiter's thread."""
 
-    def __init__(self, store: Store, publisher: Publisher) -> None:
+    def __init__(self, store: Store, publisher: Publisher | Recorder) -> None:
         self.store = store
         self.publisher = publisher
         self.waiter = Waiter(store.ends)
@@ -52,8 +53,7 @@ class _Parts:
     def open(cls, settings: Settings) -> _Parts:
         """Connect."""
         store = open_store(settings)
-        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
-        return cls(store, Publisher(broker, store))
+        return cls(store, Publisher(broker_of(settings), store) if settings.broker_url else Recorder())
 
 
 class EmbeddedClient:
@@ -104,7 +104,7 @@ class EmbeddedClient:
         return self._open().store
 
     @property
-    def publisher(self) -> Publisher:
+    def publisher(self) -> Publisher | Recorder:
         """This process's publisher."""
         return self._open().publisher
 
@@ -118,6 +118,7 @@ class EmbeddedClient:
         batch: int | None = None,
     ) -> list[Accepted]:
         """See `Client.enqueue`."""
+        self._settings.need("broker_url", what="to enqueue")
         parts = self._open()
         if session is not None or connection is not None:
             return self._enqueue_inside(parts, runs, session, connection, batch)

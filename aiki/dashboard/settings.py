@@ -5,19 +5,17 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import fields, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from flask import Response, request
 
 import aiki
 from aiki.api.access import needs
 from aiki.api.requests import backend, store
-from aiki.checks import checks, hidden
+from aiki.checks import checks
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.views import page
-from aiki.settings import Settings
-
-SECRET: Final = frozenset({"api_key", "metrics_token"})
+from aiki.settings import SECRETS, Settings, hidden
 
 
 class Line(NamedTuple):
@@ -51,6 +49,6 @@ def _lines(found: Settings) -> list[Line]:
     out = []
     for item in fields(found):
         value = getattr(found, item.name)
-        text = ("set" if value else "not set") if item.name in SECRET else hidden(str(value))
+        text = ("set" if value else "not set") if item.name in SECRETS else hidden(str(value))
         out.append(Line(f"AIKI_{item.name.upper()}", text or "–", value == item.default))
     return out

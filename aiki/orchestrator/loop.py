@@ -548,15 +548,14 @@ def main(settings: Settings, stop: threading.Event) -> int:
 
     :raises ConfigurationError, StorageUnavailable: it cannot start.
     """
-    from aiki.broker import open_broker
+    from aiki.broker import broker_of
     from aiki.orchestrator.background import Background
     from aiki.orchestrator.retention import Retention
     from aiki.orchestrator.webhooks import Sender
     from aiki.storage import open_store
 
-    broker = open_broker(
-        settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type, heartbeat=BROKER_HEARTBEAT
-    )
+    broker = broker_of(settings, heartbeat=BROKER_HEARTBEAT, what="an orchestrator")
+    settings.need("database_url", what="an orchestrator")
     store = open_store(settings, idle_limit=IDLE_LIMIT)
     background = Background(settings, {"webhooks": Sender, "retention": Retention})
     background.start()

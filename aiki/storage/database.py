@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, Opera
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from aiki.errors import ConfigurationError, StorageUnavailable
+from aiki.settings import read_secret
 
 T = TypeVar("T")
 IsolationLevel = Literal["READ COMMITTED", "AUTOCOMMIT"]
@@ -69,9 +70,12 @@ class Database:
     :param url: SQLAlchemy URL; MySQL and MariaDB through PyMySQL, or SQLite.
     :param timeout: seconds any one statement or connect may take.
     :param idle_limit: seconds after which the server ends an idle session, so that a stopped process frees its locks.
+    :param password_file: holds the password in place of the URL; read for each connection (not for SQLite).
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, idle_limit: int = 60, pool_size: int = 8) -> None:
+    def __init__(
+        self, url: str, *, timeout: float = 5.0, idle_limit: int = 60, pool_size: int = 8, password_file: str = ""
+    ) -> None:
         self.timeout = timeout
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -86,6 +90,8 @@ class Database:
         # Reads need no transaction: in autocommit mode they cost no COMMIT or ROLLBACK, each a round trip. The pool is shared
         # by all of them, apart from the writers', whose connections are never in that mode.
         self._reading = self.engine if self.is_sqlite else _mysql_engine(self.url, timeout, idle_limit, pool_size, "AUTOCOMMIT")
+        if password_file and not self.is_sqlite:
+            _take_password_from(password_file, self.engine, self._reading)
         self._placeholder = "?" if self.is_sqlite else "%s"
         self._statements: dict[tuple[Any, ...], str] = {}
         self._max_row: int | None = None
@@ -550,6 +556,19 @@ def _mysql_engine(
             raise DisconnectionError("it was idle for so long that the server may have ended it")
 
     return engine
+
+
+def _take_password_from(file: str, *engines: sa.Engine) -> None:
+    """Have each new connection use the password that the file holds by then."""
+
+    def provide(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
+        try:
+            parameters["password"] = read_secret(file, "AIKI_DATABASE_PASSWORD_FILE")
+        except ConfigurationError as error:  # it may be there again in a moment: who rotates it replaces it
+            raise StorageUnavailable(str(error)) from None
+
+    for engine in engines:
+        event.listen(engine, "do_connect", provide)
 
 
 def _sqlite_engine(url: sa.URL, timeout: float) -> sa.Engine:

@@ -53,18 +53,18 @@ class Status(NamedTuple):
         return self.version == self.needed
 
 
-def status(url: str, timeout: float = 5.0) -> Status:
+def status(url: str, timeout: float = 5.0, password_file: str = "") -> Status:
     """Which schema the database has; changes nothing. Raises `StorageUnavailable`."""
-    db = Database(url, timeout=timeout)
+    db = Database(url, timeout=timeout, password_file=password_file)
     try:
         return Status(safe_url(db.url), _version(db), HEAD)
     finally:
         db.close()
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, password_file: str = "") -> None:
     """Bring the database to the newest schema; harmless to repeat, and several may try at once."""
-    db = Database(url, timeout=30.0)
+    db = Database(url, timeout=30.0, password_file=password_file)
     try:
         upgrade_database(db)
     finally:

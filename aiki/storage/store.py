@@ -72,8 +72,9 @@ class Store(
         clock: Clock = now_us,
         timeout: float = 5.0,
         idle_limit: int = 60,
+        password_file: str = "",
     ) -> None:
-        self.db = Database(url, timeout=timeout, idle_limit=idle_limit)
+        self.db = Database(url, timeout=timeout, idle_limit=idle_limit, password_file=password_file)
         self.namespace = namespace
         self.partitions = partitions
         self.clock = clock
@@ -119,11 +120,13 @@ class Store(
 
 def open_store(settings: Settings, **overrides: object) -> Store:
     """The store that the settings name, its schema checked. Raises `ConfigurationError` or `StorageUnavailable`."""
+    settings.need("database_url", what="whoever reads or records runs")
     store = Store(
         settings.database_url,
         namespace=settings.namespace,
         partitions=settings.partitions,
         timeout=settings.timeout,
+        password_file=settings.database_password_file,
         **overrides,  # type: ignore[arg-type]
     )
     store.check_schema()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 import sys
 import threading
 
 import aiki
 from aiki import logs
-from aiki.broker import open_broker
+from aiki.broker import broker_of
 from aiki.errors import ConfigurationError
+from aiki.settings import hidden
 from aiki.worker.options import EXIT_FAILED, EXIT_USAGE, Options
 from aiki.worker.registry import Registry, load
 from aiki.worker.supervisor import Supervisor
@@ -28,7 +28,7 @@ def main(options: Options) -> int:
         options.check()
         registry = load(options.apps, options.broker_url)
         settings = registry.settings
-        broker = open_broker(settings.broker_url, prefix=settings.prefix, queue_type=settings.queue_type)
+        broker = broker_of(settings, what="a worker")
     except ConfigurationError as error:
         sys.stderr.write(f"aiki-worker: {error}\n")
         return EXIT_USAGE
@@ -54,7 +54,7 @@ def _say_hello(worker: str, options: Options, registry: Registry) -> None:
         options.concurrency,
         ",".join(options.queues),
         registry.settings.namespace,
-        shown_url(registry.settings.broker_url),
+        hidden(registry.settings.broker_url),
     )
     if registry.names:
         _log.info("tasks: %s", ", ".join(registry.names))
@@ -63,11 +63,6 @@ def _say_hello(worker: str, options: Options, registry: Registry) -> None:
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         _log.warning("importing the app started threads (%s): children that are forked do not have them", names)
-
-
-def shown_url(url: str) -> str:
-    """A broker's URL without its password."""
-    return re.sub(r"//([^:/@]*):[^/]*@", r"//\1:***@", url)
 
 
 def _configure_logging(level: str) -> None:

@@ -68,6 +68,9 @@ class App(Protocol):
     def settings(self) -> Settings:
         """The app's settings; the worker takes the broker, the namespace and the payload limits from them."""
 
+    def use_broker(self, url: str) -> None:
+        """Have this broker in place of the app's own, as if the app had named it."""
+
 
 class Registry:
     """All definitions of all apps, by name and version. `index` numbers the names, the same in every process of the worker."""
@@ -110,9 +113,9 @@ def load(specs: Sequence[str], broker_url: str | None = None) -> Registry:
                 raise ConfigurationError(f"{key[0]!r} is defined by both -A {owners[key]} and -A {spec}")
             owners.setdefault(key, spec)
     if broker_url is not None:
-        from dataclasses import replace
-
-        settings = replace(settings, broker_url=broker_url)
+        for _, app in apps:
+            app.use_broker(broker_url)
+        settings = apps[0][1].settings
     return Registry(definitions, settings)
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiki.context import current_run
@@ -43,6 +43,9 @@ class App:
     def __init__(self) -> None:
         self.settings = Settings.load()
         self.versions: dict[tuple[str, str], Definition] = {}
+
+    def use_broker(self, url: str) -> None:
+        self.settings = replace(self.settings, broker_url=url)
 
     def task(self, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def register(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,9 +16,9 @@ from aiki.broker import HEARTBEAT, Address, Session, Settled, reports
 from aiki.broker.sqlite import SqliteBroker
 from aiki.cli.worker import worker
 from aiki.errors import BrokerUnavailable, ConfigurationError
+from aiki.settings import hidden
 from aiki.worker import notices
 from aiki.worker.connection import FIRST_BACKOFF, MAX_BACKOFF, Connection
-from aiki.worker.main import shown_url
 from aiki.worker.notices import LeftRun, Lines, Notice
 from aiki.worker.options import Options
 from aiki.worker.process import Death, OomWatch, name_death
@@ -30,6 +30,8 @@ class App:
     def __init__(self, **settings):
         self.settings = Settings.load({}, **settings)
         self.versions = {}
+    def use_broker(self, url):
+        self.settings = Settings.load({}, database_url=self.settings.database_url, broker_url=url)
 """
 
 
@@ -137,9 +139,9 @@ def test_every_option_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    assert shown_url("amqp://me:s3cret@host:5672/vhost") == "amqp://me:***@host:5672/vhost"
-    assert shown_url("amqp://me:a@b@host/v") == "amqp://me:***@host/v"
-    assert shown_url("sqlite:////tmp/broker.db") == "sqlite:////tmp/broker.db"
+    assert hidden("amqp://me:s3cret@host:5672/vhost") == "amqp://me:***@host:5672/vhost"
+    assert hidden("amqp://me:a@b@host/v") == "amqp://me:***@host/v"
+    assert hidden("sqlite:////tmp/broker.db") == "sqlite:////tmp/broker.db"
 
 
 # ---------------------------------------------------------------- processes
