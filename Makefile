@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check lint bench format lock clean
+.PHONY: help demo test unit check lint bench format lock clean
 
 help: ## tell the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -16,7 +16,10 @@ demo: $(VENV)/.runtime ## run an example shop, tasks and a workflow, on the embe
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests against a real RabbitMQ and MariaDB (found, started or installed)
-	$(BIN)/python -m pytest $(ARGS)
+	scripts/test $(BIN)/python $(ARGS)
+
+unit: $(VENV)/.dev ## run the tests that need no server, several at a time: an answer in under two minutes
+	$(BIN)/python -m pytest -m unit -n auto --dist worksteal $(ARGS)
 
 check: lint test ## everything that must hold before a change goes in
 

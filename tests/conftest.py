@@ -10,6 +10,8 @@ import pytest
 from tests import services
 from tests.services import MariaServer, RabbitServer
 
+pytest_plugins = ["tests.selection"]
+
 
 @pytest.fixture(scope="session")
 def _launched(request: pytest.FixtureRequest) -> Iterator[tuple[RabbitServer, MariaServer]]:

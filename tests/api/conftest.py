@@ -16,6 +16,7 @@ from aiki.api.app import backend_of
 from aiki.settings import Settings
 from aiki.storage import Store
 from tests.api.live import LiveServer
+from tests.ready_made import sqlite_database
 
 
 class Api:
@@ -59,7 +60,7 @@ def problem(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
 def settings(tmp_path: Path) -> Settings:
     return Settings.load(
         {},
-        database_url=f"sqlite:///{tmp_path / 'aiki.db'}",
+        database_url=sqlite_database(tmp_path / "aiki.db"),
         broker_url=f"sqlite:///{tmp_path / 'broker.db'}",
         max_payload=200_000,
     )

@@ -21,6 +21,7 @@ from aiki.settings import Settings
 from aiki.storage import Store, passwords
 from aiki.storage.auditing import AuditFilter
 from tests.api.people import CHEAP, PASSWORD, Browser
+from tests.ready_made import sqlite_database
 
 SECRET = "sk-live-0815"
 NOBODY, OTHER = "nobody", "admin of another namespace"
@@ -32,7 +33,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         settings = Settings.load(
-            {}, database_url=f"sqlite:///{folder / 'a.db'}", broker_url=f"sqlite:///{folder / 'b.db'}", namespace="one"
+            {}, database_url=sqlite_database(folder / "a.db"), broker_url=f"sqlite:///{folder / 'b.db'}", namespace="one"
         )
         self.app: Flask = create_app(settings, options=ApiOptions(local=False))
         dashboard.install(self.app)

@@ -31,6 +31,7 @@ from aiki.api.app import backend_of
 from aiki.settings import Settings
 from aiki.storage import upgrade
 from tests.api.live import LiveServer
+from tests.ready_made import sqlite_database
 from tests.scale import scaled
 
 EXAMPLES = scaled(8, 300)
@@ -71,7 +72,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     folder = tmp_path_factory.mktemp("schemathesis")
     own = Settings.load(
         {},
-        database_url=f"sqlite:///{folder / 'aiki.db'}",
+        database_url=sqlite_database(folder / "aiki.db"),
         broker_url=f"sqlite:///{folder / 'broker.db'}",
         max_payload=200_000,
         api_key=KEY,  # without one it would ask for one as soon as a user or a key is made
@@ -234,7 +235,7 @@ def _harmless(answer: Any, place: str) -> None:
 
 def test_every_endpoint_refuses_bad_tokens(tmp_path: Any) -> None:
     own = Settings.load(
-        {}, database_url=f"sqlite:///{tmp_path / 'a.db'}", broker_url=f"sqlite:///{tmp_path / 'b.db'}", api_key=KEY
+        {}, database_url=sqlite_database(tmp_path / "a.db"), broker_url=f"sqlite:///{tmp_path / 'b.db'}", api_key=KEY
     )
     app = create_app(own)
     http = app.test_client()

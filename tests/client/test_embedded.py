@@ -23,13 +23,14 @@ from aiki.settings import Settings
 from aiki.states import State
 from aiki.storage import Store, upgrade
 from tests.client.contract import ClientContract, new_run
+from tests.ready_made import sqlite_database
 from tests.waiting import wait_until
 
 
 def settings_for(tmp_path: Path, database_url: str = "") -> Settings:
     return Settings.load(
         {},
-        database_url=database_url or f"sqlite:///{tmp_path / 'aiki.db'}",
+        database_url=database_url or sqlite_database(tmp_path / "aiki.db"),
         broker_url=f"sqlite:///{tmp_path / 'broker.db'}",
     )
 

@@ -16,6 +16,7 @@ from aiki.api import create_app
 from aiki.api.app import backend_of
 from aiki.settings import Settings
 from aiki.storage import Store
+from tests.ready_made import sqlite_database
 
 
 class Pages:
@@ -56,7 +57,7 @@ def make_pages(tmp_path: Path) -> Iterator[Callable[..., Pages]]:
     backends = []
 
     def make(**changed: Any) -> Pages:
-        places = {"database_url": f"sqlite:///{tmp_path / 'aiki.db'}", "broker_url": f"sqlite:///{tmp_path / 'broker.db'}"}
+        places = {"database_url": sqlite_database(tmp_path / "aiki.db"), "broker_url": f"sqlite:///{tmp_path / 'broker.db'}"}
         app = create_app(Settings.load({}, **places, **changed))
         dashboard.install(app)
         backend = backend_of(app)

@@ -17,6 +17,7 @@ from aiki.settings import Settings
 from aiki.states import State
 from aiki.storage import Store, upgrade
 from tests.orchestrator.hand import HandWorker
+from tests.ready_made import sqlite_database
 from tests.storage.conftest import SetClock
 
 
@@ -24,7 +25,7 @@ class Stage:
     """A store, a broker and orchestrators on them; time stands until it is moved."""
 
     def __init__(self, folder: Path) -> None:
-        url = f"sqlite:///{folder / 'aiki.db'}"
+        url = sqlite_database(folder / "aiki.db")
         upgrade(url)
         self.clock = SetClock()
         self.seconds = 1000.0

@@ -9,11 +9,12 @@ import pytest
 
 from aiki import Aiki
 from aiki.storage import Store
+from tests.ready_made import sqlite_database
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Aiki]:
-    made = Aiki("test", database_url=f"sqlite:///{tmp_path / 'aiki.db'}", broker_url=f"sqlite:///{tmp_path / 'broker.db'}")
+    made = Aiki("test", database_url=sqlite_database(tmp_path / "aiki.db"), broker_url=f"sqlite:///{tmp_path / 'broker.db'}")
     yield made
     made.close()
 

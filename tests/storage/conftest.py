@@ -9,6 +9,7 @@ import pytest
 
 from aiki.storage import Store, upgrade
 from aiki.storage.tables import metadata
+from tests.ready_made import sqlite_database
 
 
 class SetClock:
@@ -39,7 +40,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def open_store(database_url: str, clock: SetClock) -> Iterator[Callable[..., Store]]:
     """Makes stores on the test's database; all are closed afterwards."""
-    upgrade(database_url)
+    if database_url.startswith("sqlite"):
+        sqlite_database(Path(database_url.removeprefix("sqlite:///")))
+    else:
+        upgrade(database_url)
     stores: list[Store] = []
 
     def make(**options: object) -> Store:

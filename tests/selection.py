@@ -1,0 +1,60 @@
+"""Which tests need a server, a browser or a worker process, and which need nothing: the latter are marked.
+
+| mark | what it says |
+|---|---|
+| `unit` | needs neither a server nor a process of its own, and is quick |
+| `lab` | needs neither, and takes long: the simulation, generated cases, types |
+
+`make unit` runs the first, several at a time, and answers in under two minutes on a machine without any server. `make test`
+runs both in the same way, then all others one after another: those watch clocks and kill processes, and must not disturb each
+other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SERVER_FIXTURES = frozenset({"_launched", "rabbit", "maria", "own_rabbit", "own_maria", "live"})
+"""What starts a server (ours, too), directly or through fixtures of their own."""
+SERVER_PARAMETERS = frozenset({"mysql", "amqp", "real", "quorum", "mysql9", "rabbit4"})
+"""Ids of parameters whose fixture asks for a server only when it runs."""
+PROCESSES = frozenset({"browser", "cli", "demo", "docs", "system", "worker"})
+"""Folders whose tests start processes of ours and wait for them."""
+PROCESS_FILES = frozenset(
+    {
+        "test_bench.py",
+        "test_checks.py",
+        "test_compose.py",
+        "test_rabbitmq_definitions.py",
+        "test_readme.py",
+        "test_services.py",
+        "test_server.py",
+        "test_tls.py",
+    }
+)
+"""Single files that do the same."""
+LAB = frozenset({"simulation", "test_schemathesis.py", "test_typing.py", "test_properties.py"})
+"""Folders and files that need nothing and take long."""
+_ROOT = Path(__file__).resolve().parent
+
+
+def stands_alone(item: pytest.Item) -> bool:
+    """Whether this test needs neither a server nor a process of its own, so that others may run beside it."""
+    path = item.path.relative_to(_ROOT)
+    if path.parts[0] in PROCESSES or path.name in PROCESS_FILES:
+        return False
+    if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+        return False
+    parameters = getattr(getattr(item, "callspec", None), "_idlist", ())
+    return not any(part in SERVER_PARAMETERS for name in parameters for part in str(name).split("-"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them."""
+    for item in items:
+        if stands_alone(item):
+            path = item.path.relative_to(_ROOT)
+            item.add_marker(pytest.mark.lab if LAB & {path.parts[0], path.name} else pytest.mark.unit)
