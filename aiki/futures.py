@@ -121,7 +121,7 @@ class SleepFuture(Future[bool]):
         if self.step.state != OPEN:
             return True
         replay, due = self.run._replay, self._due()
-        waking = replay.waking(self.step.name)
+        waking = replay.waking(self.step)
         if waking is not None:
             self.step = replay.put(self.step._replace(state=COMPLETED, more={"b": waking.id, "e": "json", "r": "true"}))
         elif self._seconds == 0 or (due is not None and self.run._host.now() >= due):

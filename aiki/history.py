@@ -6,11 +6,12 @@ Both travel in the dispatch, and new steps in reports, as JSON lists. The words 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from aiki.codec import Payload
+from aiki.codec import JSON, Payload
 from aiki.errors import MessageError
 
 # ---------------------------------------------------------------- kinds of steps
@@ -114,6 +115,25 @@ class Arrival(NamedTuple):
         """The child's result or the event's data; None where it is None."""
         return None if self.encoding is None or self.text is None else Payload(self.encoding, self.text)
 
+    def wakes(self, ordinal: int, name: str) -> bool:
+        """Whether this waking is meant for that sleep. One that names no ordinals (of an earlier release) goes by the name."""
+        meant = woken_ordinals(self.text)
+        return ordinal in meant if meant else self.name in ("", name)
+
+
+def waking(arrival_id: str, name: str, ordinals: Sequence[int]) -> Arrival:
+    """What wakes the sleeps of these ordinals, and no others: those that the run waited for when somebody asked for it."""
+    return Arrival(arrival_id, WOKEN, name, None, "", JSON, json.dumps(list(ordinals), separators=(",", ":")), None, None)
+
+
+def woken_ordinals(text: str | None) -> frozenset[int]:
+    """The ordinals that a waking names; none where it names none, or they cannot be read."""
+    try:
+        found = json.loads(text) if text else []
+    except ValueError:
+        return frozenset()
+    return frozenset(item for item in found if type(item) is int) if isinstance(found, list) else frozenset()
+
 
 @dataclass(slots=True)
 class History:
@@ -188,7 +208,7 @@ class Waits:
         """Whether the run is to go on. Where all are waited for, a child that failed brings it on too."""
         there = {a.ordinal: a.outcome for a in arrivals if a.kind == CHILD_ENDED}
         events = {a.name for a in arrivals if a.kind == EVENT_SENT and a.ordinal is None}
-        woken = any(a.kind == WOKEN and a.ordinal is None for a in arrivals)
+        woken = [a for a in arrivals if a.kind == WOKEN and a.ordinal is None]
         met = [self._met(wait, there, events, woken, now) for wait in self.items]
         if not self.all:
             return any(met)
@@ -199,13 +219,15 @@ class Waits:
         )
         return failed or any(w.kind == EVENT_SENT and w.due is not None and w.due <= now for w in self.items)
 
-    def _met(self, wait: Wait, there: Mapping[int | None, str], events: set[str], woken: bool, now: int) -> bool:
+    def _met(self, wait: Wait, there: Mapping[int | None, str], events: set[str], woken: Sequence[Arrival], now: int) -> bool:
         if wait.due is not None and wait.due <= now:
             return True
         if wait.kind == CHILD_ENDED:
             ended = (ordinal in there for ordinal in range(wait.first, wait.last + 1))
             return all(ended) if self.all else any(ended)
-        return (wait.kind == EVENT_SENT and wait.name in events) or (wait.kind == SLEEP and woken)
+        if wait.kind == SLEEP:
+            return any(arrival.wakes(wait.first, wait.name) for arrival in woken)
+        return wait.kind == EVENT_SENT and wait.name in events
 
     def _names(self, ordinal: int) -> bool:
         return any(w.kind == CHILD_ENDED and w.first <= ordinal <= w.last for w in self.items)

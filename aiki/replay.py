@@ -136,7 +136,7 @@ class Replay:
         self._queues.setdefault((step.kind, step.name, step.digest), deque()).append(step)
 
     def _receive(self, arrival: Arrival) -> None:
-        self._weight += _STEP_BYTES + len(arrival.text or "")
+        """What came from outside. It does not count for the limit: an event does once a step has taken it, with that step."""
         if arrival.kind == CHILD_ENDED and arrival.ordinal is not None:
             self._ends[arrival.ordinal] = arrival
         elif arrival.kind == EVENT_SENT and arrival.ordinal is None:
@@ -182,10 +182,10 @@ class Replay:
         queue = self._events.get(name)
         return queue.popleft() if queue else None
 
-    def waking(self, name: str) -> Arrival | None:
+    def waking(self, step: Step) -> Arrival | None:
         """Take a waking that is meant for this sleep, or None."""
         for arrival in self._wakings:
-            if arrival.name in ("", name):
+            if arrival.wakes(step.ordinal, step.name):
                 self._wakings.remove(arrival)
                 return arrival
         return None

@@ -7,7 +7,6 @@ runs are locked in primary-key order, deliveries are touched only after their ru
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +17,14 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.codec import Payload
-from aiki.errors import ReferenceConflict
 from aiki.fingerprint import fingerprint
-from aiki.history import CHILD_ENDED, COMPLETED, FAILED, Arrival, Step
+from aiki.history import CHILD_ENDED, COMPLETED, Arrival, Step
 from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
 from aiki.storage import history as histories
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
-from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, Creating, next_group
+from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, next_group
 from aiki.storage.database import Database, Writes
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
@@ -40,10 +38,10 @@ from aiki.storage.rows import (
     run_row,
 )
 from aiki.storage.run_logs import LogRecord, RunLogs
+from aiki.storage.starting import CLAIM_SECONDS, Starting, sign
 from aiki.storage.tallying import Tally
 from aiki.storage.webhooks import Announcing
 
-CLAIM_SECONDS = 10.0
 ATTEMPT_COLUMNS = (
     "namespace",
     "run_id",
@@ -143,7 +141,7 @@ class Applied:
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying(Creating, Announcing, RunLogs):
+class Applying(Starting, Announcing, RunLogs):
     """Changing runs."""
 
     db: Database
@@ -218,7 +216,7 @@ class Applying(Creating, Announcing, RunLogs):
             self.write_logs(connection, namespace, effects.logs)
         if effects.ended:
             self.announce_ends(connection, namespace, effects.ended, now)
-        started = self._start_children(connection, namespace, effects)
+        started = self.start_children(connection, namespace, effects)
         self._write_arrivals(connection, namespace, effects, now)
         oversized: list[bytes] = []
         return Applied(
@@ -300,7 +298,7 @@ class Applying(Creating, Announcing, RunLogs):
         taken = [(run_id, arrival, ordinal) for run_id, ordinal, arrival in effects.bind]
         writes.update("inbox", ("ordinal",), namespace, taken, ("run_id", "id"))
         for run_id, ordinals in effects.reset.items():
-            self._reset_steps(writes, namespace, run_id, ordinals, now)
+            self.reset_steps(writes, namespace, run_id, ordinals, effects, now)
         for run_id, last in sorted(effects.cancel_children.items()):
             writes.run(
                 f"{self.db.insert_ignore} INTO inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
@@ -309,76 +307,6 @@ class Applying(Creating, Announcing, RunLogs):
                 "AND s.state = 'open'",
                 (now, namespace, run_id, last),
             )
-
-    def _reset_steps(self, writes: Writes, namespace: str, run_id: bytes, ordinals: Sequence[int], now: int) -> None:
-        """Have these steps done again: their results are dropped, children that failed are retried."""
-        for ordinal in ordinals:
-            key = (namespace, run_id, ordinal)
-            writes.run("DELETE FROM steps WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'choice'", key)
-            writes.run(
-                "UPDATE steps SET state = 'open', attempt = 0, encoding = NULL, data = NULL, error_type = NULL, due_at = NULL, "
-                "error_message = NULL, traceback = NULL, error_args = NULL, finished_at = NULL, created_at = ? "
-                "WHERE namespace = ? AND run_id = ? AND ordinal = ?",
-                (now, *key),
-            )
-            # A child that was never made, for its reference id was another's, cannot be retried: its end stays.
-            writes.run(
-                "DELETE FROM inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child' AND EXISTS (SELECT 1 "
-                "FROM steps s JOIN runs c ON c.namespace = s.namespace AND c.id = s.child_id WHERE s.namespace = ? "
-                "AND s.run_id = ? AND s.ordinal = ?)",
-                (*key, *key),
-            )
-            writes.run(
-                f"{self.db.insert_ignore} INTO inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
-                "SELECT s.namespace, s.child_id, ?, 'retry', s.name, '', ?, 0 FROM steps s "
-                "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ? AND s.child_id IS NOT NULL",
-                (ids.new_id().bytes, now, *key),
-            )
-
-    def _start_children(self, connection: sa.Connection, namespace: str, effects: Effects) -> list[Outgoing]:
-        """Record the runs that workflows start. A reference id may lead to a run that exists, or to a conflict."""
-        plain = [run for run in effects.children if run.reference_id is None]
-        out = self._create(connection, namespace, plain, CLAIM_SECONDS, None).outgoing if plain else []
-        for run in effects.children:
-            if run.reference_id is None:
-                continue
-            assert run.parent_id is not None
-            try:
-                created = self._create(connection, namespace, [run], CLAIM_SECONDS, None)
-            except ReferenceConflict as conflict:
-                told = (type(conflict).__name__, str(conflict))
-                arrival = Arrival(
-                    ids.to_bytes(run.id).hex(), CHILD_ENDED, run.name, run.parent_ordinal, FAILED, None, None, *told
-                )
-                effects.arrivals.append((run.parent_id, arrival, False))
-                continue
-            out += created.outgoing
-            if not created.accepted[0].created:
-                self._follow_run(connection, namespace, run, ids.to_bytes(created.accepted[0].id), effects)
-        return out
-
-    def _follow_run(self, connection: sa.Connection, namespace: str, run: NewRun, holder: bytes, effects: Effects) -> None:
-        """Have a parent told of the end of a run that it did not start; at once if it has ended."""
-        assert run.parent_id is not None
-        key = (namespace, holder)
-        sql = "UPDATE steps SET child_id = ?, abandon = 1 WHERE namespace = ? AND run_id = ? AND ordinal = ?"
-        self.db.execute(connection, sql, (holder, namespace, run.parent_id, run.parent_ordinal))
-        self.db.execute(connection, "UPDATE runs SET followers = 1 WHERE namespace = ? AND id = ?", key)
-        sql = (
-            "SELECT r.state, r.error_type, r.error_message, p.encoding, p.data, r.parent_id FROM runs r LEFT JOIN payloads p "
-            "ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' WHERE r.namespace = ? AND r.id = ?"
-        )
-        state, error_type, message, encoding, data, parent = self.db.execute(connection, sql, key).fetchone()
-        if parent is not None and bytes(parent) == run.parent_id and holder == ids.to_bytes(run.id):
-            return
-        row = (namespace, holder, run.parent_id, run.parent_ordinal)
-        self.db.insert_new(connection, "links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
-        if State(state) in _ENDED:
-            text = None if encoding is None else payload_of(encoding, data).text
-            told = (encoding, text, error_type, message)
-            sign = _sign(holder, run.parent_ordinal or 0)
-            arrival = Arrival(sign, CHILD_ENDED, run.name, run.parent_ordinal, state, *told)
-            effects.arrivals.append((run.parent_id, arrival, False))
 
     def _write_arrivals(self, connection: sa.Connection, namespace: str, effects: Effects, now: int) -> None:
         rows = [
@@ -395,8 +323,8 @@ class Applying(Creating, Announcing, RunLogs):
             sql = "SELECT parent_id, ordinal FROM links WHERE namespace = ? AND run_id = ?"
             for parent, ordinal in self.db.execute(connection, sql, (namespace, run_id)).fetchall():
                 sql = f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}"
-                sign = bytes.fromhex(_sign(run_id, ordinal))
-                self.db.execute(connection, sql, (parent, sign, ordinal, now, namespace, run_id))
+                told = bytes.fromhex(sign(run_id, ordinal))
+                self.db.execute(connection, sql, (parent, told, ordinal, now, namespace, run_id))
         for run_id in effects.told_again:
             sql = (
                 f"{into} r.parent_id, r.id, 'child', r.name, r.parent_ordinal, {end} {result} {of} AND r.parent_id IS NOT NULL"
@@ -472,11 +400,6 @@ class Applying(Creating, Announcing, RunLogs):
         return out
 
 
-def _sign(run_id: bytes, ordinal: int) -> str:
-    """The id of the arrival that tells a follower of a run's end: one workflow may follow a run with several steps."""
-    return hashlib.sha256(run_id + ordinal.to_bytes(4, "big")).hexdigest()[:32]
-
-
 def _tell_parent(row: RunRow, results: dict[bytes, Payload], effects: Effects) -> None:
     """A run has ended: what its parent is told."""
     if row.followers:
@@ -519,4 +442,3 @@ def failure_rows(
 _TRACEBACK_AT = ATTEMPT_COLUMNS.index("traceback") - 1
 _FAILED = frozenset({State.FAILED.value, State.DEAD.value})
 _STATE_AT = SELECT_RUN.split(", ").index("state")
-_ENDED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})

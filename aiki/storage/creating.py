@@ -244,19 +244,25 @@ class Creating:
         except IntegrityError as error:
             if not is_duplicate(error):
                 raise
-        # Asked before, or the answer to our own commit was lost: keep those that exist, insert the others.
+        # Asked before, or the answer to our own commit was lost: keep those that exist, insert the others. What stood before the
+        # first that exists was inserted just now: it has no input yet.
         found = self.db.where_in(
             connection,
-            "SELECT id, name, state FROM runs WHERE namespace = ? AND id",
-            (namespace,),
+            "SELECT r.id, r.name, r.state, r.created_at = ? AND p.run_id IS NULL FROM runs r LEFT JOIN payloads p "
+            "ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' WHERE r.namespace = ? AND r.id",
+            (now, namespace),
             [made[run_id].raw for run_id in unique],
         )
-        for raw, name, state in found:
+        here: set[str] = set()
+        for raw, name, state, ours in found:
             run_id = ids.to_text(bytes(raw))
+            if ours:
+                here.add(run_id)
+                continue
             if unique[run_id].name != name:
                 raise RunConflict(f"run id {run_id} belongs to a run of {name!r}, not of {unique[run_id].name!r}")
             out[run_id] = Accepted(run_id, State(state), False)
-        missing = [run for run in unique.values() if isinstance(out[run.id], _Rows)]
+        missing = [run for run in unique.values() if isinstance(out[run.id], _Rows) and run.id not in here]
         self.db.insert(
             connection, "runs", RUN_COLUMNS, [self._run_values(namespace, run, made[run.id], now) for run in missing]
         )

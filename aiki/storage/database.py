@@ -399,6 +399,12 @@ class Writes:
         self._kept: list[Statement] = []
         self._room = (0, 0) if db.is_sqlite else (self.MAX_ROWS, self.MAX_BYTES)
 
+    @property
+    def connection(self) -> sa.Connection:
+        """The transaction's connection, once all that was kept is written."""
+        self.send()
+        return self._connection
+
     def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """As `Database.insert`."""
         if rows and self._fits(rows):

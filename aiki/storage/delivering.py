@@ -12,7 +12,7 @@ from aiki.clock import SECOND, Clock
 from aiki.messages import Dispatch, RunKey
 from aiki.model import Outgoing
 from aiki.states import State
-from aiki.storage.applying import CLAIM_SECONDS, Applied, Applying, Effects
+from aiki.storage.applying import Applied, Applying, Effects
 from aiki.storage.creating import DELIVERY_COLUMNS, next_group
 from aiki.storage.database import Database
 from aiki.storage.rows import (
@@ -24,6 +24,7 @@ from aiki.storage.rows import (
     payload_of,
     split_delivery_id,
 )
+from aiki.storage.starting import CLAIM_SECONDS
 
 _DISPATCHABLE = frozenset({State.SCHEDULED.value, State.QUEUED.value, State.WAITING.value})
 

@@ -134,11 +134,15 @@ def select_arrivals(
 def select_signs(
     db: Database, connection: sa.Connection, namespace: str, run_ids: Sequence[bytes]
 ) -> dict[bytes, list[Arrival]]:
-    """As `select_arrivals`, without what they carry: enough to see whether a run is to go on."""
+    """As `select_arrivals`, without what they carry (but which sleeps a waking names): whether a run is to go on."""
     out: dict[bytes, list[Arrival]] = {}
-    sql = "SELECT run_id, id, kind, name, ordinal, outcome FROM inbox WHERE namespace = ? AND run_id"
-    for run_id, raw, kind, name, ordinal, outcome in db.where_in(connection, sql, (namespace,), run_ids):
-        sign = Arrival(bytes(raw).hex(), kind, name, ordinal, outcome, None, None, None, None)
+    sql = (
+        "SELECT run_id, id, kind, name, ordinal, outcome, CASE WHEN kind = 'wake' THEN data END FROM inbox "
+        "WHERE namespace = ? AND run_id"
+    )
+    for run_id, raw, kind, name, ordinal, outcome, data in db.where_in(connection, sql, (namespace,), run_ids):
+        text = None if data is None else bytes(data).decode("ascii")
+        sign = Arrival(bytes(raw).hex(), kind, name, ordinal, outcome, None, text, None, None)
         out.setdefault(bytes(run_id), []).append(sign)
     return out
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
 from aiki import ids
 from aiki import messages as m
+from aiki.ceilings import EVENT_BYTES, EVENTS
 from aiki.codec import Payload
 from aiki.errors import RunConflict, RunNotFound
-from aiki.history import EVENT_SENT, SLEEP, WOKEN, Arrival
+from aiki.history import EVENT_SENT, SLEEP, Arrival, waking
 from aiki.messages import RunKey
 from aiki.model import Steered, StepView
 from aiki.states import State
@@ -67,13 +69,13 @@ class Steering(Operating):
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
             waits = waits_of(row)
-            sleeps = [] if waits is None else [item.name for item in waits.items if item.kind == SLEEP]
-            if row.state != State.WAITING or not sleeps or (name and name not in sleeps):
+            sleeps = [] if waits is None else [item for item in waits.items if item.kind == SLEEP and name in ("", item.name)]
+            if row.state != State.WAITING or not sleeps:
                 state = f"is {row.state}" + (f", waiting on {row.waiting_on}" if row.waiting_on else "")
                 which = f" ({name!r})" if name else ""
                 raise RunConflict(f"run {run_id} {state}; only a workflow that sleeps can be woken{which}")
             effects.audit.append(Audited(actor, "wake", run_id, name, reason))
-            arrival = Arrival(ids.new_id().hex, WOKEN, name, None, "", None, None, None, None)
+            arrival = waking(ids.new_id().hex, name, [item.first for item in sleeps])
             effects.arrivals.append((row.id, arrival, True))
             bring_on(row, effects, self.clock())
 
@@ -93,14 +95,17 @@ class Steering(Operating):
         """Send an event to a workflow; it is kept until the workflow waits for it.
 
         :param reference_id: sending the same again under it changes nothing.
-        :raises RunConflict: the run has ended, or is a task.
+        :raises RunConflict: the run has ended, or is a task; or as many events wait in it as may (`ceilings.EVENTS`).
         """
         raw = _raw(run_id)
+        fresh = False
         key = ids.new_id().bytes
         if reference_id is not None:
             key = hashlib.sha256(f"{name}\n{reference_id}".encode()).digest()[:16]
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            nonlocal fresh
+            fresh = False
             row = _present(rows, raw, run_id)
             there = effects.arrived.get(raw, [])
             if any(arrival.id == key.hex() for arrival in there):
@@ -113,10 +118,30 @@ class Steering(Operating):
             encoding, text = (None, None) if payload is None else payload
             arrival = Arrival(key.hex(), EVENT_SENT, name, None, "", encoding, text, None, None)
             effects.arrivals.append((raw, arrival, True))
+            # What the run waits for is not refused because of what it does not wait for.
+            fresh = not _is_waited_for(row, name, there)
             look(row, [*there, arrival], effects, self.clock())
 
-        applied = self.apply(self.namespace, [raw], decide, arrived=[raw], orders=False)
+        def check(connection: sa.Connection) -> None:
+            if fresh:
+                self._check_events(connection, raw, name)
+
+        applied = self.apply(self.namespace, [raw], decide, arrived=[raw], orders=False, also=check)
         return Steered(self._view(run_id), applied.outgoing, [])
+
+    def _check_events(self, connection: sa.Connection, raw: bytes, name: str) -> None:
+        """Refuse the event that was just written if more wait than may. Raises `RunConflict`."""
+        sql = (
+            "SELECT COUNT(*), COALESCE(SUM(LENGTH(data)), 0) FROM inbox "
+            "WHERE namespace = ? AND run_id = ? AND kind = 'event' AND ordinal IS NULL"
+        )
+        count, size = self.db.execute(connection, sql, (self.namespace, raw)).fetchone()
+        if count > EVENTS or size > EVENT_BYTES:
+            raise RunConflict(
+                f"run {ids.to_text(raw)} does not take event {name!r}: with it, {int(count):,} events of {int(size):,} bytes "
+                f"would be kept that it does not wait for yet; at most {EVENTS:,} events of {EVENT_BYTES:,} bytes in all may "
+                "be. Send it when the run has taken others, or send a reference to large data"
+            )
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> list[StepView]:
         """What a workflow has issued, by ordinal, with how its children ended. Raises `RunNotFound`."""
@@ -136,6 +161,13 @@ class Steering(Operating):
             return [step_view(row, ends.get(row[2]), names) for row in rows]
 
         return self.db.read(work)
+
+
+def _is_waited_for(row: RunRow, name: str, there: Sequence[Arrival]) -> bool:
+    """Whether a suspended run waits for an event of this name, and there is none yet."""
+    waits = waits_of(row)
+    named = waits is not None and any(item.kind == EVENT_SENT and item.name == name for item in waits.items)
+    return named and not any(a.kind == EVENT_SENT and a.name == name and a.ordinal is None for a in there)
 
 
 def pause_row(row: RunRow, effects: Effects) -> bool:

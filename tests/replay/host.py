@@ -18,7 +18,7 @@ from aiki import codec
 from aiki.arguments import Arguments
 from aiki.clock import SECOND
 from aiki.context import inside_step, inside_workflow
-from aiki.history import CHILD_ENDED, COMPLETED, EVENT_SENT, OPEN, STEP, UNDO, WOKEN, Arrival, History, Step, Waits
+from aiki.history import CHILD_ENDED, COMPLETED, EVENT_SENT, OPEN, STEP, UNDO, WOKEN, Arrival, History, Step, Waits, waking
 from aiki.model import NewRun
 from aiki.replay import Changed, Left, LimitReached, Limits, Replay, Suspended
 from aiki.worker.describe import describe
@@ -77,9 +77,11 @@ class World:
         encoding, text = (None, None) if payload is None else payload
         self._arrive(EVENT_SENT, name, None, "", encoding, text, None, None)
 
-    def wake(self, name: str = "") -> None:
-        """Wake it from a sleep."""
-        self._arrive(WOKEN, name, None, "", None, None, None, None)
+    def wake(self, name: str = "", *ordinals: int) -> None:
+        """Wake it from the sleeps of these ordinals; without any, as an earlier release did."""
+        found = waking("", name, ordinals)
+        text = (found.encoding, found.text) if ordinals else (None, None)
+        self._arrive(WOKEN, name, None, "", *text, None, None)
 
     def end_child(self, ordinal: int, value: Any = None, *, error: str | None = None, outcome: str = "") -> None:
         """A child has ended."""

@@ -9,6 +9,7 @@ import pytest
 
 from aiki import EventTimeout, WorkflowRun
 from aiki.clock import SECOND
+from aiki.replay import Limits
 from tests.replay.host import World
 from tests.replay.shop import a, b, c
 
@@ -90,6 +91,20 @@ def test_a_waking_ends_the_sleep_it_is_meant_for_and_says_so(world: World) -> No
     assert [arrival.ordinal for arrival in world.arrivals] == [1, 0]
 
 
+def test_a_waking_is_for_the_sleeps_that_it_names(world: World) -> None:
+    def flow(run: WorkflowRun) -> Any:
+        return [run.sleep("nap", 60), run.sleep("nap", 60)]
+
+    world.call(flow)
+    world.wake("", 0)
+    world.move(60)  # the sleep is over by its time, too; the waking is its all the same
+    assert world.call(flow).kind == "suspended"
+    world.wake("nap", 0)  # comes when that sleep is over
+    assert world.call(flow).kind == "suspended", "the second sleep is not skipped"
+    world.move(60)
+    assert world.call(flow).value == [True, False]
+
+
 def test_a_sleep_of_no_time_does_not_wait(world: World) -> None:
     assert world.call(lambda run: run.sleep("nap", 0)).value is False
 
@@ -137,6 +152,21 @@ def test_a_changed_timeout_is_reckoned_anew(world: World) -> None:
     world.call(waits)
     world.move(30)
     assert world.call(lambda run: run.wait_event("paid", timeout=20)).kind == "failed"
+
+
+def test_events_that_nobody_has_taken_do_not_count_for_the_history(world: World) -> None:
+    def flow(run: WorkflowRun) -> Any:
+        before = run.history_size
+        return before, len(run.wait_event("large")), run.history_size, run.history_nearly_full
+
+    world.limits = Limits(100, 100_000)
+    for _ in range(4):
+        world.send("other", "x" * 30_000)
+    world.send("large", "x" * 30_000)
+    before, size, after, full = world.call(flow).value
+    assert (before, size, full) == ((0, 0), 30_000, False)
+    assert 30_000 < after[1] < 31_000, "once it is taken it counts, once"
+    assert world.call(flow).value[1:] == (size, after, full)
 
 
 def test_each_name_has_its_own_queue_in_the_order_of_sending(world: World) -> None:

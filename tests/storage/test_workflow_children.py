@@ -333,3 +333,94 @@ def test_a_stalled_workflow_goes_on_by_a_worker_and_by_nothing_else(bench: Bench
     bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
     assert bench.state(run) == QUEUED
     assert len(bench.history(run).arrivals) == 2
+
+
+# ---------------------------------------------------------------- runs that exist already
+def named(other: str, bench: Bench) -> NewRun:
+    """A submission under the id of a run that exists."""
+    run = child(bench.row(other)["name"], bench.row(other)["kind"])
+    run.id = bench.text(other)
+    return run
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_run_id_leads_to_the_run_that_has_it(bench: Bench, ended: bool) -> None:
+    own = bench.start("shop.part", kind="task")
+    if ended:
+        bench.complete(own, 5)
+    run = follows(bench, named(own, bench))
+    bench.stir()
+    if not ended:
+        assert bench.state(run) == WAITING
+        bench.complete(own, 5)
+        bench.stir()
+    assert bench.state(run) == QUEUED
+    assert ends(bench, run) == [(0, "completed", "5", None, None)]
+
+
+def test_a_run_id_that_exists_does_not_keep_the_others_of_a_fan_out_from_starting(bench: Bench) -> None:
+    own = bench.start("shop.part", kind="task")
+    parts = [child(n=1), named(own, bench), child(n=2)]
+    run = bench.start()
+    bench.suspend(run, Wait("child", 0, 2, ""), every=True, steps=tuple(submission(n, part) for n, part in enumerate(parts)))
+    for part in parts:
+        assert bench.out[bench.id(part)].input
+        bench.complete(bench.id(part), 1)
+    bench.stir()
+    assert [end[:3] for end in ends(bench, run)] == [(n, "completed", "1") for n in range(3)]
+
+
+def test_one_run_may_be_followed_by_several_steps_of_the_workflow_that_started_it(bench: Bench) -> None:
+    part = child()
+    run = follows(bench, part, part)
+    bench.complete(bench.id(part), 1)
+    bench.stir()
+    assert [end[:2] for end in ends(bench, run)] == [(0, "completed"), (1, "completed")]
+
+
+def test_a_run_id_of_another_task_is_a_failure_of_that_step(bench: Bench) -> None:
+    own = bench.start("shop.part", kind="task")
+    wrong, fine = named(own, bench), child(n=1)
+    wrong.name = "shop.other"
+    run = follows(bench, wrong, fine)
+    bench.stir()
+    [(ordinal, outcome, _, error, words)] = ends(bench, run)
+    assert (ordinal, outcome, error) == (0, "failed", "RunConflict")
+    assert "belongs to a run of 'shop.part', not of 'shop.other'" in words
+    assert bench.out[bench.id(fine)].input == "[[1],{}]"
+
+
+@pytest.mark.parametrize("by", ["id", "reference"])
+def test_a_workflow_that_waits_for_itself_is_refused(bench: Bench, by: str) -> None:
+    run = bench.start(reference_id="me")
+    part = named(run, bench) if by == "id" else child("shop.flow", "workflow", reference="me", on="return_existing")
+    bench.suspend(run, Wait("child", 0, 0, ""), steps=(submission(0, part),))
+    bench.stir()
+    [(_, outcome, _, error, words)] = ends(bench, run)
+    assert (outcome, error) == ("failed", "RunConflict")
+    assert "it is this workflow's own run" in words
+    bench.fail(run, 0)
+    bench.retry(run)
+    assert len(ends(bench, run)) == 1, "a retry meets the same refusal, and waits for nothing"
+
+
+def test_workflows_that_wait_for_each_other_are_refused(bench: Bench) -> None:
+    one, two, three = (bench.start(f"shop.{name}", reference_id=name) for name in ("one", "two", "three"))
+    for who, whom in ((one, "two"), (two, "three"), (three, "one")):
+        part = child(f"shop.{whom}", "workflow", reference=whom, on="return_existing")
+        bench.suspend(who, Wait("child", 0, 0, ""), steps=(submission(0, part),))
+    bench.stir()
+    assert (bench.state(one), bench.state(two), bench.state(three)) == (WAITING, WAITING, QUEUED)
+    [(_, _, _, error, words)] = ends(bench, three)
+    assert error == "RunConflict"
+    assert "waits for this one" in words
+
+
+@pytest.mark.parametrize("abandoned", [True, False])
+def test_a_child_that_waits_for_its_parent_is_refused_unless_nobody_waits_for_it(bench: Bench, abandoned: bool) -> None:
+    parent, part = bench.start(), child("shop.below", "workflow")
+    bench.steps(parent, submission(0, part, **({"ab": 1} if abandoned else {})))
+    below = bench.id(part)
+    bench.suspend(below, Wait("child", 0, 0, ""), steps=(submission(0, named(parent, bench)),))
+    bench.stir()
+    assert bench.state(below) == (WAITING if abandoned else QUEUED)

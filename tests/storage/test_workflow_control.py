@@ -372,3 +372,57 @@ def test_what_does_not_sleep_cannot_be_woken(bench: Bench) -> None:
     bench.suspend(run, Wait("event", 0, 0, "paid", None, None), steps=(step(0, "event", "paid"),))
     with pytest.raises(RunConflict, match="waiting on event paid"):
         bench.wake(run)
+
+
+def test_a_waking_names_the_sleeps_that_were_waited_for(bench: Bench) -> None:
+    run = bench.start()
+    other = Wait("sleep", 1, 1, "long", None, 600.0)
+    bench.suspend(run, NAP, other, steps=(step(0, "sleep", "nap"), step(1, "sleep", "long")))
+    bench.wake(run)
+    [arrival] = bench.history(run).arrivals
+    assert (arrival.name, arrival.text) == ("", "[0,1]")
+
+
+@pytest.mark.parametrize("name", ["", "nap"])
+def test_a_waking_that_comes_too_late_leaves_later_sleeps_alone(bench: Bench, name: str) -> None:
+    run = asleep(bench)
+    bench.wake(run, name)
+    # The sleep was over by its time when the function looked: it goes on to another one, of the same name even.
+    later = Wait("sleep", 1, 1, "nap", None, 60.0)
+    bench.suspend(run, later, steps=(step(0, "sleep", "nap", "completed", e="json", r="false"), step(1, "sleep", "nap")))
+    assert bench.state(run) == WAITING, "the waking is not for this sleep"
+    bench.wake(run, name)
+    assert bench.state(run) == QUEUED
+
+
+# ---------------------------------------------------------------- events that nobody waits for
+def waiting_for(bench: Bench, name: str) -> str:
+    run = bench.start()
+    bench.suspend(run, Wait("event", 0, 0, name, None, None), steps=(step(0, "event", name),))
+    return run
+
+
+def test_events_that_nobody_waits_for_have_a_limit_in_bytes_that_the_sender_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiki.storage.steering.EVENT_BYTES", 1000)
+    run = waiting_for(bench, "paid")
+    bench.send(run, "other", "x" * 600)
+    with pytest.raises(RunConflict, match=r"does not take event 'other'.*2 events of 1,204 bytes.*1,000 bytes"):
+        bench.send(run, "other", "x" * 600)
+    bench.send(run, "other", "x" * 300)
+    bench.send(run, "paid", "y" * 2000)
+    assert bench.state(run) == QUEUED, "what it waits for is taken, whatever else there is"
+
+
+def test_events_that_nobody_waits_for_have_a_limit_in_number(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiki.storage.steering.EVENTS", 3)
+    run = waiting_for(bench, "paid")
+    for number in range(3):
+        bench.send(run, "other", number, reference=str(number))
+    with pytest.raises(RunConflict, match="4 events of"):
+        bench.send(run, "other", 4)
+    bench.send(run, "other", 2, reference="2")  # the same as before: nothing is added
+    bench.suspend(run, Wait("event", 0, 0, "paid", None, None), steps=(step(1, "event", "other", "completed"),))
+    [arrival] = [item for item in bench.store.history(bench.text(run)) if item.kind == "event" and item.state == "open"]
+    assert arrival.name == "paid"

@@ -239,3 +239,50 @@ def test_a_dispatch_that_vanished_is_made_anew_with_the_history(bench: Bench) ->
         run, lambda row, rules, effects, out: core.settle_inquiry(row, 3, rules, effects, lost=None, copy_may_be_out=True)
     )
     assert (bench.out[run].epoch, len(bench.history(run).arrivals)) == (4, 1)
+
+
+def test_a_rerun_that_fails_is_retried_with_a_child_of_its_own(bench: Bench) -> None:
+    run, part = bench.start("shop.flow", 1), child(n=7)
+    bench.suspend(run, Wait("child", 1, 1, ""), steps=(DONE, submission(1, part)))
+    bench.fail(bench.id(part))
+    bench.stir()
+    bench.steps(run, step(2, "step", "b", "completed", 1))
+    bench.fail(run, 1)
+    copy = ids.to_bytes(bench.store.rerun(bench.text(run), from_step=2).accepted[0].id).hex()
+    bench.clock.move(10)
+    bench.sweep()
+    bench.fail(copy, 1)
+    before = bench.row(bench.id(part))
+    bench.retry(copy)
+    assert bench.row(bench.id(part)) == before, "the child of the old run stays as it is"
+    [mine] = [other for other in bench.out if bench.row(other)["parent_id"] == bytes.fromhex(copy)]
+    assert (bench.row(mine)["name"], bench.out[mine].input) == ("shop.part", "[[7],{}]")
+    bench.suspend(copy, Wait("child", 1, 1, ""))
+    bench.complete(mine, "again")
+    bench.stir()
+    assert [(a.ordinal, a.outcome, a.text) for a in bench.history(copy).arrivals] == [(1, "completed", '"again"')]
+    # Its own from now on: a second retry has the same child go on.
+    bench.fail(copy, 1)
+    bench.retry(copy)
+    assert len([other for other in bench.out if bench.row(other)["parent_id"] == bytes.fromhex(copy)]) == 1
+
+
+def test_a_rerun_follows_what_the_old_run_followed(bench: Bench) -> None:
+    own = bench.start("shop.part", kind="task", reference_id="one")
+    run, part = bench.start("shop.flow", 1), child(reference="one", on="return_existing")
+    bench.suspend(run, Wait("child", 0, 0, ""), steps=(submission(0, part),))
+    bench.fail(own)
+    bench.stir()
+    bench.steps(run, step(1, "step", "b", "completed", 1))
+    bench.fail(run, 0)
+    copy = ids.to_bytes(bench.store.rerun(bench.text(run), from_step=1).accepted[0].id).hex()
+    bench.clock.move(10)
+    bench.sweep()
+    bench.fail(copy, 0)
+    bench.retry(copy)
+    bench.suspend(copy, Wait("child", 0, 0, ""))
+    bench.stir()
+    assert bench.state(own) == QUEUED, "retried, for it was never the old run's own"
+    bench.complete(own, 5)
+    bench.stir()
+    assert [(a.outcome, a.text) for a in bench.history(copy).arrivals] == [("completed", "5")]
