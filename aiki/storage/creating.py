@@ -244,8 +244,8 @@ class Creating:
         except IntegrityError as error:
             if not is_duplicate(error):
                 raise
-        # Asked before, or the answer to our own commit was lost: keep those that exist, insert the others. What stood before the
-        # first that exists was inserted just now: it has no input yet.
+        # Asked before, or the answer to our own commit was lost: keep those that exist, insert the others. What stood before
+        # the first that exists was inserted just now: it has no input yet.
         found = self.db.where_in(
             connection,
             "SELECT r.id, r.name, r.state, r.created_at = ? AND p.run_id IS NULL FROM runs r LEFT JOIN payloads p "

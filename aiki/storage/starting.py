@@ -150,8 +150,8 @@ class Starting(Creating):
     ) -> bool:
         """Whether the step's child is to be retried.
 
-        Not one that was never made, or that may not be followed: its end stays. Not one that was started by the run that this one
-        is a rerun of: that would change what the other has done, and tell this one nothing; it gets a child of its own
+        Not one that was never made, or that may not be followed: its end stays. Not one that was started by the run that this
+        one is a rerun of: that would change what the other has done, and tell this one nothing; it gets a child of its own
         in its place. What the other followed, this run follows too.
         """
         sql = (
