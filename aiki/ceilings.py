@@ -7,6 +7,20 @@ from __future__ import annotations
 
 from typing import Final
 
+# ---------------------------------------------------------------- messages
+MAX_MESSAGE: Final = 16 * 1024 * 1024
+"""Bytes of the largest message, unless `AIKI_MAX_MESSAGE` says otherwise: what RabbitMQ 4 takes by default."""
+MESSAGE_ROOM: Final = 64 * 1024
+"""Bytes of a message that are kept for what goes with a payload."""
+REPORT_BYTES: Final = 1024 * 1024
+"""A list of reports, or of a workflow's steps, that is larger goes as several messages; one that cannot be cut goes alone."""
+DISPATCH_BYTES: Final = 256 * 1024
+"""The same of a list of dispatches, published or given back."""
+DISPATCH_RUNS: Final = 50
+CONTROL_RUNS: Final = 2000
+"""Runs that one control message names."""
+
+# ---------------------------------------------------------------- events
 EVENTS: Final = 1_000
 """Events that are kept for a workflow's run which does not wait for them yet."""
 EVENT_BYTES: Final = 16 * 1024 * 1024

@@ -45,6 +45,21 @@ class PayloadTooLarge(PayloadError):
     """An encoded value is larger than the limit (`AIKI_MAX_PAYLOAD`)."""
 
 
+class MessageTooLarge(PayloadError):
+    """A message is larger than the broker takes (`AIKI_MAX_MESSAGE`, or what the broker itself said). Nothing was sent.
+
+    :ivar size, limit: bytes.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"a message of {size:,} bytes is more than the broker takes ({limit:,}); pass a reference to large data, or raise "
+            "the broker's limit (max_message_size of RabbitMQ) and AIKI_MAX_MESSAGE"
+        )
+
+
 class UnknownTask(AikiError):
     """Nobody has registered this name, or not in this version.
 

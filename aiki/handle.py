@@ -157,7 +157,7 @@ class Handle(Generic[R]):
         """
         check_step_name(name)
         check_reference(f"event {name}", reference_id)
-        payload = None if data is None else codec.encode(data, limit=self._app.settings.max_payload, what=f"event {name}")
+        payload = None if data is None else codec.encode(data, limit=self._app.settings.payload_limit, what=f"event {name}")
         self._client.send_event(self.id, name, payload, reference_id=reference_id)
 
     def history(self) -> list[StepView]:

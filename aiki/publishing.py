@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from aiki.broker import Address, work
+from aiki.ceilings import DISPATCH_BYTES, DISPATCH_RUNS
 from aiki.messages import DispatchList
 from aiki.model import Outgoing
 
-MAX_RUNS = 50
-MAX_BYTES = 256 * 1024
 _OVERHEAD = 160
 """Roughly what a dispatch takes on the wire beside its input, its name and its options."""
 
@@ -24,7 +23,7 @@ class Packed(NamedTuple):
     namespace: str
 
 
-def pack(outgoing: Iterable[Outgoing], *, max_runs: int = MAX_RUNS, max_bytes: int = MAX_BYTES) -> Iterator[Packed]:
+def pack(outgoing: Iterable[Outgoing], *, max_runs: int = DISPATCH_RUNS, max_bytes: int = DISPATCH_BYTES) -> Iterator[Packed]:
     """Messages for these deliveries, in their order.
 
     Runs share a message if they have the same namespace, queue, group and `again`, as far as `max_runs` and about `max_bytes`

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from aiki.ceilings import MAX_MESSAGE, MESSAGE_ROOM
 from aiki.errors import ConfigurationError
 
 EMBEDDED_DIR = ".aiki"
@@ -46,6 +47,7 @@ class Settings:
     :ivar queue_type: `classic` or `quorum`, for the durable RabbitMQ queues. Classic is as safe on one node; on a cluster
         choose quorum.
     :ivar max_payload: largest encoded argument list or result, in bytes.
+    :ivar max_message: largest message that the broker takes, in bytes: RabbitMQ's `max_message_size`.
     :ivar compress_above: compress payloads larger than this many bytes; 0 is never.
     :ivar timeout: seconds that `enqueue` and other calls may take.
     :ivar lease: seconds without a heartbeat after which a worker is lost.
@@ -78,6 +80,7 @@ class Settings:
     partitions: int = 4
     queue_type: str = "classic"
     max_payload: int = 8 * 1024 * 1024
+    max_message: int = MAX_MESSAGE
     compress_above: int = 0
     timeout: float = 5.0
     lease: float = 20.0
@@ -152,6 +155,11 @@ class Settings:
         told = {name: "…" if name in SECRETS else hidden(value) for name, value in shown.items()}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
+    @property
+    def payload_limit(self) -> int:
+        """Bytes of the largest payload that can be sent: `max_payload`, or what a message has room for if that is less."""
+        return min(self.max_payload, self.max_message - MESSAGE_ROOM)
+
     def _check(self) -> None:
         if not 1 <= self.partitions <= 64:
             raise ConfigurationError(f"partitions={self.partitions}: it must be from 1 to 64")
@@ -162,6 +170,7 @@ class Settings:
             if not least <= value <= MAX_SECONDS:
                 raise ConfigurationError(f"{name}={value}: it must be from {least} to {MAX_SECONDS} seconds")
         counts = [("max_crashes", self.max_crashes, 1), ("max_payload", self.max_payload, 1)]
+        counts += [("max_message", self.max_message, 2 * MESSAGE_ROOM)]
         counts += [("history_steps", self.history_steps, 10), ("history_bytes", self.history_bytes, 10_000)]
         for name, count, least in counts:
             if count < least:

@@ -324,7 +324,7 @@ class BoundTask(Generic[P, R]):
     def _new_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reference_id: str | None = None) -> NewRun:
         task, options = self.task, self._options
         settings = task.app.settings
-        payload = task.arguments.encode(args, kwargs, limit=settings.max_payload, compress_above=settings.compress_above)
+        payload = task.arguments.encode(args, kwargs, limit=settings.payload_limit, compress_above=settings.compress_above)
         return NewRun(
             options.run_id or ids.new_text(),
             task.name,

@@ -94,7 +94,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
-    app.config["AIKI_MAX_PAYLOAD"] = settings.max_payload
+    app.config["AIKI_MAX_PAYLOAD"] = settings.payload_limit
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
     app.extensions[masking.EXTENSION] = masking.Mask(settings.mask.split(","))
     gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(

@@ -17,6 +17,7 @@ from aiki.broker.base import (
     reports,
     work,
 )
+from aiki.ceilings import MAX_MESSAGE
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
 
@@ -48,11 +49,18 @@ def broker_of(settings: Settings, *, heartbeat: int = 0, what: str = "this proce
         queue_type=settings.queue_type,
         heartbeat=heartbeat,
         password_file=settings.broker_password_file,
+        max_message=settings.max_message,
     )
 
 
 def open_broker(
-    url: str, *, prefix: str = "aiki", queue_type: str = "classic", heartbeat: int = 0, password_file: str = ""
+    url: str,
+    *,
+    prefix: str = "aiki",
+    queue_type: str = "classic",
+    heartbeat: int = 0,
+    password_file: str = "",
+    max_message: int = MAX_MESSAGE,
 ) -> Broker:
     """The broker behind `url`: `amqp://user:password@host:5672/vhost`, `amqps://…`, or `sqlite:///path/to/broker.db`.
 
@@ -62,6 +70,8 @@ def open_broker(
     :param queue_type: `classic` or `quorum`, for RabbitMQ's durable queues; one installation, one type.
     :param heartbeat: seconds between RabbitMQ's heartbeats; it gives up a stopped process after two. 0 is the default of 20.
     :param password_file: holds RabbitMQ's password, read for each connection.
+    :param max_message: bytes; a larger message is refused here (`MessageTooLarge`), for RabbitMQ ends the session of whoever
+        sends one that is over its own limit.
     :raises ConfigurationError: the URL, the prefix or the queue type is not one.
     """
     scheme = url.partition(":")[0]
@@ -74,9 +84,10 @@ def open_broker(
             queue_type=queue_type,
             heartbeat=heartbeat or HEARTBEAT_SECONDS,
             password_file=password_file,
+            max_message=max_message,
         )
     if scheme == "sqlite":
         from aiki.broker.sqlite import SqliteBroker
 
-        return SqliteBroker(url)
+        return SqliteBroker(url, max_message=max_message)
     raise ConfigurationError(f"broker URL begins with {scheme!r}; it must be amqp://, amqps:// or sqlite:///")

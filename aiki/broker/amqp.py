@@ -11,9 +11,10 @@ from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 
 from aiki.broker.amqp_session import BROKEN, AmqpSession, say
-from aiki.broker.base import BrokerMisconfigured
+from aiki.broker.base import BrokerMisconfigured, SizeLimit
 from aiki.broker.topology import Topology
 from aiki.broker.wire import WRITE_TIMEOUT, WireTransport
+from aiki.ceilings import MAX_MESSAGE
 from aiki.errors import BrokerUnavailable, ConfigurationError
 from aiki.settings import read_secret
 
@@ -28,6 +29,7 @@ class AmqpBroker:
     :param prefix: begins the name of every exchange and queue.
     :param queue_type: `classic` or `quorum`.
     :param heartbeat: seconds between heartbeats asked for; the broker is given up after two without a sign of life.
+    :param max_message: bytes of the largest message; less, once the broker has said that it takes less.
     :param write_timeout: seconds in which the broker must take at least some of what is sent to it.
     :param password_file: holds the password, in place of the URL's; read for each connection.
     """
@@ -41,8 +43,10 @@ class AmqpBroker:
         heartbeat: int = HEARTBEAT_SECONDS,
         write_timeout: float = WRITE_TIMEOUT,
         password_file: str = "",
+        max_message: int = MAX_MESSAGE,
     ) -> None:
         self.url = url
+        self.limit = SizeLimit(max_message)
         self.topology = Topology(prefix, queue_type)
         self.heartbeat = heartbeat
         self.write_timeout = write_timeout
@@ -117,7 +121,7 @@ class AmqpBroker:
             raise BrokerUnavailable(f"RabbitMQ at {where} did not answer within {timeout:.3g} s") from None
         except BROKEN as error:
             raise BrokerUnavailable(f"cannot connect to RabbitMQ at {where}: {say(error)}") from None
-        return AmqpSession(connection, self.topology, name, where, deadline)
+        return AmqpSession(connection, self.topology, name, where, deadline, self.limit)
 
     def _read_password(self) -> str:
         try:

@@ -24,7 +24,7 @@ from amqp import Message, spec
 from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
 from kombu.entity import Queue
 
-from aiki.broker.base import Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, first_tag
+from aiki.broker.base import Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, SizeLimit, first_tag
 from aiki.broker.tags import Tags
 from aiki.broker.topology import FANOUTS, STORAGE_VERSION, Topology
 from aiki.broker.wire import Wire
@@ -49,7 +49,8 @@ def say(error: BaseException) -> str:
 class AmqpSession:
     """One connection to RabbitMQ; see `aiki.broker.base.Session`."""
 
-    def __init__(self, connection: Any, topology: Topology, name: str, where: str, deadline: float) -> None:
+    def __init__(self, connection: Any, topology: Topology, name: str, where: str, deadline: float, limit: SizeLimit) -> None:
+        self._limit = limit
         self._connection = connection
         self._wire: Wire = connection.transport
         self._topology = topology
@@ -92,6 +93,7 @@ class AmqpSession:
     # ------------------------------------------------------------ sending
     def send(self, to: Address, body: bytes) -> int:
         """See `Session.send`."""
+        self._limit.check(body)
         route = self._routes.get(to)
         if route is None or self._dead is not None or self._wire.abandoned:
             self._check()
@@ -405,6 +407,7 @@ class AmqpSession:
 
     def _fail(self, reason: str) -> BrokerUnavailable:
         """The session is dead from here on; the error to raise."""
+        self._limit.learn(reason)
         if self._blocked:
             reason += f" (the broker had blocked publishing: {self._blocked})"
         self._dead = reason

@@ -14,13 +14,14 @@ Both implementations pass `tests/broker/contract.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
-from aiki.errors import BrokerUnavailable, ConfigurationError
+from aiki.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 
 
 class BrokerMisconfigured(ConfigurationError, BrokerUnavailable):
@@ -96,6 +97,30 @@ class Depth(NamedTuple):
     consumers: int
 
 
+class SizeLimit:
+    """The largest message that a broker takes, shared by all its sessions; it becomes smaller when the broker says so."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self, size: int) -> None:
+        self.bytes = size
+
+    def check(self, body: bytes) -> None:
+        """Raise `MessageTooLarge` for a body that is over it."""
+        if len(body) > self.bytes:
+            raise MessageTooLarge(len(body), self.bytes)
+
+    def learn(self, said: str) -> None:
+        """Take over the limit that a broker's refusal tells, if it is one of a size."""
+        found = _TOO_LARGE.search(said)
+        if found is not None:
+            self.bytes = min(self.bytes, int(found.group(1)))
+
+
+_TOO_LARGE = re.compile(r"message size \d+ .*?max size (\d+)")
+"""RabbitMQ's words when it closes a channel because of a message's size."""
+
+
 TAG_BITS: Final = 48
 _sessions = count(1)
 
@@ -115,6 +140,8 @@ class Session(Protocol):
         Work, reports and dead letters are persistent and confirmed; a message that finds no queue settles as not ok.
         The queue of the address is declared first, once a session. Control and heartbeats are transient and settle ok
         even if nobody listens.
+
+        :raises MessageTooLarge: it is over `Broker.limit`; nothing was sent, and the session goes on.
         """
 
     def settled(self) -> list[Settled]:
@@ -167,6 +194,7 @@ class Broker(Protocol):
     """A broker that one can connect to. Cheap to make; safe to keep across a fork as long as no session is."""
 
     url: str
+    limit: SizeLimit
 
     def connect(self, name: str, timeout: float = 5.0) -> Session:
         """A new session; `name` is shown to operators. Raises `BrokerUnavailable` after `timeout` seconds at the latest."""

@@ -25,9 +25,10 @@ from time import monotonic
 from typing import Any, Final
 
 from aiki.broker import owners, sqlite_store
-from aiki.broker.base import TAG_BITS, Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, first_tag
+from aiki.broker.base import TAG_BITS, Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, SizeLimit, first_tag
 from aiki.broker.owners import OwnerLock
 from aiki.broker.sqlite_file import BrokerFile, FileBusy
+from aiki.ceilings import MAX_MESSAGE
 from aiki.errors import BrokerUnavailable, ConfigurationError
 
 WRITE_TIMEOUT: Final = 5.0
@@ -49,7 +50,7 @@ class SqliteBroker:
     :param url: `sqlite:///relative/path` or `sqlite:////absolute/path`.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, max_message: int = MAX_MESSAGE) -> None:
         path = url.removeprefix("sqlite:///")
         if path in (url, "", ":memory:"):
             raise ConfigurationError(
@@ -57,6 +58,7 @@ class SqliteBroker:
             )
         self.url = url
         self.path = Path(path).absolute()
+        self.limit = SizeLimit(max_message)
 
     def __repr__(self) -> str:
         return f"SqliteBroker({self.path})"
@@ -64,7 +66,7 @@ class SqliteBroker:
     def connect(self, name: str, timeout: float = 5.0) -> SqliteSession:
         """A new session; raises `BrokerUnavailable` after about `timeout` seconds at the latest."""
         with _told(self.path):
-            return SqliteSession(self.path, name, timeout)
+            return SqliteSession(self.path, name, timeout, self.limit)
 
 
 @contextmanager
@@ -94,8 +96,9 @@ class _Subscription:
 class SqliteSession:
     """One session on the file; see `aiki.broker.base.Session`."""
 
-    def __init__(self, path: Path, name: str, timeout: float) -> None:
+    def __init__(self, path: Path, name: str, timeout: float, limit: SizeLimit) -> None:
         self._path = path
+        self._limit = limit
         self._name = name
         self._directory = path.with_name(path.name + ".sessions")
         self._dead: str | None = None
@@ -133,6 +136,7 @@ class SqliteSession:
     def send(self, to: Address, body: bytes) -> int:
         """See `Session.send`."""
         self._check()
+        self._limit.check(body)
         self._sent += 1
         self._outbox.append((self._sent, to, body))
         self._outbox_bytes += len(body)

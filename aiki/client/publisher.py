@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from aiki.broker import CONTROL, Broker, Session
-from aiki.errors import BrokerUnavailable, StorageUnavailable
+from aiki.errors import BrokerUnavailable, MessageTooLarge, StorageUnavailable
 from aiki.messages import Control
 from aiki.model import Outgoing
 from aiki.publishing import Packed, pack
@@ -380,7 +380,12 @@ class Publisher:
             now = self._clock()
             if now < until:
                 # If this raises, the message may be on its way: it is the sweeper's, while those behind it stay ours.
-                seq = self._session.send(message.to, message.body)
+                try:
+                    seq = self._session.send(message.to, message.body)
+                except MessageTooLarge as error:
+                    # Nothing can carry it: the sweeper, which meets the same, fails the runs.
+                    log.error("a dispatch of %d runs cannot be sent: %s", len(message.delivery_ids), error)
+                    continue
                 self._unconfirmed[seq] = (message, now)
                 self._sent_at = now
                 self.sent += 1

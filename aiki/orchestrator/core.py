@@ -334,6 +334,12 @@ def fail_oversized(row: RunRow, now: int) -> None:
         _fail(row, now, "HistoryLimitExceeded", f"its history has grown over {MAX_HISTORY:,} bytes; {_SMALLER}")
 
 
+def fail_unsendable(row: RunRow, now: int, why: str) -> None:
+    """Its dispatch, with its input and what it has to know, is larger than the broker takes."""
+    if not row.ended:
+        _fail(row, now, "MessageTooLarge", f"it cannot be dispatched: {why}"[:MAX_MESSAGE])
+
+
 _SMALLER: Final = "have its children return less (a reference to large data), or end it earlier with continue_as_new"
 
 

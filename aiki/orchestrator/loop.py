@@ -125,6 +125,7 @@ class Orchestrator:
             if now >= self._next.get(name, 0.0):
                 self._next[name] = now + every
                 work(now)
+        self._fail_unsendable()
         self._outbound.settle(self._monotonic())
 
     def disconnect(self) -> None:
@@ -485,6 +486,17 @@ class Orchestrator:
                 core.fail_oversized(row, self._store.clock())
 
         self._follow(namespace, self._store.apply(namespace, run_ids, decide), Outcome())
+
+    def _fail_unsendable(self) -> None:
+        """Runs whose dispatch is larger than the broker takes."""
+        while self._outbound.unsendable:
+            namespace, run_id, why = self._outbound.unsendable.pop()
+
+            def decide(rows: dict[bytes, RunRow], effects: Effects, why: str = why) -> None:
+                for row in rows.values():
+                    core.fail_unsendable(row, self._store.clock(), why)
+
+            self._follow(namespace, self._store.apply(namespace, [run_id], decide), Outcome())
 
     def _forget_requests(self, now: float) -> None:
         """Answers that clients cannot ask for any more, some at a time."""

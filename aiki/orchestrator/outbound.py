@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from aiki.broker import CONTROL, Session, reports
-from aiki.errors import BrokerUnavailable
+from aiki.ceilings import CONTROL_RUNS
+from aiki.errors import BrokerUnavailable, MessageTooLarge
 from aiki.messages import Control, RunKey
 from aiki.model import Outgoing
 from aiki.publishing import pack
@@ -20,7 +21,6 @@ logger = logging.getLogger("aiki.orchestrator")
 
 DELETE_AT_ONCE = 500
 DELETE_AFTER = 0.05
-RUNS_A_CONTROL = 2000
 
 
 class Outbound:
@@ -32,6 +32,8 @@ class Outbound:
         self._unconfirmed: dict[int, tuple[str, list[bytes]]] = {}
         self._confirmed: dict[str, list[bytes]] = {}
         self._reports: dict[int, Callable[[], None]] = {}
+        self.unsendable: list[tuple[str, bytes, str]] = []
+        """Runs (namespace, id, why) whose dispatch no message can carry: they are to fail."""
         self._count = 0
         self._since = 0.0
 
@@ -43,7 +45,11 @@ class Outbound:
     def publish(self, outgoing: Sequence[Outgoing]) -> None:
         """Send dispatches without waiting."""
         for packed in pack(outgoing):
-            seq = self._session.send(packed.to, packed.body)
+            try:
+                seq = self._session.send(packed.to, packed.body)
+            except MessageTooLarge as error:
+                self.unsendable += [(packed.namespace, raw[:16], str(error)) for raw in packed.delivery_ids]
+                continue
             self._unconfirmed[seq] = (packed.namespace, packed.delivery_ids)
 
     def report(self, partition: int, body: bytes, confirmed: Callable[[], None]) -> None:
@@ -52,9 +58,9 @@ class Outbound:
 
     def control(self, namespace: str, kind: str, runs: Sequence[RunKey] = (), **fields: object) -> None:
         """Broadcast to the workers of a namespace; long lists go as several messages."""
-        for start in range(0, max(len(runs), 1), RUNS_A_CONTROL):
-            part = list(runs[start : start + RUNS_A_CONTROL])
-            more = {"more": 1} if start + RUNS_A_CONTROL < len(runs) else {}
+        for start in range(0, max(len(runs), 1), CONTROL_RUNS):
+            part = list(runs[start : start + CONTROL_RUNS])
+            more = {"more": 1} if start + CONTROL_RUNS < len(runs) else {}
             self._session.send(CONTROL, Control(namespace, kind, part, {**fields, **more}).encode())
 
     def settle(self, now: float) -> None:

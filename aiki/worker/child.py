@@ -23,8 +23,8 @@ from typing import Final
 
 from aiki import ids, messages, tracing
 from aiki.broker.base import Address, Broker, work
+from aiki.ceilings import REPORT_BYTES
 from aiki.errors import MessageError
-from aiki.history import Step
 from aiki.messages import Dispatch, Report
 from aiki.worker.connection import Connection
 from aiki.worker.durable import Execution, Port
@@ -32,7 +32,7 @@ from aiki.worker.executor import Attempt, Executor, timeout_delay
 from aiki.worker.gate import Gate
 from aiki.worker.inbox import Inbox, Job
 from aiki.worker.keeper import Keeper
-from aiki.worker.ledger import FLUSH_BYTES, Ledger
+from aiki.worker.ledger import Ledger
 from aiki.worker.options import Options
 from aiki.worker.process import default_in_copies, heed_not, rss_kib
 from aiki.worker.registry import Registry
@@ -57,7 +57,6 @@ SHORT_MS: Final = 5
 FAIR_MS: Final = 100
 """A child prefetches about this much work, and with tasks that are not short, no more than it needs."""
 SHORT_STREAK: Final = 5
-STEPS_A_REPORT: Final = 200
 SLOW_STREAK: Final = 2
 """A run that took a little longer amid short ones perhaps only waited for a processor: that says nothing of the next."""
 SETTLE_PREFETCH: Final = 8
@@ -268,7 +267,7 @@ class Child:
                     break
             self._run_job(jobs.popleft())
             done += 1
-            if ledger.size > FLUSH_BYTES:
+            if ledger.size > REPORT_BYTES:
                 ledger.flush()
             now = time.monotonic_ns()
         if jobs and self._slot.tail - ledger.held >= MAX_HELD:
@@ -321,7 +320,7 @@ class Child:
             return
         report = self._execute(index, job, attempt, soft)
         if attempt.durable is not None:
-            self._report_steps(job, attempt.durable.close())
+            self._ledger.add_steps(job.dispatch, attempt.durable.close())
             index = self._slot.tail - 1
         if self._executor.last_progress is not None:
             self._report_progress(job)
@@ -340,12 +339,6 @@ class Child:
             self._finish(index, job, Report(messages.FAILED, dispatch.run_id, dispatch.epoch, body))
             return False
         return True
-
-    def _report_steps(self, job: Job, steps: list[Step]) -> None:
-        dispatch = job.dispatch
-        for start in range(0, len(steps), STEPS_A_REPORT):
-            body = {"s": steps[start : start + STEPS_A_REPORT]}
-            self._ledger.add(dispatch.partition, Report(messages.STEPS, dispatch.run_id, dispatch.epoch, body), None)
 
     def _limits(self, job: Job) -> tuple[float, float]:
         options, definition = job.dispatch.options, job.definition

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiki.broker.base import Address, Broker, Delivery, Session
-from aiki.errors import BrokerUnavailable
+from aiki.errors import BrokerUnavailable, MessageTooLarge
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,11 @@ class Sent:
 
 
 class Connection:
-    """See the module. `on_lost` is called once for each session that is lost, before anything else happens."""
+    """See the module. `on_lost` is called once for each session that is lost, before anything else happens.
+
+    :ivar shrink: gives a smaller body for a message that the broker does not take because of its size, in its place; None
+        where there is none. By default there is none.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Connection:
         self._sent: dict[int, Sent] = {}
         """In the order of sending, from the first that is not confirmed on."""
         self._waiting: list[Sent] = []
+        self.shrink: Callable[[Sent, int], bytes | None] = lambda _sent, _limit: None
         self._open = 0
         self._backoff = 0.0
         self._next_try = 0.0
@@ -140,7 +145,17 @@ class Connection:
                 self._open -= 1
             return False
         try:
-            self._sent[self.session.send(sent.to, sent.body)] = sent
+            try:
+                seq = self.session.send(sent.to, sent.body)
+            except MessageTooLarge as error:
+                body = self.shrink(sent, error.limit)
+                if body is None:
+                    _log.error("a message to %s %s is given up: %s", sent.to.kind, sent.to.key, error)
+                    self._open -= not sent.confirmed
+                    return True
+                sent.body = body
+                seq = self.session.send(sent.to, sent.body)
+            self._sent[seq] = sent
         except BrokerUnavailable as error:
             self._waiting.insert(0, sent)
             self.lose(error)  # puts what was sent before in front of it
@@ -153,6 +168,8 @@ class Connection:
             return False
         try:
             self.session.send(to, body)
+        except MessageTooLarge as error:
+            _log.error("a message to %s %s is given up: %s", to.kind, to.key, error)
         except BrokerUnavailable as error:
             self.lose(error)
             return False

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiki import messages, tracing
+from aiki.ceilings import REPORT_BYTES
 from aiki.context import inside_step
 from aiki.errors import TaskCancelled
 from aiki.history import UNDO, History, Step
-from aiki.messages import Dispatch, Report
+from aiki.messages import Dispatch
 from aiki.replay import Changed, LimitReached, Limits, Replay, Stop, Suspended
 from aiki.worker.connection import Connection
 from aiki.worker.describe import describe
@@ -109,7 +110,7 @@ class Host:
     @property
     def max_payload(self) -> int:
         """See `aiki.workflow_run.Host`."""
-        return int(self._port.settings.max_payload)
+        return int(self._port.settings.payload_limit)
 
     # ------------------------------------------------------------ operations
     def operation(self) -> AbstractContextManager[None]:
@@ -130,11 +131,12 @@ class Host:
 
     def report(self, steps: list[Step]) -> None:
         """See `aiki.workflow_run.Host`."""
-        dispatch = self._dispatch
         self.undone = self.undone or any(step.kind == UNDO for step in steps)
         with self._port.lock:
-            body = {"s": steps}
-            self._port.ledger.add(dispatch.partition, Report(messages.STEPS, dispatch.run_id, dispatch.epoch, body), None)
+            ledger = self._port.ledger
+            ledger.add_steps(self._dispatch, steps)
+            if ledger.size > REPORT_BYTES:
+                ledger.flush()
 
     def confirm(self) -> bool:
         """See `aiki.workflow_run.Host`."""

@@ -79,7 +79,7 @@ class Executor:
 
     def __init__(self, settings: Settings, gate: Gate) -> None:
         self._gate = gate
-        self._limit = settings.max_payload
+        self._limit = settings.payload_limit
         self._compress_above = settings.compress_above or None
         self._runner: asyncio.Runner | None = None
         self._pid = os.getpid()

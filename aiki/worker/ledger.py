@@ -7,17 +7,17 @@ The slot's HEAD follows the oldest unconfirmed report, so that everything not co
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from aiki.broker.base import Address, Delivery, reports, work
-from aiki.messages import Dispatch, DispatchList, Report, ReportList
+from aiki.broker.base import Address, Delivery, Kind, reports, work
+from aiki.ceilings import DISPATCH_BYTES, REPORT_BYTES
+from aiki.history import Step
+from aiki.messages import STEPS, Dispatch, DispatchList, Report, ReportList
 from aiki.worker.connection import Connection, Sent
+from aiki.worker.sizes import parts_of_steps, weight_of, without_what_is_too_large
 from aiki.worker.slots import Slot
-
-FLUSH_BYTES: Final = 1 << 20
-"""A batch whose results are larger than this is sent at once: brokers limit the size of a message."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +52,8 @@ class Ledger:
         self._namespace = namespace
         self._worker = worker
         self._executor = executor
-        self._batch: dict[int, tuple[list[Report], list[Message]]] = {}
+        self._batch: dict[int, list[tuple[Report, Message | None, int]]] = {}
+        connection.shrink = _shrunk
         self._groups: deque[_Group] = deque()
         self._addresses: dict[int, Address] = {}
         self.begun_and_reported = 0
@@ -73,29 +74,33 @@ class Ledger:
         """Take a report into the batch; `message` is the one whose run it settles, None if it settles none."""
         entry = self._batch.get(partition)
         if entry is None:
-            entry = self._batch[partition] = ([], [])
-        entry[0].append(report)
-        if message is not None:
-            entry[1].append(message)
-        body = report.body
-        if "r" in body:
-            self.size += len(body["r"])
-        elif "tb" in body:
-            self.size += len(body["tb"])
+            entry = self._batch[partition] = []
+        weight = weight_of(report)
+        entry.append((report, message, weight))
+        self.size += weight
+
+    def add_steps(self, dispatch: Dispatch, steps: list[Step]) -> None:
+        """Take a workflow's steps, in their order, into reports of bounded size."""
+        for part in parts_of_steps(steps):
+            self.add(dispatch.partition, Report(STEPS, dispatch.run_id, dispatch.epoch, {"s": part}), None)
 
     def flush(self) -> list[Sent]:
-        """Send the batch, one message a partition."""
+        """Send the batch: for each partition one message, or several where it is large."""
         if not self._batch:
             return []
         batch, self._batch = self._batch, {}
         self.size = 0
-        group = _Group(len(batch), self.begun_and_reported)
+        group = _Group(0, self.begun_and_reported)
         self._groups.append(group)
+        parts = [(partition, part) for partition, entries in batch.items() for part in _parts(entries)]
+        group.remaining = len(parts)
         out = []
-        for partition, (found, members) in batch.items():
+        for partition, part in parts:
             address = self._addresses.get(partition)
             if address is None:
                 address = self._addresses[partition] = reports(partition)
+            found = [report for report, _, _ in part]
+            members = [message for _, message, _ in part if message is not None]
             body = ReportList(self._namespace, self._worker, self._executor, found).encode()
             out.append(self._connection.post(address, body, _Token(group, members)))
         return out
@@ -107,6 +112,16 @@ class Ledger:
 
         :param messages: for each of the runs, the one that brought it.
         """
+        start = size = 0
+        for at, dispatch in enumerate(dispatches):
+            weight = 200 + len(dispatch.input)
+            if at > start and size + weight > DISPATCH_BYTES:
+                self._send_back(queue, dispatches[start:at], messages[start:at])
+                start, size = at, 0
+            size += weight
+        self._send_back(queue, dispatches[start:], messages[start:])
+
+    def _send_back(self, queue: str, dispatches: list[Dispatch], messages: list[Message]) -> None:
         fresh = DispatchList(self._namespace, queue, dispatches)
         self._connection.post(work(self._namespace, queue), fresh.encode(), _Token(None, messages), again=False)
 
@@ -137,3 +152,21 @@ class Ledger:
         deliveries = [message.delivery for message in messages]
         if deliveries:
             self._connection.ack(deliveries)
+
+
+def _parts(
+    entries: list[tuple[Report, Message | None, int]],
+) -> Iterator[list[tuple[Report, Message | None, int]]]:
+    """The reports of one partition in messages of about `REPORT_BYTES` at most; a larger report is alone in its message."""
+    start = size = 0
+    for at, (_, _, weight) in enumerate(entries):
+        if at > start and size + weight > REPORT_BYTES:
+            yield entries[start:at]
+            start, size = at, 0
+        size += weight
+    yield entries[start:]
+
+
+def _shrunk(sent: Sent, limit: int) -> bytes | None:
+    """What is sent in place of a message that the broker does not take; None for dispatches that are given back."""
+    return without_what_is_too_large(sent.body, limit) if sent.to.kind is Kind.REPORTS else None

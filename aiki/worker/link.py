@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,6 +42,8 @@ COMPLAIN_SECONDS: Final = 30.0
 STARTED_NS: Final = 250_000_000
 STOP_SECONDS: Final = 5.0
 BARRIER_SECONDS: Final = 0.001
+DEATHS: Final = 200
+"""Reports in a message about a child that died: each tells the same message of up to some kB."""
 _CONTROL_PREFETCH: Final = 1000
 _PACE: Final = REVOKED_ENTRIES // 4
 
@@ -385,9 +387,16 @@ class Link:
         by_partition: dict[int, list[Report]] = {}
         for run in notice.runs:
             by_partition.setdefault(run.partition, []).extend(death_reports(notice, run))
-        self._open_reports[notice.number] = len(by_partition)
-        for partition, found in by_partition.items():
+        parts = [
+            (partition, found[at : at + DEATHS]) for partition, found in by_partition.items() for at in _every(DEATHS, found)
+        ]
+        self._open_reports[notice.number] = len(parts)
+        for partition, found in parts:
             self._post(notice.executor, partition, found, notice.number)
+
+
+def _every(count: int, items: Sized) -> range:
+    return range(0, len(items), count)
 
 
 def death_reports(notice: Notice, run: LeftRun) -> list[Report]:

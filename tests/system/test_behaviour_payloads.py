@@ -151,10 +151,10 @@ def maria_of_1_mb() -> Any:
 def test_with_the_limits_raised_twenty_megabytes_come_through(
     make_system: Callable[..., System], rabbit: RabbitServer, maria_of_64_mb: MariaServer
 ) -> None:
-    system = make_system(maria_of_64_mb.create_database(), rabbit.url, max_payload=30 * MB)
+    system = make_system(maria_of_64_mb.create_database(), rabbit.url, max_payload=30 * MB, max_message=64 * MB)
     system.orchestrator()
     system.worker()
-    tasks = system.app(max_payload=30 * MB).definitions
+    tasks = system.app(max_payload=30 * MB, max_message=64 * MB).definitions
     data = os.urandom(100) * (14 * MB // 100)  # base64 makes it 19 MB
     assert len(encode(data, limit=30 * MB).text) > 18 * MB
     assert tasks["shop.echo"].enqueue("\\" * 9 * MB).result(timeout=60) == "\\" * 9 * MB  # each is two, and four in SQL
@@ -166,10 +166,10 @@ def test_with_the_limits_raised_twenty_megabytes_come_through(
 def test_a_report_too_large_for_the_database_fails_its_run_and_its_partition_goes_on(
     make_system: Callable[..., System], rabbit: RabbitServer, maria_of_1_mb: MariaServer
 ) -> None:
-    system = make_system(maria_of_1_mb.create_database(), rabbit.url, max_payload=30 * MB, partitions=1)
+    system = make_system(maria_of_1_mb.create_database(), rabbit.url, max_payload=30 * MB, max_message=64 * MB, partitions=1)
     orchestrator = system.orchestrator()
     system.worker()
-    tasks = system.app(max_payload=30 * MB, partitions=1).definitions
+    tasks = system.app(max_payload=30 * MB, max_message=64 * MB, partitions=1).definitions
     before = tasks["shop.noop"].enqueue_many([(i,) for i in range(50)])
     large = [tasks["shop.big"].enqueue(size) for size in (2 * MB, 20 * MB)]
     small = [tasks["shop.big"].enqueue(400_000) for _ in range(3)]  # together more than a packet, each alone less
