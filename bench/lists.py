@@ -170,7 +170,7 @@ def known(http: Any) -> dict[str, str]:
 
 def ended(store: Any) -> int:
     """How many of the load's runs have ended."""
-    sql = "SELECT COUNT(*) FROM runs WHERE namespace = ? AND name = 'bench.listed.tick' AND finished_at IS NOT NULL"
+    sql = "SELECT COUNT(*) FROM aiki_runs WHERE namespace = ? AND name = 'bench.listed.tick' AND finished_at IS NOT NULL"
     return int(store.db.read(lambda connection: store.db.execute(connection, sql, (store.namespace,)).fetchone()[0]))
 
 

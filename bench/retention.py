@@ -67,7 +67,7 @@ def measure(system: System, trips: int) -> int:
 
 def count(system: System) -> int:
     """Runs that the seed has made and that are there."""
-    return int(system.rows("SELECT COUNT(*) FROM runs WHERE name <> 'shop.noop' AND finished_at IS NOT NULL")[0][0])
+    return int(system.rows("SELECT COUNT(*) FROM aiki_runs WHERE name <> 'shop.noop' AND finished_at IS NOT NULL")[0][0])
 
 
 _last: list[tuple[float, int]] = []

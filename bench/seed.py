@@ -81,7 +81,7 @@ def seed(store: Store, runs: int, *, tell: bool = True) -> int:
     store.register_definitions_if_new(store.namespace, [(name, "1", "task") for name in NAMES])
     fill_statistics(store, now)
     if not store.db.is_sqlite:
-        store.db.transaction(lambda connection: store.db.execute(connection, "ANALYZE TABLE runs").fetchall())
+        store.db.transaction(lambda connection: store.db.execute(connection, "ANALYZE TABLE aiki_runs").fetchall())
     return max(1, blocks) * block
 
 
@@ -148,10 +148,10 @@ class Block:
         db = store.db
         inputs = [(*row[:4], db.blob(row[4])) for row in self.inputs]
         for table, columns, rows in (
-            ("runs", RUN_COLUMNS, self.runs),
-            ("payloads", PAYLOAD_COLUMNS, inputs),
-            ("steps", STEP_COLUMNS, self.steps),
-            ("reference_ids", REFERENCE_COLUMNS, self.references),
+            ("aiki_runs", RUN_COLUMNS, self.runs),
+            ("aiki_payloads", PAYLOAD_COLUMNS, inputs),
+            ("aiki_steps", STEP_COLUMNS, self.steps),
+            ("aiki_reference_ids", REFERENCE_COLUMNS, self.references),
         ):
             for start in range(0, len(rows), 500):
                 db.insert(connection, table, columns, rows[start : start + 500])
@@ -188,13 +188,13 @@ def copy(store: Store, connection: Any, block: Block, number: int, span: int) ->
     key = f"namespace = '{store.namespace}' AND"
     window = f"{key} created_at >= {block.first} AND created_at < {last}"
     select = ", ".join(changed.get(column, column) for column in RUN_COLUMNS)
-    statements = [f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) SELECT {select} FROM runs WHERE {window} ORDER BY id"]
+    statements = [f"INSERT INTO aiki_runs ({', '.join(RUN_COLUMNS)}) SELECT {select} FROM aiki_runs WHERE {window} ORDER BY id"]
     low, high = (block.first // 1000).to_bytes(6, "big").hex(), (last // 1000 + 1).to_bytes(6, "big").hex()
     within = f"{key} run_id >= UNHEX('{low}00000000000000000000') AND run_id < UNHEX('{high}00000000000000000000')"
     for table, columns, more in (
-        ("payloads", PAYLOAD_COLUMNS, {"run_id": moved("run_id")}),
-        ("steps", STEP_COLUMNS, {"run_id": moved("run_id")} | {at: times[at] for at in ("created_at", "finished_at")}),
-        ("reference_ids", REFERENCE_COLUMNS, {"run_id": moved("run_id"), "reference_id": changed["reference_id"]}),
+        ("aiki_payloads", PAYLOAD_COLUMNS, {"run_id": moved("run_id")}),
+        ("aiki_steps", STEP_COLUMNS, {"run_id": moved("run_id")} | {at: times[at] for at in ("created_at", "finished_at")}),
+        ("aiki_reference_ids", REFERENCE_COLUMNS, {"run_id": moved("run_id"), "reference_id": changed["reference_id"]}),
     ):
         select = ", ".join(more.get(column, column) for column in columns)
         statements.append(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {select} FROM {table} WHERE {within}")

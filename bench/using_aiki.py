@@ -87,7 +87,7 @@ class AikiContender(Contender):
 
     def in_broker(self, count: int) -> bool:
         """A delivery is deleted when the broker has confirmed it."""
-        return self._database.number("SELECT COUNT(*) FROM deliveries") == 0
+        return self._database.number("SELECT COUNT(*) FROM aiki_deliveries") == 0
 
     def worker_command(self) -> list[str]:
         children = 8 if self.variant in ("flows-8", "flows-single") else CHILDREN
@@ -102,7 +102,7 @@ class AikiContender(Contender):
         return {"broker": config.broker_pid, "database": config.database_pid, "orchestrator": self._orchestrator.pid}
 
     def stored(self) -> int:
-        return self._database.number("SELECT COUNT(*) FROM runs WHERE state = 'completed'")
+        return self._database.number("SELECT COUNT(*) FROM aiki_runs WHERE state = 'completed'")
 
     def round_trip(self) -> Callable[[int], object]:
         if self.variant == "flow-result":

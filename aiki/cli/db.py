@@ -16,17 +16,22 @@ def db() -> None:
 
 @db.command()
 @common.database_option
-def upgrade(database: str | None) -> None:
+@click.option("--finish", is_flag=True, help="Drop what lets processes of the last release go on; when all are replaced.")
+def upgrade(database: str | None, finish: bool) -> None:
     """Bring the tables to what this version of Aiki needs.
 
-    Harmless to repeat; several may try at once. On MySQL the database itself (CREATE DATABASE) must exist.
+    Harmless to repeat, also after an interruption; several may try at once. On MySQL the database itself (CREATE DATABASE) must
+    exist, and processes of the last release may go on meanwhile and afterwards, until --finish.
     """
     from aiki.storage import schema
 
     settings = common.settings_of(database=database)
     settings.need("database_url", what="this command")
     before = schema.status(settings.database_url, password_file=settings.database_password_file)
-    if before.version != before.needed:
+    if finish:
+        dropped = schema.finish(settings.database_url, settings.database_password_file)
+        click.echo(f"{before.url}: {len(dropped)} views of tables' former names dropped")
+    elif before.version != before.needed:
         schema.upgrade(settings.database_url, settings.database_password_file)
         click.echo(f"{before.url}: upgraded from {before.version or 'nothing'} to {before.needed}")
     else:

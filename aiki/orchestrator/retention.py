@@ -86,10 +86,10 @@ class Retention:
         for namespace in self._store.namespaces():
             for state, seconds in self._kept.items():
                 if state in (retention.AUDIT, retention.DEAD_LETTERS):
-                    yield from self._table(state, namespace, now - seconds * SECOND)
+                    yield from self._table(f"aiki_{state}", namespace, now - seconds * SECOND)
                 else:
                     yield from self._runs(namespace, state, now - seconds * SECOND)
-            yield from self._table("webhook_deliveries", namespace, now - GIVEN_UP * SECOND)
+            yield from self._table("aiki_webhook_deliveries", namespace, now - GIVEN_UP * SECOND)
         while count := self._store.purge_leftovers():
             yield count
 

@@ -174,7 +174,7 @@ class Applying(Starting, Announcing, RunLogs):
         def work(connection: sa.Connection) -> Applied:
             found = self.db.where_in(
                 connection,
-                f"SELECT {SELECT_RUN} FROM runs WHERE namespace = ? AND id",
+                f"SELECT {SELECT_RUN} FROM aiki_runs WHERE namespace = ? AND id",
                 (namespace,),
                 wanted,
                 f"ORDER BY id {self.db.for_update}",
@@ -182,7 +182,7 @@ class Applying(Starting, Announcing, RunLogs):
             rows = {row.id: row for row in map(run_row, found)}
             effects = Effects()
             for run_id, epoch in attempts:
-                sql = "SELECT 1 FROM attempts WHERE namespace = ? AND run_id = ? AND epoch = ?"
+                sql = "SELECT 1 FROM aiki_attempts WHERE namespace = ? AND run_id = ? AND epoch = ?"
                 if self.db.execute(connection, sql, (namespace, run_id, epoch)).fetchone():
                     effects.attempts_there.add((run_id, epoch))
             looked = [run_id for run_id in dict.fromkeys(arrived) if run_id in rows]
@@ -190,7 +190,7 @@ class Applying(Starting, Announcing, RunLogs):
                 self._take_arrivals(connection, namespace, looked, effects, orders=orders)
             if len(looked) < len(set(arrived)):  # orders to children that were never made
                 gone = sorted(set(arrived).difference(rows))
-                self.db.where_in(connection, "DELETE FROM inbox WHERE namespace = ? AND run_id", (namespace,), gone)
+                self.db.where_in(connection, "DELETE FROM aiki_inbox WHERE namespace = ? AND run_id", (namespace,), gone)
             decide(rows, effects)
             applied = self._write(connection, namespace, rows, effects)
             if also is not None:
@@ -204,11 +204,11 @@ class Applying(Starting, Announcing, RunLogs):
         writes = Writes(self.db, connection)
         self._update_runs(writes, namespace, rows, effects, now)
         results = [(namespace, run_id, "result", p.encoding, self.db.blob(p.text)) for run_id, p in effects.results]
-        writes.insert("payloads", PAYLOAD_COLUMNS, results)
-        writes.insert("attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
-        writes.delete("DELETE FROM deliveries WHERE namespace = ? AND id", (namespace,), sorted(effects.forget))
+        writes.insert("aiki_payloads", PAYLOAD_COLUMNS, results)
+        writes.insert("aiki_attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
+        writes.delete("DELETE FROM aiki_deliveries WHERE namespace = ? AND id", (namespace,), sorted(effects.forget))
         self._write_revocations(connection, writes, namespace, effects, now)
-        writes.insert("audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
+        writes.insert("aiki_audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
         self._write_steps(writes, namespace, effects, now)
         due_now = self._write_deliveries(writes, namespace, effects, now)
         writes.send()
@@ -264,11 +264,11 @@ class Applying(Starting, Announcing, RunLogs):
                 columns = (*columns, "updated_at")
             by_columns[columns].append((row.id, *(getattr(row, column) for column in columns)))
         for columns, values in by_columns.items():
-            writes.update("runs", columns, namespace, values)
+            writes.update("aiki_runs", columns, namespace, values)
         if (body := tally.body) is not None:
-            writes.insert("tallies", ("namespace", "id", "body"), [(namespace, ids.new_id().bytes, body)])
-        writes.delete("DELETE FROM failures WHERE namespace = ? AND run_id", (namespace,), revived)
-        writes.insert("failures", FAILURE_COLUMNS, failure_rows(namespace, failed, effects.attempts))
+            writes.insert("aiki_tallies", ("namespace", "id", "body"), [(namespace, ids.new_id().bytes, body)])
+        writes.delete("DELETE FROM aiki_failures WHERE namespace = ? AND run_id", (namespace,), revived)
+        writes.insert("aiki_failures", FAILURE_COLUMNS, failure_rows(namespace, failed, effects.attempts))
 
     # ------------------------------------------------------------ workflows
     def _take_arrivals(
@@ -276,11 +276,11 @@ class Applying(Starting, Announcing, RunLogs):
     ) -> None:
         """Mark what has come as looked at, before all of it is read: what is committed after this is looked at later."""
         but = "" if orders else "AND kind NOT IN ('cancel', 'retry') "
-        sql = f"SELECT run_id, id FROM inbox WHERE taken = 0 {but}AND namespace = ? AND run_id"
+        sql = f"SELECT run_id, id FROM aiki_inbox WHERE taken = 0 {but}AND namespace = ? AND run_id"
         for run_id, arrival in self.db.where_in(connection, sql, (namespace,), run_ids):
             effects.fresh.setdefault(bytes(run_id), set()).add(bytes(arrival).hex())
         for run_id, found in effects.fresh.items():
-            sql = "UPDATE inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND id"
+            sql = "UPDATE aiki_inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND id"
             self.db.where_in(connection, sql, (namespace, run_id), sorted(map(bytes.fromhex, found)))
         effects.arrived = histories.select_signs(self.db, connection, namespace, run_ids)
 
@@ -292,17 +292,17 @@ class Applying(Starting, Announcing, RunLogs):
                 fresh.append(tuple(values[column] for column in histories.STEP_COLUMNS))
             else:
                 known.append((run_id, step.ordinal, *(values[column] for column in histories.STEP_RESULT)))
-        writes.insert("steps", histories.STEP_COLUMNS, fresh)
+        writes.insert("aiki_steps", histories.STEP_COLUMNS, fresh)
         # An older report of a step that is done, come once more, does not open it again.
-        writes.update("steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"), "state = 'open'")
+        writes.update("aiki_steps", histories.STEP_RESULT, namespace, known, ("run_id", "ordinal"), "state = 'open'")
         taken = [(run_id, arrival, ordinal) for run_id, ordinal, arrival in effects.bind]
-        writes.update("inbox", ("ordinal",), namespace, taken, ("run_id", "id"))
+        writes.update("aiki_inbox", ("ordinal",), namespace, taken, ("run_id", "id"))
         for run_id, ordinals in effects.reset.items():
             self.reset_steps(writes, namespace, run_id, ordinals, effects, now)
         for run_id, last in sorted(effects.cancel_children.items()):
             writes.run(
-                f"{self.db.insert_ignore} INTO inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
-                "SELECT s.namespace, s.child_id, s.run_id, 'cancel', s.name, '', ?, 0 FROM steps s "
+                f"{self.db.insert_ignore} INTO aiki_inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
+                "SELECT s.namespace, s.child_id, s.run_id, 'cancel', s.name, '', ?, 0 FROM aiki_steps s "
                 "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal <= ? AND s.child_id IS NOT NULL AND s.abandon = 0 "
                 "AND s.state = 'open'",
                 (now, namespace, run_id, last),
@@ -314,13 +314,15 @@ class Applying(Starting, Announcing, RunLogs):
             for run_id, arrival, taken in effects.arrivals
         ]
         if rows:
-            self.db.insert_new(connection, "inbox", histories.INBOX_COLUMNS, sorted(rows, key=lambda row: (row[1], row[2])))
-        into = f"{self.db.insert_ignore} INTO inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
-        end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM runs r "
-        result = "LEFT JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
+            self.db.insert_new(
+                connection, "aiki_inbox", histories.INBOX_COLUMNS, sorted(rows, key=lambda row: (row[1], row[2]))
+            )
+        into = f"{self.db.insert_ignore} INTO aiki_inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
+        end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM aiki_runs r "
+        result = "LEFT JOIN aiki_payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
         of = "WHERE r.namespace = ? AND r.id = ?"
         for run_id in (*effects.followed, *effects.told_again):
-            sql = "SELECT parent_id, ordinal FROM links WHERE namespace = ? AND run_id = ?"
+            sql = "SELECT parent_id, ordinal FROM aiki_links WHERE namespace = ? AND run_id = ?"
             for parent, ordinal in self.db.execute(connection, sql, (namespace, run_id)).fetchall():
                 sql = f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}"
                 told = bytes.fromhex(sign(run_id, ordinal))
@@ -333,18 +335,18 @@ class Applying(Starting, Announcing, RunLogs):
 
     def delete_deliveries(self, connection: sa.Connection, namespace: str, delivery_ids: Sequence[bytes]) -> None:
         """Delete deliveries by their own ids; absent ones are passed over."""
-        self.db.where_in(connection, "DELETE FROM deliveries WHERE namespace = ? AND id", (namespace,), delivery_ids)
+        self.db.where_in(connection, "DELETE FROM aiki_deliveries WHERE namespace = ? AND id", (namespace,), delivery_ids)
 
     def _write_revocations(self, connection: sa.Connection, writes: Writes, namespace: str, effects: Effects, now: int) -> None:
         gone = [(namespace, run_id, epoch) for run_id, epoch in effects.unrevoke]
         gone += [(namespace, bytes.fromhex(key.run_id), key.epoch) for key, _ in effects.revoke]
         if gone:
             writes.send()
-            sql = self.db.placeholders("DELETE FROM revocations WHERE namespace = ? AND run_id = ? AND epoch = ?")
+            sql = self.db.placeholders("DELETE FROM aiki_revocations WHERE namespace = ? AND run_id = ? AND epoch = ?")
             connection.exec_driver_sql(sql, sorted(gone))
         columns = ("namespace", "run_id", "epoch", "created_at", "interrupt")
         rows = [(namespace, bytes.fromhex(key.run_id), key.epoch, now, int(interrupt)) for key, interrupt in effects.revoke]
-        writes.insert("revocations", columns, rows)
+        writes.insert("aiki_revocations", columns, rows)
 
     def _write_deliveries(self, writes: Writes, namespace: str, effects: Effects, now: int) -> list[tuple[RunRow, bool]]:
         """Record the deliveries; those that are due now, with whether they are marked again."""
@@ -356,7 +358,7 @@ class Applying(Starting, Announcing, RunLogs):
                 rows.append((namespace, delivery_id(row.id, row.epoch), claimed, 1))
             else:
                 rows.append((namespace, delivery_id(row.id, row.epoch), due_at, int(again)))
-        writes.insert("deliveries", DELIVERY_COLUMNS, rows)
+        writes.insert("aiki_deliveries", DELIVERY_COLUMNS, rows)
         return due_now
 
     def outgoing(
@@ -376,7 +378,7 @@ class Applying(Starting, Announcing, RunLogs):
             bytes(run_id): payload_of(encoding, data)
             for run_id, encoding, data in self.db.where_in(
                 connection,
-                "SELECT run_id, encoding, data FROM payloads WHERE role = 'input' AND namespace = ? AND run_id",
+                "SELECT run_id, encoding, data FROM aiki_payloads WHERE role = 'input' AND namespace = ? AND run_id",
                 (namespace,),
                 [row.id for row, _ in due],
             )

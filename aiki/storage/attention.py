@@ -65,7 +65,7 @@ class NeedsAttention(Queues):
 
     def _orchestrators(self, connection: sa.Connection, now: int) -> Iterator[Attention]:
         # Each orchestrator works for all namespaces.
-        sql = "SELECT MAX(heard_at) FROM orchestrators WHERE state = ?"
+        sql = "SELECT MAX(heard_at) FROM aiki_orchestrators WHERE state = ?"
         heard = self.db.look(connection, sql, (ALIVE,))[0][0]
         if heard is None:
             yield Attention("no_orchestrator", "no orchestrator runs: results are not recorded and nothing is retried")
@@ -75,12 +75,13 @@ class NeedsAttention(Queues):
 
     def _queues(self, connection: sa.Connection, now: int) -> Iterator[Attention]:
         served: set[str] = set()
-        sql = "SELECT queues FROM workers WHERE namespace = ? AND state = ? AND heard_at > ? LIMIT 2000"
+        sql = "SELECT queues FROM aiki_workers WHERE namespace = ? AND state = ? AND heard_at > ? LIMIT 2000"
         for (queues,) in self.db.look(connection, sql, (self.namespace, ALIVE, now - HEARD)):
             served.update(json.loads(queues))
         paused = self.pauses(connection).queues
         sql = (
-            "SELECT queue, COUNT(*), MIN(since) FROM (SELECT queue, COALESCE(dispatched_at, created_at) AS since FROM runs "
+            "SELECT queue, COUNT(*), MIN(since) FROM (SELECT queue, COALESCE(dispatched_at, created_at) AS "
+            "since FROM aiki_runs "
             f"{self._by_state()} WHERE namespace = ? AND state = ? ORDER BY created_at LIMIT {LOOKED_AT}) t "
             "GROUP BY queue ORDER BY 3"
         )
@@ -101,7 +102,7 @@ class NeedsAttention(Queues):
     def _stalled(self, connection: sa.Connection) -> Iterator[Attention]:
         sql = (
             "SELECT name, version, MIN(waiting_on), COUNT(*), MIN(updated_at) "
-            f"FROM (SELECT name, version, waiting_on, updated_at FROM runs {self._by_state()} "
+            f"FROM (SELECT name, version, waiting_on, updated_at FROM aiki_runs {self._by_state()} "
             f"WHERE namespace = ? AND state = ? ORDER BY created_at DESC LIMIT {LOOKED_AT}) t "
             f"GROUP BY name, version ORDER BY 4 DESC LIMIT {GROUPS}"
         )
@@ -114,7 +115,7 @@ class NeedsAttention(Queues):
 
     def _stuck(self, connection: sa.Connection, now: int) -> Iterator[Attention]:
         sql = (
-            "SELECT name, COUNT(*), MIN(started_at) FROM (SELECT name, started_at, updated_at FROM runs "
+            "SELECT name, COUNT(*), MIN(started_at) FROM (SELECT name, started_at, updated_at FROM aiki_runs "
             f"{self._by_state()} WHERE namespace = ? AND state = ? ORDER BY created_at LIMIT {LOOKED_AT}) t "
             f"WHERE started_at < ? AND updated_at < ? GROUP BY name ORDER BY 3 LIMIT {GROUPS}"
         )
@@ -126,14 +127,16 @@ class NeedsAttention(Queues):
             yield Attention("stuck", text, name, Count(number), started, where)
 
     def _dead(self, connection: sa.Connection) -> Iterator[Attention]:
-        inner = f"SELECT finished_at FROM runs {self._by_state()} WHERE namespace = ? AND state = ? ORDER BY created_at DESC"
+        inner = (
+            f"SELECT finished_at FROM aiki_runs {self._by_state()} WHERE namespace = ? AND state = ? ORDER BY created_at DESC"
+        )
         sql = f"SELECT COUNT(*), MAX(finished_at) FROM ({inner} LIMIT {CAP + 1}) t"
         number, last = self.db.look(connection, sql, (self.namespace, State.DEAD.value))[0]
         if number:
             count = Count(min(number, CAP), number <= CAP)
             runs = f"{count.text} {'run is' if number == 1 else 'runs are'} dead: executing them killed their processes"
             yield Attention("dead", runs, count=count, since=last, where=_where(status="dead"))
-        inner = "SELECT created_at FROM dead_letters WHERE namespace = ? ORDER BY id DESC"
+        inner = "SELECT created_at FROM aiki_dead_letters WHERE namespace = ? ORDER BY id DESC"
         number, last = self.db.look(
             connection, f"SELECT COUNT(*), MAX(created_at) FROM ({inner} LIMIT {CAP + 1}) t", (self.namespace,)
         )[0]
@@ -142,7 +145,7 @@ class NeedsAttention(Queues):
             yield Attention("dead_letters", f"{count.text} dead letter{'s' if number > 1 else ''}", count=count, since=last)
 
     def _by_state(self) -> str:
-        return "INDEXED BY ix_runs_state" if self.db.is_sqlite else "FORCE INDEX (ix_runs_state)"
+        return "INDEXED BY ix_aiki_runs_state" if self.db.is_sqlite else "FORCE INDEX (ix_aiki_runs_state)"
 
 
 def _where(**terms: Any) -> str:

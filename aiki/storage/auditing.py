@@ -141,7 +141,7 @@ class Auditing:
     def write_audit(self, connection: sa.Connection, entries: Iterable[Audited]) -> None:
         """Record these in the caller's transaction."""
         rows = audit_rows(self.namespace, self.clock(), self.origin, entries)
-        self.db.insert(connection, "audit", AUDIT_COLUMNS, rows)
+        self.db.insert(connection, "aiki_audit", AUDIT_COLUMNS, rows)
 
     def audit_log(self, where: AuditFilter, *, limit: int = 50, after: str | None = None) -> list[AuditView]:
         """Records, newest first; `after`: the id of the last one of the page before. Each filter has its index."""
@@ -158,6 +158,6 @@ class Auditing:
         conditions += [text for text, value in bounds if value is not None]
         values += [value for _, value in bounds if value is not None]
         shown = ", ".join(column for column in AUDIT_COLUMNS if column != "namespace")
-        sql = f"SELECT {shown} FROM audit WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT {int(limit)}"
+        sql = f"SELECT {shown} FROM aiki_audit WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT {int(limit)}"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, values).fetchall())
         return [AuditView(ids.to_text(bytes(row[0])), *row[1:]) for row in rows]

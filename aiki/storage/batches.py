@@ -166,9 +166,11 @@ class Batches(Searching, Rerunning):
         key = (self.namespace, fingerprint_of(fingerprint))
 
         def work(connection: sa.Connection) -> tuple[int, list[bytes]]:
-            sql = "SELECT COUNT(*) FROM failures WHERE namespace = ? AND fingerprint = ?"
+            sql = "SELECT COUNT(*) FROM aiki_failures WHERE namespace = ? AND fingerprint = ?"
             number = self.db.execute(connection, sql, key).fetchone()[0]
-            sql = f"SELECT run_id FROM failures WHERE namespace = ? AND fingerprint = ? ORDER BY run_id DESC LIMIT {LOOKED}"
+            sql = (
+                f"SELECT run_id FROM aiki_failures WHERE namespace = ? AND fingerprint = ? ORDER BY run_id DESC LIMIT {LOOKED}"
+            )
             return number, [bytes(row[0]) for row in self.db.execute(connection, sql, key).fetchall()]
 
         return self.db.read(work)
@@ -177,7 +179,7 @@ class Batches(Searching, Rerunning):
         """These runs, as far as they are there, newest first."""
 
         def work(connection: sa.Connection) -> list[RunView]:
-            sql = f"SELECT {VIEW_COLUMNS} FROM runs WHERE namespace = ? AND id"
+            sql = f"SELECT {VIEW_COLUMNS} FROM aiki_runs WHERE namespace = ? AND id"
             return [run_view(row) for row in self.db.where_in(connection, sql, (self.namespace,), sorted(raws))]
 
         return sorted(self.db.read(work), key=lambda run: run.id, reverse=True)
@@ -205,9 +207,9 @@ class Batches(Searching, Rerunning):
             begun = now if target.ids is not None else None
             told = (operation.value, state.value, target.to_json(), reason[:1000], actor[:255], expected)
             counts = (len(named), 0, 0, 0, "[]")
-            self.db.insert(connection, "batches", columns, [(self.namespace, raw, *told, *counts, 0, now, begun, now)])
+            self.db.insert(connection, "aiki_batches", columns, [(self.namespace, raw, *told, *counts, 0, now, begun, now)])
             items = [(self.namespace, raw, run_id) for run_id in named]
-            self.db.insert(connection, "batch_items", ("namespace", "batch_id", "run_id"), items)
+            self.db.insert(connection, "aiki_batch_items", ("namespace", "batch_id", "run_id"), items)
             entry = Audited(
                 actor, f"batch_{operation}", f"batch {batch_id}", target.to_json(), reason, affected=expected, outcome="begun"
             )
@@ -232,20 +234,20 @@ class Batches(Searching, Rerunning):
             key = (self.namespace, ids.to_bytes(batch_id))
         except ValueError:
             return None
-        sql = f"SELECT {_COLUMNS} FROM batches WHERE namespace = ? AND id = ?"
+        sql = f"SELECT {_COLUMNS} FROM aiki_batches WHERE namespace = ? AND id = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchone())
         return _view(row) if row else None
 
     def batches(self, *, limit: int = 50, after: str | None = None) -> list[BatchView]:
         """Batches, newest first; `after`: the id of the last one of the page before."""
-        sql = f"SELECT {_COLUMNS} FROM batches WHERE namespace = ? AND id < ? ORDER BY id DESC LIMIT {int(limit)}"
+        sql = f"SELECT {_COLUMNS} FROM aiki_batches WHERE namespace = ? AND id < ? ORDER BY id DESC LIMIT {int(limit)}"
         key = (self.namespace, ids.to_bytes(after) if after else b"\xff" * 16)
         return [_view(row) for row in self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())]
 
     def batch_items(self, batch_id: str, *, limit: int = 200, after: str | None = None) -> list[BatchItem]:
         """The runs of a batch, by id."""
         sql = (
-            "SELECT run_id, outcome, detail FROM batch_items WHERE namespace = ? AND batch_id = ? AND run_id > ? "
+            "SELECT run_id, outcome, detail FROM aiki_batch_items WHERE namespace = ? AND batch_id = ? AND run_id > ? "
             f"ORDER BY run_id LIMIT {int(limit)}"
         )
         key = (self.namespace, ids.to_bytes(batch_id), ids.to_bytes(after) if after else b"")
@@ -262,7 +264,7 @@ class Batches(Searching, Rerunning):
             now = self.clock()
             stopped = self.db.execute(
                 connection,
-                f"UPDATE batches SET state = 'stopped', finished_at = ?, updated_at = ? WHERE namespace = ? AND id = ? "
+                f"UPDATE aiki_batches SET state = 'stopped', finished_at = ?, updated_at = ? WHERE namespace = ? AND id = ? "
                 f"AND state IN ('{OPEN[0]}', '{OPEN[1]}')",
                 (now, now, self.namespace, ids.to_bytes(batch_id)),
             ).rowcount
@@ -276,7 +278,7 @@ class Batches(Searching, Rerunning):
     def _audit_end(
         self, connection: sa.Connection, raw: bytes, outcome: str, *, actor: str | None = None, reason: str = ""
     ) -> None:
-        sql = f"SELECT {_COLUMNS} FROM batches WHERE namespace = ? AND id = ?"
+        sql = f"SELECT {_COLUMNS} FROM aiki_batches WHERE namespace = ? AND id = ?"
         view = _view(self.db.execute(connection, sql, (self.namespace, raw)).fetchone())
         detail = f"{view.done:,} done, {view.skipped:,} skipped, {view.failed:,} failed of {view.matched:,}"
         who = view.actor if actor is None else actor

@@ -82,7 +82,7 @@ class BatchWork(Batches):
             now = self.clock()
             rows = self.db.execute(
                 connection,
-                f"SELECT namespace, id FROM batches WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') "
+                f"SELECT namespace, id FROM aiki_batches WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') "
                 "AND (lease_owner = ? OR lease_until < ?) "
                 f"ORDER BY lease_until, namespace, id LIMIT {int(limit)} {self.db.skip_locked}",
                 (owner, now),
@@ -90,19 +90,19 @@ class BatchWork(Batches):
             for namespace, raw in rows:
                 self.db.execute(
                     connection,
-                    "UPDATE batches SET lease_owner = ?, lease_until = ? WHERE namespace = ? AND id = ?",
+                    "UPDATE aiki_batches SET lease_owner = ?, lease_until = ? WHERE namespace = ? AND id = ?",
                     (owner, now + LEASE, namespace, bytes(raw)),
                 )
             return [Lease(namespace, bytes(raw), owner) for namespace, raw in rows]
 
-        sql = f"SELECT 1 FROM batches WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') LIMIT 1"
+        sql = f"SELECT 1 FROM aiki_batches WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') LIMIT 1"
         if self.db.read(lambda connection: self.db.execute(connection, sql).fetchone()) is None:
             return []  # the usual case takes no lock
         return self.db.transaction(work)
 
     def release_batches(self, owner: str) -> None:
         """Let others have the batches of an orchestrator that stops."""
-        sql = f"UPDATE batches SET lease_until = 0 WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') AND lease_owner = ?"
+        sql = f"UPDATE aiki_batches SET lease_until = 0 WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') AND lease_owner = ?"
         self.db.transaction(lambda connection: self.db.execute(connection, sql, (owner,)).rowcount)
 
     def purge_batches(self, before: int, limit: int = 1000) -> int:
@@ -110,18 +110,18 @@ class BatchWork(Batches):
         ended = ", ".join(f"'{state}'" for state in BatchState if state not in OPEN)
 
         def work(connection: sa.Connection) -> int:
-            sql = f"SELECT namespace, id FROM batches WHERE state IN ({ended}) AND finished_at < ? LIMIT 1"
+            sql = f"SELECT namespace, id FROM aiki_batches WHERE state IN ({ended}) AND finished_at < ? LIMIT 1"
             found = self.db.execute(connection, sql, (before,)).fetchone()
             if found is None:
                 return 0
             key = (found[0], bytes(found[1]))
-            sql = f"SELECT run_id FROM batch_items WHERE namespace = ? AND batch_id = ? LIMIT {int(limit)}"
+            sql = f"SELECT run_id FROM aiki_batch_items WHERE namespace = ? AND batch_id = ? LIMIT {int(limit)}"
             items = sorted(bytes(row[0]) for row in self.db.execute(connection, sql, key).fetchall())
             if items:
-                sql = "DELETE FROM batch_items WHERE namespace = ? AND batch_id = ? AND run_id"
+                sql = "DELETE FROM aiki_batch_items WHERE namespace = ? AND batch_id = ? AND run_id"
                 self.db.where_in(connection, sql, key, items)
                 return len(items)
-            return int(self.db.execute(connection, "DELETE FROM batches WHERE namespace = ? AND id = ?", key).rowcount)
+            return int(self.db.execute(connection, "DELETE FROM aiki_batches WHERE namespace = ? AND id = ?", key).rowcount)
 
         return self.db.transaction(work)
 
@@ -145,7 +145,7 @@ class BatchWork(Batches):
 
     def _leased(self, lease: Lease) -> Any:
         sql = (
-            "SELECT state, operation, reached, collected, target, created_at, reason FROM batches WHERE namespace = ? "
+            "SELECT state, operation, reached, collected, target, created_at, reason FROM aiki_batches WHERE namespace = ? "
             f"AND id = ? AND lease_owner = ? AND state IN ('{OPEN[0]}', '{OPEN[1]}')"
         )
         return self.db.read(lambda c: self.db.execute(c, sql, (lease.namespace, lease.id, lease.owner)).fetchone())
@@ -159,13 +159,13 @@ class BatchWork(Batches):
 
         def work(connection: sa.Connection) -> None:
             items = sorted((lease.namespace, lease.id, raw) for raw in found)
-            self.db.insert_new(connection, "batch_items", ("namespace", "batch_id", "run_id"), items)
+            self.db.insert_new(connection, "aiki_batch_items", ("namespace", "batch_id", "run_id"), items)
             now = self.clock()
             state, matched = BatchState.COLLECTING, "matched + ?"
             values: list[Any] = [len(items)]
             if after is None:
                 state, matched = BatchState.RUNNING, "?"
-                sql = "SELECT COUNT(*) FROM batch_items WHERE namespace = ? AND batch_id = ?"
+                sql = "SELECT COUNT(*) FROM aiki_batch_items WHERE namespace = ? AND batch_id = ?"
                 values = [self.db.execute(connection, sql, (lease.namespace, lease.id)).fetchone()[0]]
             self._hold(
                 connection,
@@ -195,7 +195,7 @@ class BatchWork(Batches):
         """The next runs that are of the batch, and where to go on (None: that was all)."""
         if target["fingerprint"] is not None:
             sql = (
-                "SELECT run_id, failed_at FROM failures WHERE namespace = ? AND fingerprint = ? AND run_id > ? "
+                "SELECT run_id, failed_at FROM aiki_failures WHERE namespace = ? AND fingerprint = ? AND run_id > ? "
                 f"ORDER BY run_id LIMIT {COLLECT}"
             )
             key = (self.namespace, fingerprint_of(target["fingerprint"]), bytes.fromhex(collected or ""))
@@ -217,7 +217,7 @@ class BatchWork(Batches):
     # ------------------------------------------------------------ working
     def _next_items(self, lease: Lease, reached: bytes, limit: int) -> list[bytes]:
         sql = (
-            "SELECT run_id FROM batch_items WHERE namespace = ? AND batch_id = ? AND run_id > ? "
+            "SELECT run_id FROM aiki_batch_items WHERE namespace = ? AND batch_id = ? AND run_id > ? "
             f"ORDER BY run_id LIMIT {int(limit)}"
         )
         rows = self.db.read(lambda c: self.db.execute(c, sql, (lease.namespace, lease.id, reached)).fetchall())
@@ -304,7 +304,7 @@ class BatchWork(Batches):
         for outcome, detail in sorted({(outcome, detail) for _, outcome, detail in told}):
             self.db.where_in(
                 connection,
-                "UPDATE batch_items SET outcome = ?, detail = ? WHERE namespace = ? AND batch_id = ? AND run_id",
+                "UPDATE aiki_batch_items SET outcome = ?, detail = ? WHERE namespace = ? AND batch_id = ? AND run_id",
                 (outcome, detail[:255] or None, lease.namespace, lease.id),
                 [raw for raw, *other in told if other == [outcome, detail]],
             )
@@ -314,11 +314,11 @@ class BatchWork(Batches):
 
     def _add_samples(self, connection: sa.Connection, lease: Lease, spoilt: Sequence[tuple[bytes, str, str]]) -> None:
         key = (lease.namespace, lease.id)
-        sql = "SELECT samples FROM batches WHERE namespace = ? AND id = ?"
+        sql = "SELECT samples FROM aiki_batches WHERE namespace = ? AND id = ?"
         there = json.loads(self.db.execute(connection, sql, key).fetchone()[0])
         if len(there) < MAX_SAMPLES:
             there += [{"run": ids.to_text(raw), "outcome": outcome, "detail": detail[:255]} for raw, outcome, detail in spoilt]
-            sql = "UPDATE batches SET samples = ? WHERE namespace = ? AND id = ?"
+            sql = "UPDATE aiki_batches SET samples = ? WHERE namespace = ? AND id = ?"
             self.db.execute(connection, sql, (json.dumps(there[:MAX_SAMPLES]), *key))
 
     def _finish(self, lease: Lease) -> Worked:
@@ -336,7 +336,8 @@ class BatchWork(Batches):
         now = self.clock()
         changed = self.db.execute(
             connection,
-            f"UPDATE batches SET updated_at = ?, lease_until = ?, {sets} WHERE namespace = ? AND id = ? AND lease_owner = ? "
+            f"UPDATE aiki_batches SET updated_at = ?, lease_until = ?, {sets} WHERE namespace = ? AND id = ? "
+            "AND lease_owner = ? "
             f"AND state IN ('{OPEN[0]}', '{OPEN[1]}') {only}",
             (now, now + LEASE, *values, lease.namespace, lease.id, lease.owner, *more),
         ).rowcount

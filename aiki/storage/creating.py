@@ -85,7 +85,7 @@ class Durations:
         """Milliseconds that `name` takes on average, None if unknown."""
         if time.monotonic() >= self._until:
             rows = self._db.execute(
-                connection, "SELECT name, mean_ms FROM definitions WHERE namespace = ?", (self._namespace,)
+                connection, "SELECT name, mean_ms FROM aiki_definitions WHERE namespace = ?", (self._namespace,)
             ).fetchall()
             with self._lock:
                 self._known = {row[0]: row[1] for row in rows}
@@ -165,7 +165,7 @@ class Creating:
                 new.append((run, made))
         self._insert_rest(connection, namespace, new, now, claim)
         if actor and new:
-            self.db.insert(connection, "audit", AUDIT_COLUMNS, self._audit_rows(actor, [run for run, _ in new], now))
+            self.db.insert(connection, "aiki_audit", AUDIT_COLUMNS, self._audit_rows(actor, [run for run, _ in new], now))
         due_now = [(run, made) for run, made in new if made.state is State.QUEUED] if claim is not None else []
         outgoing = [self._outgoing(namespace, run, made) for run, made in due_now]
         return Created([answers[position] for position in range(len(runs))], outgoing)
@@ -179,10 +179,10 @@ class Creating:
         try:
             self.db.write_at_once(
                 [
-                    Insert("runs", RUN_COLUMNS, [self._run_values(self.namespace, run, rows, now)]),
-                    Insert("payloads", PAYLOAD_COLUMNS, payloads),
-                    Insert("deliveries", DELIVERY_COLUMNS, deliveries),
-                    Insert("audit", AUDIT_COLUMNS, self._audit_rows(actor, [run], now) if actor else []),
+                    Insert("aiki_runs", RUN_COLUMNS, [self._run_values(self.namespace, run, rows, now)]),
+                    Insert("aiki_payloads", PAYLOAD_COLUMNS, payloads),
+                    Insert("aiki_deliveries", DELIVERY_COLUMNS, deliveries),
+                    Insert("aiki_audit", AUDIT_COLUMNS, self._audit_rows(actor, [run], now) if actor else []),
                 ]
             )
         except IntegrityError as error:
@@ -205,15 +205,15 @@ class Creating:
         raw = ids.to_bytes(run.id)
         columns = ("namespace", "name", "reference_id", "run_id", "input_hash")
         try:
-            self.db.insert(connection, "reference_ids", columns, [(namespace, run.name, run.reference_id, raw, digest)])
+            self.db.insert(connection, "aiki_reference_ids", columns, [(namespace, run.name, run.reference_id, raw, digest)])
             return None
         except IntegrityError as error:
             if not is_duplicate(error):
                 raise
         row = self.db.execute(
             connection,
-            "SELECT f.run_id, f.input_hash, r.state FROM reference_ids f "
-            "LEFT JOIN runs r ON r.namespace = f.namespace AND r.id = f.run_id "
+            "SELECT f.run_id, f.input_hash, r.state FROM aiki_reference_ids f "
+            "LEFT JOIN aiki_runs r ON r.namespace = f.namespace AND r.id = f.run_id "
             "WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ?",
             (namespace, run.name, run.reference_id),
         ).fetchone()
@@ -236,7 +236,7 @@ class Creating:
         try:
             self.db.insert(
                 connection,
-                "runs",
+                "aiki_runs",
                 RUN_COLUMNS,
                 [self._run_values(namespace, run, made[run.id], now) for run in unique.values()],
             )
@@ -248,7 +248,7 @@ class Creating:
         # the first that exists was inserted just now: it has no input yet.
         found = self.db.where_in(
             connection,
-            "SELECT r.id, r.name, r.state, r.created_at = ? AND p.run_id IS NULL FROM runs r LEFT JOIN payloads p "
+            "SELECT r.id, r.name, r.state, r.created_at = ? AND p.run_id IS NULL FROM aiki_runs r LEFT JOIN aiki_payloads p "
             "ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' WHERE r.namespace = ? AND r.id",
             (now, namespace),
             [made[run_id].raw for run_id in unique],
@@ -264,7 +264,7 @@ class Creating:
             out[run_id] = Accepted(run_id, State(state), False)
         missing = [run for run in unique.values() if isinstance(out[run.id], _Rows) and run.id not in here]
         self.db.insert(
-            connection, "runs", RUN_COLUMNS, [self._run_values(namespace, run, made[run.id], now) for run in missing]
+            connection, "aiki_runs", RUN_COLUMNS, [self._run_values(namespace, run, made[run.id], now) for run in missing]
         )
         return out
 
@@ -316,8 +316,8 @@ class Creating:
         self, connection: sa.Connection, namespace: str, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None
     ) -> None:
         payloads, deliveries = self._rest_values(namespace, new, now, claim)
-        self.db.insert(connection, "payloads", PAYLOAD_COLUMNS, payloads)
-        self.db.insert(connection, "deliveries", DELIVERY_COLUMNS, deliveries)
+        self.db.insert(connection, "aiki_payloads", PAYLOAD_COLUMNS, payloads)
+        self.db.insert(connection, "aiki_deliveries", DELIVERY_COLUMNS, deliveries)
 
     def _rest_values(
         self, namespace: str, new: Sequence[tuple[NewRun, _Rows]], now: int, claim: float | None

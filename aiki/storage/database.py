@@ -30,6 +30,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from aiki.errors import ConfigurationError, StorageUnavailable
 from aiki.settings import read_secret
+from aiki.storage.long_statements import allow_long_statements
 
 T = TypeVar("T")
 IsolationLevel = Literal["READ COMMITTED", "AUTOCOMMIT"]
@@ -71,10 +72,18 @@ class Database:
     :param timeout: seconds any one statement or connect may take.
     :param idle_limit: seconds after which the server ends an idle session, so that a stopped process frees its locks.
     :param password_file: holds the password in place of the URL; read for each connection (not for SQLite).
+    :param endless: a statement may take as long as it takes, as changes of large tables do; `timeout` is for the connect alone.
     """
 
     def __init__(
-        self, url: str, *, timeout: float = 5.0, idle_limit: int = 60, pool_size: int = 8, password_file: str = ""
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        idle_limit: int = 60,
+        pool_size: int = 8,
+        password_file: str = "",
+        endless: bool = False,
     ) -> None:
         self.timeout = timeout
         self.url = sa.make_url(url)
@@ -83,6 +92,8 @@ class Database:
             self.engine = _sqlite_engine(self.url, timeout)
         elif self.url.get_backend_name() in ("mysql", "mariadb"):
             self.engine = _mysql_engine(self.url, timeout, idle_limit, pool_size)
+            if endless:
+                allow_long_statements(self.engine)
         else:
             raise ConfigurationError(
                 f"database URL begins with {self.url.drivername!r}; it must be mysql+pymysql:// or sqlite:///"

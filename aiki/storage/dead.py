@@ -76,7 +76,7 @@ class Dead(Auditing):
     def failure_groups(self, limit: int = MAX_GROUPS) -> list[FailureGroup]:
         """Runs that are failed or dead, by their error, the most frequent first."""
         sql = (
-            "SELECT fingerprint, name, COUNT(*), MIN(failed_at), MAX(failed_at), MAX(run_id) FROM failures "
+            "SELECT fingerprint, name, COUNT(*), MIN(failed_at), MAX(failed_at), MAX(run_id) FROM aiki_failures "
             "WHERE namespace = ? GROUP BY fingerprint, name"
         )
 
@@ -92,7 +92,7 @@ class Dead(Auditing):
     def failure_group(self, mark: bytes) -> FailureGroup | None:
         """One group, or None if no run has failed so."""
         sql = (
-            "SELECT fingerprint, name, COUNT(*), MIN(failed_at), MAX(failed_at), MAX(run_id) FROM failures "
+            "SELECT fingerprint, name, COUNT(*), MIN(failed_at), MAX(failed_at), MAX(run_id) FROM aiki_failures "
             "WHERE namespace = ? AND fingerprint = ? GROUP BY fingerprint, name"
         )
 
@@ -116,9 +116,9 @@ class Dead(Auditing):
 
     def _errors(self, connection: sa.Connection, run_ids: Sequence[bytes]) -> dict[bytes, tuple[str, str, str]]:
         """The error of each run and the traceback of its newest attempt."""
-        sql = "SELECT id, error_type, error_message FROM runs WHERE namespace = ? AND id"
+        sql = "SELECT id, error_type, error_message FROM aiki_runs WHERE namespace = ? AND id"
         rows = self.db.where_in(connection, sql, (self.namespace,), run_ids)
-        sql = "SELECT run_id, epoch, traceback FROM attempts WHERE namespace = ? AND run_id"
+        sql = "SELECT run_id, epoch, traceback FROM aiki_attempts WHERE namespace = ? AND run_id"
         newest: dict[bytes, tuple[int, str]] = {}
         for raw, epoch, traceback in self.db.where_in(connection, sql, (self.namespace,), run_ids):
             newest[bytes(raw)] = max(newest.get(bytes(raw), (-1, "")), (epoch, traceback))
@@ -129,12 +129,12 @@ class Dead(Auditing):
 
         def work(connection: sa.Connection) -> list[RunView]:
             sql = (
-                "SELECT run_id FROM failures WHERE namespace = ? AND fingerprint = ? AND run_id < ? "
+                "SELECT run_id FROM aiki_failures WHERE namespace = ? AND fingerprint = ? AND run_id < ? "
                 f"ORDER BY run_id DESC LIMIT {int(limit)}"
             )
             key = (self.namespace, mark, ids.to_bytes(after) if after else b"\xff" * 16)
             raws = [bytes(row[0]) for row in self.db.execute(connection, sql, key).fetchall()]
-            sql = f"SELECT {VIEW_COLUMNS} FROM runs WHERE namespace = ? AND id"
+            sql = f"SELECT {VIEW_COLUMNS} FROM aiki_runs WHERE namespace = ? AND id"
             rows = self.db.where_in(connection, sql, (self.namespace,), raws)
             return sorted((run_view(row) for row in rows), key=lambda run: run.id, reverse=True)
 
@@ -143,7 +143,7 @@ class Dead(Auditing):
     def index_failures(self, after: Cursor, limit: int = 1000) -> Cursor | None:
         """See that failed runs of before there were `failures` are in it; returns where to go on (None: that was all)."""
         sql = (
-            "SELECT r.created_at, r.id, f.run_id FROM runs r LEFT JOIN failures f ON f.namespace = r.namespace "
+            "SELECT r.created_at, r.id, f.run_id FROM aiki_runs r LEFT JOIN aiki_failures f ON f.namespace = r.namespace "
             "AND f.run_id = r.id WHERE r.namespace = ? AND r.state = ? "
             "AND (r.created_at > ? OR (r.created_at = ? AND r.id > ?)) "
             f"ORDER BY r.created_at, r.id LIMIT {int(limit)}"
@@ -160,19 +160,19 @@ class Dead(Auditing):
 
     def _index(self, connection: sa.Connection, state: State, run_ids: Sequence[bytes]) -> None:
         # Locked, for somebody may retry one of them just now.
-        sql = "SELECT id, name, finished_at, updated_at FROM runs WHERE namespace = ? AND state = ? AND id"
+        sql = "SELECT id, name, finished_at, updated_at FROM aiki_runs WHERE namespace = ? AND state = ? AND id"
         rows = self.db.where_in(connection, sql, (self.namespace, state.value), run_ids, f"ORDER BY id {self.db.for_update}")
         told = self._errors(connection, [bytes(row[0]) for row in rows])
         new = [
             (self.namespace, fingerprint(*told[bytes(raw)]), bytes(raw), name, finished_at or updated_at)
             for raw, name, finished_at, updated_at in rows
         ]
-        self.db.insert_new(connection, "failures", FAILURE_COLUMNS, new)
+        self.db.insert_new(connection, "aiki_failures", FAILURE_COLUMNS, new)
 
     # ------------------------------------------------------------ dead letters
     def dead_letters(self, *, limit: int = 50, after: str | None = None) -> list[DeadLetter]:
         """Dead letters, by id; `after`: the id of the last one of the page before."""
-        sql = f"SELECT {_LETTER} FROM dead_letters WHERE namespace = ? AND id > ? ORDER BY id LIMIT {int(limit)}"
+        sql = f"SELECT {_LETTER} FROM aiki_dead_letters WHERE namespace = ? AND id > ? ORDER BY id LIMIT {int(limit)}"
         key = (self.namespace, bytes.fromhex(after) if after else b"")
         return [_letter(row) for row in self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())]
 
@@ -182,7 +182,7 @@ class Dead(Auditing):
             key = (self.namespace, bytes.fromhex(letter_id))
         except ValueError:
             return None
-        sql = f"SELECT {_LETTER} FROM dead_letters WHERE namespace = ? AND id = ?"
+        sql = f"SELECT {_LETTER} FROM aiki_dead_letters WHERE namespace = ? AND id = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchone())
         return _letter(row) if row else None
 
@@ -192,11 +192,13 @@ class Dead(Auditing):
         action = "requeue_letters" if requeued else "discard_letters"
 
         def work(connection: sa.Connection) -> int:
-            sql = "SELECT id, source FROM dead_letters WHERE namespace = ? AND id"
+            sql = "SELECT id, source FROM aiki_dead_letters WHERE namespace = ? AND id"
             there = self.db.where_in(connection, sql, (self.namespace,), raws, self.db.for_update)
             if there:
                 found = [bytes(row[0]) for row in there]
-                self.db.where_in(connection, "DELETE FROM dead_letters WHERE namespace = ? AND id", (self.namespace,), found)
+                self.db.where_in(
+                    connection, "DELETE FROM aiki_dead_letters WHERE namespace = ? AND id", (self.namespace,), found
+                )
                 sources = sorted({row[1] for row in there})
                 subject = f"letter {found[0].hex()}" if len(found) == 1 else f"{len(found)} letters"
                 detail = json.dumps({"sources": sources, "letters": [raw.hex() for raw in found[:50]]})

@@ -59,7 +59,7 @@ class Delivering(Applying):
         def claim(connection: sa.Connection) -> list[tuple[str, bytes, bool]]:
             found = self.db.execute(
                 connection,
-                "SELECT namespace, id, again FROM deliveries WHERE due_at <= ? ORDER BY due_at, namespace, id "
+                "SELECT namespace, id, again FROM aiki_deliveries WHERE due_at <= ? ORDER BY due_at, namespace, id "
                 f"LIMIT {int(limit)} {self.db.skip_locked}",
                 (now,),
             ).fetchall()
@@ -71,7 +71,7 @@ class Delivering(Applying):
             for namespace, raws in by_namespace.items():
                 self.db.where_in(
                     connection,
-                    "UPDATE deliveries SET due_at = ?, again = 1 WHERE namespace = ? AND id",
+                    "UPDATE aiki_deliveries SET due_at = ?, again = 1 WHERE namespace = ? AND id",
                     (until, namespace),
                     raws,
                 )
@@ -130,7 +130,7 @@ class Delivering(Applying):
                 "AND r.crashes = 0 AND r.idle_dispatches + 1 < ? AND r.kind = 'task' AND r.pause_requested = 0, "
                 "r.name, r.version, r.queue, r.attempt, r.partition_no, "
                 "r.options, r.reference_id, r.kind, p.encoding, p.data "
-                "FROM runs r JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' "
+                "FROM aiki_runs r JOIN aiki_payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' "
                 "WHERE r.namespace = ? AND r.id",
                 (epoch, SUSPECT_AFTER, namespace),
                 wanted,
@@ -139,14 +139,15 @@ class Delivering(Applying):
             plain = {bytes(row[0]): row[2:] for row in found if row[1]}
             self.db.where_in(
                 connection,
-                "UPDATE runs SET epoch = epoch + 1, idle_dispatches = idle_dispatches + 1, worker = NULL, started_at = NULL, "
+                "UPDATE aiki_runs SET epoch = epoch + 1, idle_dispatches = idle_dispatches + 1, worker = NULL, "
+                "started_at = NULL, "
                 "waiting_on = NULL, dispatched_at = ?, updated_at = ? WHERE namespace = ? AND id",
                 (now, now, namespace),
                 list(plain),
             )
             claimed = now + int(CLAIM_SECONDS * SECOND)
             deliveries = [(namespace, delivery_id(run_id, epoch + 1), claimed, 1) for run_id in plain]
-            self.db.insert(connection, "deliveries", DELIVERY_COLUMNS, deliveries)
+            self.db.insert(connection, "aiki_deliveries", DELIVERY_COLUMNS, deliveries)
             outgoing = self._plain_outgoing(namespace, epoch + 1, plain)
             return Applied(outgoing), [run_id for run_id in wanted if run_id not in plain]
 
@@ -181,7 +182,7 @@ class Delivering(Applying):
         def work(connection: sa.Connection) -> None:
             self.db.where_in(
                 connection,
-                "UPDATE deliveries SET due_at = ?, again = 0 WHERE namespace = ? AND id",
+                "UPDATE aiki_deliveries SET due_at = ?, again = 0 WHERE namespace = ? AND id",
                 (now, namespace or self.namespace),
                 sorted(delivery_ids),
             )
@@ -190,7 +191,7 @@ class Delivering(Applying):
 
     def next_due(self) -> int | None:
         """When the next delivery is due, or None if there is none."""
-        row = self.db.read(lambda connection: self.db.execute(connection, "SELECT MIN(due_at) FROM deliveries").fetchone())
+        row = self.db.read(lambda connection: self.db.execute(connection, "SELECT MIN(due_at) FROM aiki_deliveries").fetchone())
         return row[0] if row else None
 
     def expire(self, namespace: str, run_ids: Sequence[bytes]) -> Applied:

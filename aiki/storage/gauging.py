@@ -59,24 +59,26 @@ class Gauging:
 
     def _gauge(self, connection: sa.Connection) -> Gauged:
         out = Gauged()
-        namespaces = [row[0] for row in self.db.execute(connection, "SELECT DISTINCT namespace FROM definitions").fetchall()]
+        namespaces = [
+            row[0] for row in self.db.execute(connection, "SELECT DISTINCT namespace FROM aiki_definitions").fetchall()
+        ]
         for namespace in namespaces:
             # A zero is told: nobody could be warned of a series that is not there.
             out.workers[namespace] = out.children[namespace, "busy"] = out.children[namespace, "idle"] = 0
             out.webhooks[namespace] = (0, 0)
             for state in State:
                 if state not in TERMINAL:
-                    sql = f"SELECT 1 FROM runs WHERE namespace = ? AND state = ? LIMIT {COUNTED}"
+                    sql = f"SELECT 1 FROM aiki_runs WHERE namespace = ? AND state = ? LIMIT {COUNTED}"
                     out.runs[namespace, state.value] = self._counted(connection, sql, (namespace, state.value))
             self._gauge_queues(connection, namespace, out)
-            sql = f"SELECT 1 FROM dead_letters WHERE namespace = ? LIMIT {COUNTED}"
+            sql = f"SELECT 1 FROM aiki_dead_letters WHERE namespace = ? LIMIT {COUNTED}"
             out.dead_letters[namespace] = self._counted(connection, sql, (namespace,))
         self._gauge_workers(connection, out)
         self._gauge_others(connection, out)
         now = self.clock()
-        out.outbox = self._counted(connection, f"SELECT 1 FROM deliveries LIMIT {COUNTED}", ())
-        out.due = self._counted(connection, f"SELECT 1 FROM deliveries WHERE due_at <= ? LIMIT {COUNTED}", (now,))
-        oldest = self.db.execute(connection, "SELECT MIN(due_at) FROM deliveries WHERE due_at <= ?", (now,)).fetchone()
+        out.outbox = self._counted(connection, f"SELECT 1 FROM aiki_deliveries LIMIT {COUNTED}", ())
+        out.due = self._counted(connection, f"SELECT 1 FROM aiki_deliveries WHERE due_at <= ? LIMIT {COUNTED}", (now,))
+        oldest = self.db.execute(connection, "SELECT MIN(due_at) FROM aiki_deliveries WHERE due_at <= ?", (now,)).fetchone()
         out.oldest_due = oldest[0] if oldest else None
         return out
 
@@ -88,19 +90,19 @@ class Gauging:
         # In the order of the index: the oldest stand first, and a queue whose oldest run is not among them has none that is
         # old by comparison.
         sql = (
-            "SELECT queue, MIN(since) FROM (SELECT queue, COALESCE(dispatched_at, created_at) AS since FROM runs "
+            "SELECT queue, MIN(since) FROM (SELECT queue, COALESCE(dispatched_at, created_at) AS since FROM aiki_runs "
             f"WHERE namespace = ? AND state = ? ORDER BY created_at LIMIT {OLDEST_OF}) oldest GROUP BY queue"
         )
         for queue, since in self.db.execute(connection, sql, (namespace, State.QUEUED.value)).fetchall():
             out.queues[namespace, queue] = since
             out.names.add((namespace, queue))
         for (options,) in self.db.execute(
-            connection, "SELECT options FROM definitions WHERE namespace = ? LIMIT 2000", (namespace,)
+            connection, "SELECT options FROM aiki_definitions WHERE namespace = ? LIMIT 2000", (namespace,)
         ).fetchall():
             out.names.add((namespace, str(json.loads(options).get("queue") or "default")))
 
     def _gauge_workers(self, connection: sa.Connection, out: Gauged) -> None:
-        sql = "SELECT namespace, queues, concurrency, children FROM workers WHERE state = 'alive' LIMIT 5000"
+        sql = "SELECT namespace, queues, concurrency, children FROM aiki_workers WHERE state = 'alive' LIMIT 5000"
         for namespace, queues, concurrency, children in self.db.execute(connection, sql).fetchall():
             out.workers[namespace] = out.workers.get(namespace, 0) + 1
             busy = sum(1 for child in json.loads(children) if child.get("run"))
@@ -109,16 +111,16 @@ class Gauging:
             out.names |= {(namespace, str(queue)) for queue in json.loads(queues)}
 
     def _gauge_others(self, connection: sa.Connection, out: Gauged) -> None:
-        sql = "SELECT heard_at FROM orchestrators WHERE state = 'alive' ORDER BY heard_at DESC LIMIT 100"
+        sql = "SELECT heard_at FROM aiki_orchestrators WHERE state = 'alive' ORDER BY heard_at DESC LIMIT 100"
         heard = [row[0] for row in self.db.execute(connection, sql).fetchall()]
         since = self.clock() - int(LISTENING * SECOND)
         out.orchestrators = sum(1 for at in heard if at >= since)
         out.orchestrator_heard = max(heard, default=None)
-        sql = "SELECT namespace, name FROM queues WHERE paused = 1 LIMIT 1000"
+        sql = "SELECT namespace, name FROM aiki_queues WHERE paused = 1 LIMIT 1000"
         out.paused = {(row[0], row[1]) for row in self.db.execute(connection, sql).fetchall()}
         out.names |= out.paused
         sql = (
-            "SELECT namespace, COUNT(due_at), COUNT(*) FROM (SELECT namespace, due_at FROM webhook_deliveries "
+            "SELECT namespace, COUNT(due_at), COUNT(*) FROM (SELECT namespace, due_at FROM aiki_webhook_deliveries "
             f"LIMIT {COUNTED}) d GROUP BY namespace"
         )
         for namespace, waiting, every in self.db.execute(connection, sql).fetchall():

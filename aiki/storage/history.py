@@ -121,7 +121,7 @@ def select_arrivals(
     out: dict[bytes, list[Arrival]] = {}
     found = db.where_in(
         connection,
-        f"SELECT {_SELECT_ARRIVAL} FROM inbox WHERE namespace = ? AND run_id",
+        f"SELECT {_SELECT_ARRIVAL} FROM aiki_inbox WHERE namespace = ? AND run_id",
         (namespace,),
         run_ids,
         "ORDER BY created_at, id",
@@ -137,7 +137,7 @@ def select_signs(
     """As `select_arrivals`, without what they carry (but which sleeps a waking names): whether a run is to go on."""
     out: dict[bytes, list[Arrival]] = {}
     sql = (
-        "SELECT run_id, id, kind, name, ordinal, outcome, CASE WHEN kind = 'wake' THEN data END FROM inbox "
+        "SELECT run_id, id, kind, name, ordinal, outcome, CASE WHEN kind = 'wake' THEN data END FROM aiki_inbox "
         "WHERE namespace = ? AND run_id"
     )
     for run_id, raw, kind, name, ordinal, outcome, data in db.where_in(connection, sql, (namespace,), run_ids):
@@ -154,7 +154,7 @@ def select_histories(
     out = {row.id: History(now, row.history_from, row.history) for row in rows}
     # What was before a run went on as new is of no use to it, and may be very long: such runs are asked for one by one.
     whole = [row for row in rows if not row.history_from]
-    sql = f"SELECT {_SELECT_STEP} FROM steps WHERE namespace = ? AND run_id"
+    sql = f"SELECT {_SELECT_STEP} FROM aiki_steps WHERE namespace = ? AND run_id"
     begun = [row.id for row in whole if row.history]
     found = db.where_in(connection, sql, (namespace,), begun, "ORDER BY run_id, ordinal")
     arrivals = select_arrivals(db, connection, namespace, [row.id for row in whole])
@@ -163,7 +163,8 @@ def select_histories(
             key = (namespace, row.id, row.history_from)
             found += db.execute(connection, f"{sql} = ? AND ordinal >= ? ORDER BY ordinal", key).fetchall()
             text = (
-                f"SELECT {_SELECT_ARRIVAL} FROM inbox WHERE namespace = ? AND run_id = ? AND (ordinal IS NULL OR ordinal >= ?)"
+                f"SELECT {_SELECT_ARRIVAL} FROM aiki_inbox WHERE namespace = ? AND run_id = ? AND (ordinal IS "
+                "NULL OR ordinal >= ?)"
             )
             newer = db.execute(connection, f"{text} ORDER BY created_at, id", key).fetchall()
             arrivals[row.id] = [arrival_of(item) for item in newer]
@@ -181,7 +182,7 @@ def select_continued_inputs(
     out = {}
     for row in rows:
         if row.history_from:
-            sql = "SELECT encoding, data FROM steps WHERE namespace = ? AND run_id = ? AND ordinal = ?"
+            sql = "SELECT encoding, data FROM aiki_steps WHERE namespace = ? AND run_id = ? AND ordinal = ?"
             found = db.execute(connection, sql, (namespace, row.id, row.history_from - 1)).fetchone()
             if found is not None:
                 out[row.id] = payload_of(*found)

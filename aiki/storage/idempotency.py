@@ -57,14 +57,14 @@ class Idempotency:
             columns = ", ".join(_COLUMNS)
             inserted = self.db.execute(
                 connection,
-                f"{self.db.insert_ignore} INTO idempotency ({columns}) VALUES (?, ?, ?, ?, ?)",
+                f"{self.db.insert_ignore} INTO aiki_idempotency ({columns}) VALUES (?, ?, ?, ?, ?)",
                 (self.namespace, key, request, now, now),
             )
             if inserted.rowcount == 1:
                 return Claim(True, True, now)
             row = self.db.execute(
                 connection,
-                "SELECT request, created_at, claimed_at, status, headers, body FROM idempotency "
+                "SELECT request, created_at, claimed_at, status, headers, body FROM aiki_idempotency "
                 f"WHERE namespace = ? AND id = ? {self.db.for_update}",
                 (self.namespace, key),
             ).fetchone()
@@ -79,7 +79,7 @@ class Idempotency:
                 created_at = now if over else created_at
                 self.db.execute(
                     connection,
-                    "UPDATE idempotency SET request = ?, created_at = ?, claimed_at = ?, status = NULL, headers = NULL, "
+                    "UPDATE aiki_idempotency SET request = ?, created_at = ?, claimed_at = ?, status = NULL, headers = NULL, "
                     "body = NULL WHERE namespace = ? AND id = ?",
                     (request, created_at, now, self.namespace, key),
                 )
@@ -90,15 +90,15 @@ class Idempotency:
 
     def record_answer(self, key: bytes, status: int, headers: str, body: bytes) -> None:
         """Keep the answer of a claimed request."""
-        sql = "UPDATE idempotency SET status = ?, headers = ?, body = ? WHERE namespace = ? AND id = ?"
+        sql = "UPDATE aiki_idempotency SET status = ?, headers = ?, body = ? WHERE namespace = ? AND id = ?"
         values = (status, headers, body, self.namespace, key)
         self.db.transaction(lambda connection: self.db.execute(connection, sql, values))
 
     def release_key(self, key: bytes, *, unknown: bool = False) -> None:
         """Let go of a claim whose request was refused. `unknown`: it may have been done; the same request may come again."""
-        sql = "DELETE FROM idempotency WHERE namespace = ? AND id = ? AND status IS NULL"
+        sql = "DELETE FROM aiki_idempotency WHERE namespace = ? AND id = ? AND status IS NULL"
         if unknown:
-            sql = "UPDATE idempotency SET claimed_at = 0 WHERE namespace = ? AND id = ? AND status IS NULL"
+            sql = "UPDATE aiki_idempotency SET claimed_at = 0 WHERE namespace = ? AND id = ? AND status IS NULL"
         self.db.transaction(lambda connection: self.db.execute(connection, sql, (self.namespace, key)))
 
     def purge_idempotency(self, limit: int = 500) -> int:
@@ -106,13 +106,15 @@ class Idempotency:
         before = self.clock() - KEPT * SECOND
 
         def work(connection: sa.Connection) -> int:
-            sql = "SELECT namespace, id FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?"
+            sql = "SELECT namespace, id FROM aiki_idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?"
             old = self.db.execute(connection, sql, (before, limit)).fetchall()
             by_namespace: dict[str, list[bytes]] = {}
             for namespace, raw in old:
                 by_namespace.setdefault(namespace, []).append(bytes(raw))
             for namespace, raws in by_namespace.items():
-                self.db.where_in(connection, "DELETE FROM idempotency WHERE namespace = ? AND id", (namespace,), sorted(raws))
+                self.db.where_in(
+                    connection, "DELETE FROM aiki_idempotency WHERE namespace = ? AND id", (namespace,), sorted(raws)
+                )
             return len(old)
 
         return self.db.transaction(work)

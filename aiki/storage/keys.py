@@ -67,7 +67,7 @@ class Keys(Auditing):
         row = (key_id, _hash(secret), name, role, namespaces_text(namespaces), now, actor[:255], expires_at)
 
         def work(connection: sa.Connection) -> None:
-            self.db.insert(connection, "api_keys", columns, [row])
+            self.db.insert(connection, "aiki_api_keys", columns, [row])
             detail = f"{name}: {role} of {namespaces_text(namespaces) or 'all namespaces'}"
             self.write_audit(connection, [Audited(actor, "key.add", key_id, detail)])
 
@@ -76,14 +76,14 @@ class Keys(Auditing):
 
     def api_keys(self) -> list[KeyView]:
         """All keys, newest first."""
-        sql = f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at DESC, id"
+        sql = f"SELECT {_COLUMNS} FROM aiki_api_keys ORDER BY created_at DESC, id"
         return [_key(row) for row in self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())]
 
     def key(self, key_id: str) -> KeyView | None:
         """A key, or None."""
         if not key_id.isascii():  # MariaDB compares no other text with an ASCII column
             return None
-        sql = f"SELECT {_COLUMNS} FROM api_keys WHERE id = ?"
+        sql = f"SELECT {_COLUMNS} FROM aiki_api_keys WHERE id = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (key_id[:16],)).fetchone())
         return None if row is None else _key(row)
 
@@ -92,7 +92,7 @@ class Keys(Auditing):
         key_id = secret.removeprefix(PREFIX).partition("_")[0]
         if not secret.startswith(PREFIX) or not key_id.isascii() or len(key_id) > 16:
             return None
-        sql = f"SELECT {_COLUMNS}, hash FROM api_keys WHERE id = ?"
+        sql = f"SELECT {_COLUMNS}, hash FROM aiki_api_keys WHERE id = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (key_id,)).fetchone())
         if not hmac.compare_digest(bytes(row[-1]) if row is not None else bytes(32), _hash(secret)) or row is None:
             return None
@@ -100,7 +100,7 @@ class Keys(Auditing):
         if found.revoked_at is not None or (found.expires_at is not None and found.expires_at <= now):
             return None
         if found.used_at is None or found.used_at < now - SEEN_EVERY:
-            touch = "UPDATE api_keys SET used_at = ? WHERE id = ? AND (used_at IS NULL OR used_at < ?)"
+            touch = "UPDATE aiki_api_keys SET used_at = ? WHERE id = ? AND (used_at IS NULL OR used_at < ?)"
             self.db.transaction(lambda c: self.db.execute(c, touch, (now, key_id, now - SEEN_EVERY)).rowcount)
         return found
 
@@ -111,7 +111,7 @@ class Keys(Auditing):
         now = self.clock()
 
         def work(connection: sa.Connection) -> None:
-            sql = "UPDATE api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
+            sql = "UPDATE aiki_api_keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
             if self.db.execute(connection, sql, (now, key_id)).rowcount:
                 self.write_audit(connection, [Audited(actor, "key.revoke", key_id)])
 

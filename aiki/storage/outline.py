@@ -26,7 +26,7 @@ FOLD_SECONDS: Final = 0.5
 """How long folds are read for a page."""
 ENDS: Final = ("completed", "failed", "cancelled", "timed_out", "dead")
 _STATE: Final = "CASE WHEN s.state = 'open' THEN COALESCE(c.state, s.state) ELSE s.state END"
-_CHILD: Final = "LEFT JOIN runs c ON c.namespace = s.namespace AND c.id = s.child_id"
+_CHILD: Final = "LEFT JOIN aiki_runs c ON c.namespace = s.namespace AND c.id = s.child_id"
 
 
 class Fold(NamedTuple):
@@ -106,7 +106,7 @@ class Outlining(Reading):
 
     def _outline(self, connection: sa.Connection, raw: bytes, run_id: str, first: int, limit: int) -> Outline:
         found = self.db.execute(
-            connection, "SELECT history FROM runs WHERE namespace = ? AND id = ?", (self.namespace, raw)
+            connection, "SELECT history FROM aiki_runs WHERE namespace = ? AND id = ?", (self.namespace, raw)
         ).fetchone()
         if found is None:
             raise RunNotFound(run_id)
@@ -134,7 +134,7 @@ class Outlining(Reading):
             f"SELECT s.ordinal, s.kind, s.name, s.created_at, {_STATE} AS state, "
             "COALESCE(s.finished_at, c.finished_at) AS ended, "
             "s.ordinal - ROW_NUMBER() OVER (PARTITION BY s.kind, s.name ORDER BY s.ordinal) AS island "
-            f"FROM steps s {_CHILD} WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal >= ? AND s.ordinal < ?"
+            f"FROM aiki_steps s {_CHILD} WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal >= ? AND s.ordinal < ?"
             f") t GROUP BY kind, name, island ORDER BY 1 LIMIT {int(limit)}"
         )
         rows = self.db.execute(connection, sql, (self.namespace, raw, first, end)).fetchall()
@@ -148,7 +148,7 @@ class Outlining(Reading):
             "COALESCE(s.error_type, c.error_type), "
             "COALESCE(s.error_message, c.error_message), s.traceback, s.child_id, s.due_at, s.millis, "
             "COALESCE(s.worker, c.worker), s.created_at, c.started_at, COALESCE(s.finished_at, c.finished_at), c.id "
-            f"FROM steps s {_CHILD} WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal >= ? AND s.ordinal < ? "
+            f"FROM aiki_steps s {_CHILD} WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal >= ? AND s.ordinal < ? "
             f"ORDER BY s.ordinal LIMIT {int(limit)}"
         )
 
@@ -165,13 +165,13 @@ class Outlining(Reading):
         key = (self.namespace, _raw(run_id), ordinal)
 
         def work(connection: sa.Connection) -> Payload | None:
-            sql = "SELECT encoding, data, child_id FROM steps WHERE namespace = ? AND run_id = ? AND ordinal = ?"
+            sql = "SELECT encoding, data, child_id FROM aiki_steps WHERE namespace = ? AND run_id = ? AND ordinal = ?"
             found = self.db.execute(connection, sql, key).fetchone()
             if found is None or (found[0] is None and found[2] is None):
                 return None
             if found[0] is not None:
                 return payload_of(found[0], found[1])
-            sql = "SELECT encoding, data FROM payloads WHERE namespace = ? AND run_id = ? AND role = 'result'"
+            sql = "SELECT encoding, data FROM aiki_payloads WHERE namespace = ? AND run_id = ? AND role = 'result'"
             result = self.db.execute(connection, sql, (self.namespace, found[2])).fetchone()
             return None if result is None else payload_of(*result)
 
@@ -181,7 +181,7 @@ class Outlining(Reading):
         """Events that were sent to a workflow, oldest first; of those over `largest` bytes the size alone."""
         sql = (
             "SELECT id, name, ordinal, created_at, COALESCE(LENGTH(data), 0), encoding, "
-            "CASE WHEN LENGTH(data) <= ? THEN data END FROM inbox "
+            "CASE WHEN LENGTH(data) <= ? THEN data END FROM aiki_inbox "
             f"WHERE namespace = ? AND run_id = ? AND kind = '{EVENT_SENT}' ORDER BY created_at, id LIMIT {int(limit)}"
         )
         rows = self.db.read(
@@ -201,7 +201,7 @@ class Outlining(Reading):
 
     def event_payload(self, run_id: str, event_id: str) -> Payload | None:
         """What an event carries."""
-        sql = "SELECT encoding, data FROM inbox WHERE namespace = ? AND run_id = ? AND id = ?"
+        sql = "SELECT encoding, data FROM aiki_inbox WHERE namespace = ? AND run_id = ? AND id = ?"
         key = (self.namespace, _raw(run_id), bytes.fromhex(event_id))
         found = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchone())
         return None if found is None or found[0] is None else payload_of(*found)

@@ -43,7 +43,7 @@ class Outside:
         """What came to a run, oldest first; `after`: the place of the last one of the page before. Raises `RunNotFound`."""
         at, raw = _place(after)
         sql = (
-            "SELECT id, kind, name, ordinal, outcome, encoding, data, error_type, error_message, created_at FROM inbox "
+            "SELECT id, kind, name, ordinal, outcome, encoding, data, error_type, error_message, created_at FROM aiki_inbox "
             "WHERE namespace = ? AND run_id = ? AND (created_at > ? OR (created_at = ? AND id > ?)) "
             f"ORDER BY created_at, id LIMIT {int(limit)}"
         )
@@ -66,7 +66,7 @@ class Outside:
     def attempts(self, run_id: str, *, limit: int = 50, after: int = -1) -> list[Attempt]:
         """A run's attempts, oldest first; `after`: the epoch of the last one of the page before. Raises `RunNotFound`."""
         sql = (
-            f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE namespace = ? AND run_id = ? AND epoch > ? "
+            f"SELECT {ATTEMPT_COLUMNS} FROM aiki_attempts WHERE namespace = ? AND run_id = ? AND epoch > ? "
             f"ORDER BY epoch LIMIT {int(limit)}"
         )
         return [attempt_of(row) for row in self._of_run(run_id, sql, (after,))]
@@ -76,7 +76,7 @@ class Outside:
 
         def work(connection: sa.Connection) -> list[Any]:
             rows = list(self.db.execute(connection, sql, (*key, *more)).fetchall())
-            there = "SELECT 1 FROM runs WHERE namespace = ? AND id = ?"
+            there = "SELECT 1 FROM aiki_runs WHERE namespace = ? AND id = ?"
             if not rows and self.db.execute(connection, there, key).fetchone() is None:
                 raise RunNotFound(run_id)
             return rows

@@ -28,7 +28,7 @@ from aiki.storage.database import Database, is_duplicate
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 _USER_COLUMNS: Final = "name, role, namespaces, disabled, created_at, created_by, signed_in_at"
-_ADMINS: Final = "SELECT name FROM users WHERE role = 'admin' AND disabled = 0 AND namespaces IS NULL"
+_ADMINS: Final = "SELECT name FROM aiki_users WHERE role = 'admin' AND disabled = 0 AND namespaces IS NULL"
 SEEN_EVERY: Final = 60 * SECOND
 """How exactly it is recorded when a session or a key was last used."""
 
@@ -104,7 +104,7 @@ class People(Auditing):
         row = (name, kept, role, namespaces_text(namespaces), 0, _generation(), now, actor[:255])
 
         def work(connection: sa.Connection) -> None:
-            self.db.insert(connection, "users", columns, [row])
+            self.db.insert(connection, "aiki_users", columns, [row])
             self.write_audit(connection, [Audited(actor, "user.add", name, _scope(role, namespaces))])
 
         try:
@@ -117,14 +117,14 @@ class People(Auditing):
 
     def users(self) -> list[UserView]:
         """All users, by name."""
-        sql = f"SELECT {_USER_COLUMNS} FROM users ORDER BY name"
+        sql = f"SELECT {_USER_COLUMNS} FROM aiki_users ORDER BY name"
         return [_user(row) for row in self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())]
 
     def user(self, name: str) -> UserView | None:
         """A user, or None."""
         if not name.isascii():  # MariaDB compares no other text with an ASCII column
             return None
-        sql = f"SELECT {_USER_COLUMNS} FROM users WHERE name = ?"
+        sql = f"SELECT {_USER_COLUMNS} FROM aiki_users WHERE name = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (name.lower()[:64],)).fetchone())
         return None if row is None else _user(row)
 
@@ -173,11 +173,11 @@ class People(Auditing):
         def work(connection: sa.Connection) -> None:
             had_admin = self._lock_admins(connection, name)
             if changes is None:
-                self.db.execute(connection, "DELETE FROM users WHERE name = ?", (name,))
-                self.db.execute(connection, "DELETE FROM sessions WHERE user_name = ?", (name,))
+                self.db.execute(connection, "DELETE FROM aiki_users WHERE name = ?", (name,))
+                self.db.execute(connection, "DELETE FROM aiki_sessions WHERE user_name = ?", (name,))
             else:
                 sets = ", ".join(f"{column} = ?" for column in changes)
-                self.db.execute(connection, f"UPDATE users SET {sets} WHERE name = ?", (*changes.values(), name))
+                self.db.execute(connection, f"UPDATE aiki_users SET {sets} WHERE name = ?", (*changes.values(), name))
             if had_admin and not even_last and not self.db.execute(connection, f"{_ADMINS} LIMIT 1").fetchone():
                 raise Conflict(f"{name} is the last admin of all namespaces; make another one first")
             self.write_audit(connection, [audited])
@@ -186,7 +186,7 @@ class People(Auditing):
 
     def _lock_admins(self, connection: sa.Connection, name: str) -> bool:
         """Lock this user and all admins, so that two of them cannot remove each other at once; whether there are any."""
-        sql = f"SELECT name FROM users WHERE name = ? {self.db.for_update}"
+        sql = f"SELECT name FROM aiki_users WHERE name = ? {self.db.for_update}"
         if not name.isascii() or self.db.execute(connection, sql, (name,)).fetchone() is None:
             raise NotThere(f"there is no user {name}")
         return bool(self.db.execute(connection, f"{_ADMINS} ORDER BY name {self.db.for_update}").fetchall())
@@ -199,12 +199,12 @@ class People(Auditing):
 
     def namespaces(self) -> list[str]:
         """The namespaces in which anything is defined."""
-        sql = "SELECT DISTINCT namespace FROM definitions ORDER BY namespace"
+        sql = "SELECT DISTINCT namespace FROM aiki_definitions ORDER BY namespace"
         return [row[0] for row in self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())]
 
     def has_people(self) -> bool:
         """Whether anybody has been given access: a server with users or keys, even revoked ones, is never open to all."""
-        sql = "SELECT EXISTS (SELECT 1 FROM users), EXISTS (SELECT 1 FROM api_keys)"
+        sql = "SELECT EXISTS (SELECT 1 FROM aiki_users), EXISTS (SELECT 1 FROM aiki_api_keys)"
         row = self.db.read(lambda connection: self.db.execute(connection, sql).fetchone())
         return any(row)
 
@@ -218,7 +218,7 @@ class People(Auditing):
         name = name.strip().lower()[:64]
         keys = [(_key("account", name), ACCOUNT), (_key("address", _network(source)), ADDRESS)]
         self._count_try(keys)
-        sql = "SELECT password, disabled, generation FROM users WHERE name = ?"
+        sql = "SELECT password, disabled, generation FROM aiki_users WHERE name = ?"
         known = name if name.isascii() else ""
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (known,)).fetchone())
         try:
@@ -239,12 +239,12 @@ class People(Auditing):
         row = (session_id(token), name, generation, csrf, now, now, now + int(lifetime * SECOND), source[:64])
 
         def work(connection: sa.Connection) -> None:
-            self.db.execute(connection, "DELETE FROM sessions WHERE expires_at < ?", (now,))
-            self.db.insert(connection, "sessions", columns, [row])
-            self.db.execute(connection, "UPDATE users SET signed_in_at = ? WHERE name = ?", (now, name))
+            self.db.execute(connection, "DELETE FROM aiki_sessions WHERE expires_at < ?", (now,))
+            self.db.insert(connection, "aiki_sessions", columns, [row])
+            self.db.execute(connection, "UPDATE aiki_users SET signed_in_at = ? WHERE name = ?", (now, name))
             # What was counted before the password was known to be right.
-            self.db.execute(connection, "DELETE FROM sign_in_failures WHERE id = ?", (keys[0][0],))
-            sql = "UPDATE sign_in_failures SET failures = failures - 1 WHERE id = ? AND failures > 0"
+            self.db.execute(connection, "DELETE FROM aiki_sign_in_failures WHERE id = ?", (keys[0][0],))
+            sql = "UPDATE aiki_sign_in_failures SET failures = failures - 1 WHERE id = ? AND failures > 0"
             self.db.execute(connection, sql, (keys[1][0],))
             self.write_audit(connection, [Audited(name, "sign-in", name)])
 
@@ -259,14 +259,14 @@ class People(Auditing):
         now = self.clock()
 
         def work(connection: sa.Connection) -> None:
-            self.db.execute(connection, "DELETE FROM sign_in_failures WHERE last_at < ?", (now - _FORGET,))
+            self.db.execute(connection, "DELETE FROM aiki_sign_in_failures WHERE last_at < ?", (now - _FORGET,))
             self.db.insert_new(
                 connection,
-                "sign_in_failures",
+                "aiki_sign_in_failures",
                 ("id", "failures", "last_at", "until"),
                 sorted((raw, 0, now, 0) for raw, _ in keys),
             )
-            sql = f"SELECT failures, until FROM sign_in_failures WHERE id = ? {self.db.for_update}"
+            sql = f"SELECT failures, until FROM aiki_sign_in_failures WHERE id = ? {self.db.for_update}"
             rows = {raw: self.db.execute(connection, sql, (raw,)).fetchone() for raw, _ in sorted(keys, key=lambda k: k[0])}
             until = max(rows[raw][1] for raw, _ in keys)
             if until > now:
@@ -277,7 +277,7 @@ class People(Auditing):
                 wait = min(2.0 ** min(over, 30), throttle.longest) if over >= 0 else 0.0
                 self.db.execute(
                     connection,
-                    "UPDATE sign_in_failures SET failures = ?, last_at = ?, until = ? WHERE id = ?",
+                    "UPDATE aiki_sign_in_failures SET failures = ?, last_at = ?, until = ? WHERE id = ?",
                     (failures, now, now + int(wait * SECOND), raw),
                 )
 
@@ -291,14 +291,15 @@ class People(Auditing):
         """
         raw, now = session_id(token), self.clock()
         sql = (
-            "SELECT s.user_name, u.role, u.namespaces, s.csrf, s.seen_at FROM sessions s JOIN users u ON u.name = s.user_name "
+            "SELECT s.user_name, u.role, u.namespaces, s.csrf, s.seen_at FROM aiki_sessions s JOIN "
+            "aiki_users u ON u.name = s.user_name "
             "AND u.generation = s.generation AND u.disabled = 0 WHERE s.id = ? AND s.expires_at > ? AND s.seen_at > ?"
         )
         row = self.db.read(lambda c: self.db.execute(c, sql, (raw, now, now - int(idle * SECOND))).fetchone())
         if row is None:
             return None
         if row[4] < now - SEEN_EVERY:
-            touch = "UPDATE sessions SET seen_at = ? WHERE id = ? AND seen_at < ?"
+            touch = "UPDATE aiki_sessions SET seen_at = ? WHERE id = ? AND seen_at < ?"
             self.db.transaction(lambda c: self.db.execute(c, touch, (now, raw, now - SEEN_EVERY)).rowcount)
         return Session(raw, row[0], row[1], namespaces_of(row[2]), row[3])
 
@@ -306,7 +307,7 @@ class People(Auditing):
         """End a session."""
 
         def work(connection: sa.Connection) -> None:
-            self.db.execute(connection, "DELETE FROM sessions WHERE id = ?", (session.id,))
+            self.db.execute(connection, "DELETE FROM aiki_sessions WHERE id = ?", (session.id,))
             self.write_audit(connection, [Audited(session.user, "sign-out", session.user)])
 
         self.db.transaction(work)

@@ -20,9 +20,17 @@ from aiki.storage.database import Database, is_duplicate
 
 LONG: Final = 1000
 """A workflow of more steps leaves them behind when it is deleted, to be deleted in parts."""
-OWN: Final = ("payloads", "attempts", "links", "run_logs", "revocations", "failures", "reruns")
+OWN: Final = (
+    "aiki_payloads",
+    "aiki_attempts",
+    "aiki_links",
+    "aiki_run_logs",
+    "aiki_revocations",
+    "aiki_failures",
+    "aiki_reruns",
+)
 """Tables whose rows belong to one run, by `run_id`, and are few."""
-LONG_OWN: Final = (("steps", "ordinal"), ("inbox", "id"))
+LONG_OWN: Final = (("aiki_steps", "ordinal"), ("aiki_inbox", "id"))
 """The same, with what follows `run_id` in the key, where there may be very many."""
 
 _TERMINAL: Final = frozenset(str(state) for state in TERMINAL)
@@ -50,7 +58,8 @@ class Purging:
         What was made after that cannot have ended before it, so the walk ends there.
         """
         sql = (
-            "SELECT id, finished_at, updated_at, created_at FROM runs WHERE namespace = ? AND state = ? AND created_at >= ? "
+            "SELECT id, finished_at, updated_at, created_at FROM aiki_runs WHERE namespace = ? AND state = "
+            "? AND created_at >= ? "
             f"AND created_at < ? AND (created_at > ? OR id > ?) ORDER BY created_at, id LIMIT {int(limit)}"
         )
         key = (namespace, state, after[0], before, *after)
@@ -63,7 +72,7 @@ class Purging:
 
         def work(connection: sa.Connection) -> int:
             columns = "id, state, finished_at, updated_at, parent_id, followers, name, reference_id, history"
-            sql = f"SELECT {columns} FROM runs WHERE namespace = ? AND id"
+            sql = f"SELECT {columns} FROM aiki_runs WHERE namespace = ? AND id"
             wanted = sorted(set(run_ids))
             rows = self.db.where_in(connection, sql, (namespace,), wanted, f"ORDER BY id {self.db.for_update}")
             ended = {bytes(row[0]): row for row in rows if row[1] in _TERMINAL and (row[2] or row[3]) < before}
@@ -81,11 +90,11 @@ class Purging:
             if row[4] is not None:
                 needed_by.setdefault(run_id, set()).add(bytes(row[4]))
         followed = [run_id for run_id, row in ended.items() if row[5]]
-        sql = "SELECT run_id, parent_id FROM links WHERE namespace = ? AND run_id"
+        sql = "SELECT run_id, parent_id FROM aiki_links WHERE namespace = ? AND run_id"
         for run_id, parent in self.db.where_in(connection, sql, (namespace,), followed):
             needed_by.setdefault(bytes(run_id), set()).add(bytes(parent))
         asked = sorted({parent for parents in needed_by.values() for parent in parents} - set(ended))
-        sql = "SELECT id FROM runs WHERE namespace = ? AND id"
+        sql = "SELECT id FROM aiki_runs WHERE namespace = ? AND id"
         staying = {bytes(raw) for (raw,) in self.db.where_in(connection, sql, (namespace,), asked)}
         going = set(ended)
         while True:
@@ -105,16 +114,16 @@ class Purging:
             self.db.where_in(connection, f"DELETE FROM {table} WHERE namespace = ? AND run_id", (namespace,), short)
         long = [(namespace, run_id) for run_id in run_ids if run_id not in set(short)]
         if long:
-            self.db.insert_new(connection, "leftovers", ("namespace", "run_id"), long)
+            self.db.insert_new(connection, "aiki_leftovers", ("namespace", "run_id"), long)
         named = sorted((namespace, row[6], row[7], bytes(row[0])) for row in rows if row[7] is not None)
         if named:
-            sql = "DELETE FROM reference_ids WHERE namespace = ? AND name = ? AND reference_id = ? AND run_id = ?"
+            sql = "DELETE FROM aiki_reference_ids WHERE namespace = ? AND name = ? AND reference_id = ? AND run_id = ?"
             connection.exec_driver_sql(self.db.placeholders(sql), named)
-        self.db.where_in(connection, "DELETE FROM runs WHERE namespace = ? AND id", (namespace,), run_ids)
+        self.db.where_in(connection, "DELETE FROM aiki_runs WHERE namespace = ? AND id", (namespace,), run_ids)
 
     def purge_leftovers(self, limit: int = 1000) -> int:
         """Delete some of what long workflows left behind, of any namespace; how many rows."""
-        sql = "SELECT namespace, run_id FROM leftovers LIMIT 1"
+        sql = "SELECT namespace, run_id FROM aiki_leftovers LIMIT 1"
         found = self.db.read(lambda connection: self.db.execute(connection, sql).fetchone())
         if found is None:
             return 0
@@ -128,20 +137,23 @@ class Purging:
                     sql = f"DELETE FROM {table} WHERE namespace = ? AND run_id = ? AND {column}"
                     self.db.where_in(connection, sql, key, some)
                     return len(some)
-            return int(self.db.execute(connection, "DELETE FROM leftovers WHERE namespace = ? AND run_id = ?", key).rowcount)
+            return int(
+                self.db.execute(connection, "DELETE FROM aiki_leftovers WHERE namespace = ? AND run_id = ?", key).rowcount
+            )
 
         return self.db.transaction(work)
 
     # ------------------------------------------------------------ the rest
     def purge_table(self, table: str, namespace: str, before: int, limit: int = 500) -> int:
-        """Delete some rows of `audit`, `dead_letters` or `webhook_deliveries` (given up) that were made before `before`."""
-        assert table in ("audit", "dead_letters", "webhook_deliveries")
-        only = " AND due_at IS NULL" if table == "webhook_deliveries" else ""
+        """Delete some rows of `aiki_audit`, `aiki_dead_letters` or `aiki_webhook_deliveries` (given "
+        "up) that were made before `before`."""
+        assert table in ("aiki_audit", "aiki_dead_letters", "aiki_webhook_deliveries")
+        only = " AND due_at IS NULL" if table == "aiki_webhook_deliveries" else ""
         # Ids rise with time in the audit. The others are few: they are kept for people.
         sql = f"SELECT id FROM {table} WHERE namespace = ? AND created_at < ?{only} ORDER BY id LIMIT {int(limit)}"
         key: tuple[Any, ...] = (namespace, before)
-        if table == "audit":
-            sql = f"SELECT id FROM audit WHERE namespace = ? AND id < ? ORDER BY id LIMIT {int(limit)}"
+        if table == "aiki_audit":
+            sql = f"SELECT id FROM aiki_audit WHERE namespace = ? AND id < ? ORDER BY id LIMIT {int(limit)}"
             key = (namespace, (before // 1000).to_bytes(6, "big") + bytes(10))
 
         def work(connection: sa.Connection) -> int:
@@ -159,15 +171,18 @@ class Purging:
         row = ("", name, holder, until)  # the whole installation's, so no namespace's
 
         def work(connection: sa.Connection) -> bool:
-            sql = "UPDATE chores SET holder = ?, until_at = ? WHERE namespace = ? AND name = ? AND (holder = ? OR until_at < ?)"
+            sql = (
+                "UPDATE aiki_chores SET holder = ?, until_at = ? WHERE namespace = ? AND name = ? AND (holder = "
+                "? OR until_at < ?)"
+            )
             if self.db.execute(connection, sql, (holder, until, "", name, holder, now)).rowcount:
                 return True
-            sql = "SELECT holder FROM chores WHERE namespace = ? AND name = ?"
+            sql = "SELECT holder FROM aiki_chores WHERE namespace = ? AND name = ?"
             found = self.db.execute(connection, sql, ("", name)).fetchone()
             if found is not None:
                 return bool(found[0] == holder)  # MySQL counts no row that was set to what it was
             try:
-                self.db.insert(connection, "chores", ("namespace", "name", "holder", "until_at"), [row])
+                self.db.insert(connection, "aiki_chores", ("namespace", "name", "holder", "until_at"), [row])
             except IntegrityError as error:
                 if not is_duplicate(error):
                     raise

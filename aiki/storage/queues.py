@@ -95,20 +95,22 @@ class Queues(Auditing):
 
         def work(connection: sa.Connection) -> None:
             now = self.clock()
-            sql = f"SELECT paused FROM queues WHERE namespace = ? AND name = ? {self.db.for_update}"
+            sql = f"SELECT paused FROM aiki_queues WHERE namespace = ? AND name = ? {self.db.for_update}"
             row = self.db.execute(connection, sql, key).fetchone()
             if not paused and not (row and row[0]):
                 raise RunConflict(f"queue {queue} is not paused")
             if paused and row and row[0]:
                 return
-            newest = self.db.execute(connection, "SELECT MAX(changed_at) FROM queues WHERE namespace = ?", key[:1]).fetchone()
+            newest = self.db.execute(
+                connection, "SELECT MAX(changed_at) FROM aiki_queues WHERE namespace = ?", key[:1]
+            ).fetchone()
             number = max(now, (newest[0] or 0) + 1)
             values = (1, actor[:255], now, reason[:1000], number) if paused else (0, None, None, None, number)
             if row is None:
                 columns = ("namespace", "name", "paused", "paused_by", "paused_at", "reason", "changed_at")
-                self.db.insert(connection, "queues", columns, [(*key, *values)])
+                self.db.insert(connection, "aiki_queues", columns, [(*key, *values)])
             else:
-                sql = "UPDATE queues SET paused = ?, paused_by = ?, paused_at = ?, reason = ?, changed_at = ? "
+                sql = "UPDATE aiki_queues SET paused = ?, paused_by = ?, paused_at = ?, reason = ?, changed_at = ? "
                 self.db.execute(connection, f"{sql} WHERE namespace = ? AND name = ?", (*values, *key))
             action = "pause_queue" if paused else "resume_queue"
             self.write_audit(connection, [Audited(actor, action, f"queue {queue}", reason=reason)])
@@ -123,7 +125,7 @@ class Queues(Auditing):
 
     def pauses(self, connection: sa.Connection | None = None) -> Pauses:
         """The paused queues of the namespace."""
-        sql = "SELECT name, paused, paused_by, paused_at, reason, changed_at FROM queues WHERE namespace = ?"
+        sql = "SELECT name, paused, paused_by, paused_at, reason, changed_at FROM aiki_queues WHERE namespace = ?"
 
         def read(at: sa.Connection) -> list[Any]:
             return list(self.db.execute(at, sql, (self.namespace,)).fetchall())
@@ -134,14 +136,14 @@ class Queues(Auditing):
 
     def pause_is_heard(self, queue: str) -> bool:
         """Whether all workers that live and take from a queue have said that they hold it to be paused."""
-        sql = "SELECT queues, paused FROM workers WHERE namespace = ? AND state = 'alive' AND heard_at > ?"
+        sql = "SELECT queues, paused FROM aiki_workers WHERE namespace = ? AND state = 'alive' AND heard_at > ?"
         key = (self.namespace, self.clock() - HEARD)
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
         return all(queue in json.loads(paused or "[]") for queues, paused in rows if queue in json.loads(queues))
 
     def all_pauses(self) -> dict[str, tuple[int, list[str]]]:
         """The number and the names of the paused queues of each namespace that has ever paused one; for an orchestrator."""
-        sql = "SELECT namespace, name, paused, changed_at FROM queues"
+        sql = "SELECT namespace, name, paused, changed_at FROM aiki_queues"
         found: dict[str, tuple[int, list[str]]] = {}
         for namespace, name, paused, changed_at in self.db.read(lambda c: self.db.execute(c, sql).fetchall()):
             number, names = found.get(namespace, (0, []))
@@ -154,13 +156,13 @@ class Queues(Auditing):
         def work(connection: sa.Connection) -> set[str]:
             key = (self.namespace,)
             named = {"default"}
-            for (options,) in self.db.execute(connection, "SELECT options FROM definitions WHERE namespace = ?", key):
+            for (options,) in self.db.execute(connection, "SELECT options FROM aiki_definitions WHERE namespace = ?", key):
                 queue = json.loads(options).get("queue")
                 named |= {queue} if isinstance(queue, str) else set()
-            sql = "SELECT queues FROM workers WHERE namespace = ? AND state = 'alive'"
+            sql = "SELECT queues FROM aiki_workers WHERE namespace = ? AND state = 'alive'"
             for (queues,) in self.db.execute(connection, sql, key):
                 named.update(json.loads(queues))
-            for table, column in (("queues", "name"), ("markers", "queue")):
+            for table, column in (("aiki_queues", "name"), ("aiki_markers", "queue")):
                 sql = f"SELECT {column} FROM {table} WHERE namespace = ?"
                 named.update(row[0] for row in self.db.execute(connection, sql, key))
             return named
@@ -175,15 +177,15 @@ class Queues(Auditing):
             since = now - 300 * SECOND
             since -= since % (60 * SECOND)
             sql = (
-                "SELECT queue, SUM(started), SUM(completed + failed + dead + cancelled) FROM statistics "
+                "SELECT queue, SUM(started), SUM(completed + failed + dead + cancelled) FROM aiki_statistics "
                 "WHERE namespace = ? AND width = 60 AND at >= ? GROUP BY queue"
             )
             rows = self.db.execute(connection, sql, (self.namespace, since)).fetchall()
             seconds = (now - since) / SECOND
             worked = {row[0]: (float(row[1] or 0) / seconds, float(row[2] or 0) / seconds) for row in rows}
-            hint = "INDEXED BY ix_runs_queue" if self.db.is_sqlite else ""
+            hint = "INDEXED BY ix_aiki_runs_queue" if self.db.is_sqlite else ""
             sql = (
-                f"SELECT COUNT(*) FROM (SELECT 1 FROM runs {hint} WHERE namespace = ? AND queue = ? AND created_at > ? "
+                f"SELECT COUNT(*) FROM (SELECT 1 FROM aiki_runs {hint} WHERE namespace = ? AND queue = ? AND created_at > ? "
                 f"LIMIT {RECORDED}) t"
             )
             out = {}
@@ -201,10 +203,11 @@ class Queues(Auditing):
             counts: dict[str, dict[str, Any]] = {}
             exact = True
             for state in (State.QUEUED, State.RUNNING, State.SCHEDULED):
-                hint = "INDEXED BY ix_runs_state" if self.db.is_sqlite else ""
+                hint = "INDEXED BY ix_aiki_runs_state" if self.db.is_sqlite else ""
                 sql = (
                     "SELECT queue, COUNT(*), MIN(COALESCE(dispatched_at, created_at)) FROM (SELECT queue, dispatched_at, "
-                    f"created_at FROM runs {hint} WHERE namespace = ? AND state = ? ORDER BY created_at LIMIT {int(limit)}) t "
+                    f"created_at FROM aiki_runs {hint} WHERE namespace = ? AND state = ? ORDER BY created_at LIMIT "
+                    f"{int(limit)}) t "
                     "GROUP BY queue"
                 )
                 rows = self.db.execute(connection, sql, (self.namespace, state.value)).fetchall()

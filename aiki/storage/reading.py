@@ -41,9 +41,9 @@ class Reading(Queues):
     def _get(self, connection: sa.Connection, raw: bytes) -> RunView | None:
         row = self.db.execute(
             connection,
-            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name, q.paused_by, q.paused_at, q.reason FROM runs r "
-            "LEFT JOIN workers w ON w.namespace = r.namespace AND w.id = r.worker "
-            "LEFT JOIN queues q ON q.namespace = r.namespace AND q.name = r.queue AND q.paused = 1 "
+            f"SELECT {_VIEW_COLUMNS_OF_R}, w.name, q.paused_by, q.paused_at, q.reason FROM aiki_runs r "
+            "LEFT JOIN aiki_workers w ON w.namespace = r.namespace AND w.id = r.worker "
+            "LEFT JOIN aiki_queues q ON q.namespace = r.namespace AND q.name = r.queue AND q.paused = 1 "
             "WHERE r.namespace = ? AND r.id = ?",
             (self.namespace, raw),
         ).fetchone()
@@ -67,7 +67,7 @@ class Reading(Queues):
         if not wanted:
             return {}
         rows = self.db.where_in(
-            connection, "SELECT id, name FROM workers WHERE namespace = ? AND id", (self.namespace,), wanted
+            connection, "SELECT id, name FROM aiki_workers WHERE namespace = ? AND id", (self.namespace,), wanted
         )
         return {bytes(raw): name for raw, name in rows}
 
@@ -92,12 +92,12 @@ class Reading(Queues):
             payloads = {
                 role: payload_of(encoding, data)
                 for role, encoding, data in self.db.execute(
-                    connection, "SELECT role, encoding, data FROM payloads WHERE namespace = ? AND run_id = ?", key
+                    connection, "SELECT role, encoding, data FROM aiki_payloads WHERE namespace = ? AND run_id = ?", key
                 )
             }
             attempts = []
             if view.state is not State.COMPLETED or view.attempt > 1 or view.crashes:
-                sql = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE namespace = ? AND run_id = ? ORDER BY epoch"
+                sql = f"SELECT {ATTEMPT_COLUMNS} FROM aiki_attempts WHERE namespace = ? AND run_id = ? ORDER BY epoch"
                 attempts = [attempt_of(row) for row in self.db.execute(connection, sql, key)]
                 attempts = self._with_names(connection, attempts)
             traceback = attempts[-1].traceback if attempts and view.state in (State.FAILED, State.DEAD) else ""
@@ -111,7 +111,7 @@ class Reading(Queues):
 
         def work(connection: sa.Connection) -> dict[str, State]:
             rows = self.db.where_in(
-                connection, "SELECT id, state FROM runs WHERE namespace = ? AND id", (self.namespace,), list(by_raw)
+                connection, "SELECT id, state FROM aiki_runs WHERE namespace = ? AND id", (self.namespace,), list(by_raw)
             )
             return {by_raw[bytes(raw)]: State(state) for raw, state in rows if state in TERMINAL}
 
@@ -121,7 +121,7 @@ class Reading(Queues):
         """Those of the runs that have ended, with their final state and their result."""
         by_raw = {ids.to_bytes(run_id): run_id for run_id in run_ids}
         sql = (
-            "SELECT r.id, r.state, p.encoding, p.data FROM runs r LEFT JOIN payloads p "
+            "SELECT r.id, r.state, p.encoding, p.data FROM aiki_runs r LEFT JOIN aiki_payloads p "
             "ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' WHERE r.namespace = ? AND r.id"
         )
         rows = self.db.read(lambda connection: self.db.where_in(connection, sql, (self.namespace,), list(by_raw)))
@@ -133,6 +133,6 @@ class Reading(Queues):
 
     def count_by_state(self) -> dict[State, int]:
         """How many runs there are in each state."""
-        sql = "SELECT state, COUNT(*) FROM runs WHERE namespace = ? GROUP BY state"
+        sql = "SELECT state, COUNT(*) FROM aiki_runs WHERE namespace = ? GROUP BY state"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchall())
         return {State(state): count for state, count in rows}

@@ -71,7 +71,7 @@ class Reconciling:
         """A page of the runs in a state, in the order of their index, oldest first; and the place where the next begins."""
         moment, run_id = int.from_bytes(after[:8], "big"), after[8:]
         sql = (
-            f"SELECT {columns}, created_at FROM runs WHERE namespace = ? AND state = ? AND created_at >= ? "
+            f"SELECT {columns}, created_at FROM aiki_runs WHERE namespace = ? AND state = ? AND created_at >= ? "
             f"AND (created_at > ? OR id > ?) ORDER BY created_at, id LIMIT {int(limit)}"
         )
         rows = self.db.execute(connection, sql, (namespace, state.value, moment, moment, run_id)).fetchall()
@@ -82,12 +82,12 @@ class Reconciling:
         self, connection: sa.Connection, namespace: str, keys: Sequence[tuple[bytes, int]]
     ) -> set[tuple[bytes, int]]:
         by_id = {delivery_id(raw, epoch): (raw, epoch) for raw, epoch in keys}
-        sql = "SELECT id FROM deliveries WHERE namespace = ? AND id"
+        sql = "SELECT id FROM aiki_deliveries WHERE namespace = ? AND id"
         return {by_id[bytes(row[0])] for row in self.db.where_in(connection, sql, (namespace,), list(by_id))}
 
     def running(self, namespace: str) -> list[tuple[RunKey, str, int]]:
         """All runs recorded as running, with the worker (hex) that has them and their partition."""
-        sql = "SELECT id, epoch, worker, partition_no FROM runs WHERE namespace = ? AND state = ?"
+        sql = "SELECT id, epoch, worker, partition_no FROM aiki_runs WHERE namespace = ? AND state = ?"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, State.RUNNING.value)).fetchall())
         return [(RunKey(bytes(raw).hex(), epoch), bytes(worker or b"").hex(), part) for raw, epoch, worker, part in rows]
 
@@ -95,25 +95,25 @@ class Reconciling:
         """Stalled runs whose definition (name, version) is among `names`."""
         wanted = set(names)
         most = int(limit) * 10
-        sql = f"SELECT id, name, version FROM runs WHERE namespace = ? AND state = ? ORDER BY created_at, id LIMIT {most}"
+        sql = f"SELECT id, name, version FROM aiki_runs WHERE namespace = ? AND state = ? ORDER BY created_at, id LIMIT {most}"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, State.STALLED.value)).fetchall())
         return [bytes(raw) for raw, name, version in rows if (name, version) in wanted][:limit]
 
     def stirred(self, limit: int = 500) -> list[tuple[str, bytes]]:
         """Runs (namespace, id) that something has come to and that have not been looked at since."""
-        sql = f"SELECT DISTINCT namespace, run_id FROM inbox WHERE taken = 0 LIMIT {int(limit)}"
+        sql = f"SELECT DISTINCT namespace, run_id FROM aiki_inbox WHERE taken = 0 LIMIT {int(limit)}"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())
         return [(namespace, bytes(raw)) for namespace, raw in rows]
 
     def namespaces(self) -> list[str]:
         """Namespaces that have runs or workers."""
-        sql = "SELECT DISTINCT namespace FROM definitions"
+        sql = "SELECT DISTINCT namespace FROM aiki_definitions"
         return [row[0] for row in self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())]
 
     # ------------------------------------------------------------ markers
     def marker(self, namespace: str, queue: str) -> tuple[int, int]:
         """When the newest marker was sent down a queue, and when the newest that came out had been sent (0: never)."""
-        sql = "SELECT sent_at, taken_at FROM markers WHERE namespace = ? AND queue = ?"
+        sql = "SELECT sent_at, taken_at FROM aiki_markers WHERE namespace = ? AND queue = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, queue)).fetchone())
         return (row[0], row[1]) if row else (0, 0)
 
@@ -123,20 +123,20 @@ class Reconciling:
         def work(connection: sa.Connection) -> None:
             row = self.db.execute(
                 connection,
-                f"SELECT sent_at, taken_at FROM markers WHERE namespace = ? AND queue = ? {self.db.for_update}",
+                f"SELECT sent_at, taken_at FROM aiki_markers WHERE namespace = ? AND queue = ? {self.db.for_update}",
                 (namespace, queue),
             ).fetchone()
             if row is None:
                 try:
                     columns = ("namespace", "queue", "sent_at", "taken_at")
-                    self.db.insert(connection, "markers", columns, [(namespace, queue, sent_at, taken_at)])
+                    self.db.insert(connection, "aiki_markers", columns, [(namespace, queue, sent_at, taken_at)])
                 except IntegrityError as error:
                     if not is_duplicate(error):
                         raise
                 return
             self.db.execute(
                 connection,
-                "UPDATE markers SET sent_at = ?, taken_at = ? WHERE namespace = ? AND queue = ?",
+                "UPDATE aiki_markers SET sent_at = ?, taken_at = ? WHERE namespace = ? AND queue = ?",
                 (max(row[0], sent_at), max(row[1], taken_at), namespace, queue),
             )
 

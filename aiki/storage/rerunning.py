@@ -60,7 +60,7 @@ class Rerunning(Steering):
                 created = self._with_steps(connection, run_id, copy, from_step)
             if created.accepted[0].created:
                 row = (self.namespace, ids.to_bytes(copy.id), ids.to_bytes(run_id))
-                self.db.insert_new(connection, "reruns", ("namespace", "run_id", "source_id"), [row])
+                self.db.insert_new(connection, "aiki_reruns", ("namespace", "run_id", "source_id"), [row])
                 if actor:
                     before = None if payload is None else detail.input
                     told = json.dumps({"new": copy.id, "from_step": from_step, **_changed(before, payload)})
@@ -75,7 +75,7 @@ class Rerunning(Steering):
 
     def options_of(self, run_id: str) -> dict[str, object]:
         """The options that a run was recorded with, sparse."""
-        sql = "SELECT options FROM runs WHERE namespace = ? AND id = ?"
+        sql = "SELECT options FROM aiki_runs WHERE namespace = ? AND id = ?"
         row = self.db.read(
             lambda connection: self.db.execute(connection, sql, (self.namespace, ids.to_bytes(run_id))).fetchone()
         )
@@ -83,20 +83,20 @@ class Rerunning(Steering):
 
     def rerun_of(self, run_id: str) -> str | None:
         """The run that a run was made from, or None."""
-        sql = "SELECT source_id FROM reruns WHERE namespace = ? AND run_id = ?"
+        sql = "SELECT source_id FROM aiki_reruns WHERE namespace = ? AND run_id = ?"
         row = self.db.read(lambda c: self.db.execute(c, sql, (self.namespace, ids.to_bytes(run_id))).fetchone())
         return ids.to_text(bytes(row[0])) if row else None
 
     def reruns(self, run_id: str, limit: int = 20) -> list[str]:
         """The newest runs that were made from a run."""
-        sql = f"SELECT run_id FROM reruns WHERE namespace = ? AND source_id = ? ORDER BY run_id DESC LIMIT {int(limit)}"
+        sql = f"SELECT run_id FROM aiki_reruns WHERE namespace = ? AND source_id = ? ORDER BY run_id DESC LIMIT {int(limit)}"
         rows = self.db.read(lambda c: self.db.execute(c, sql, (self.namespace, ids.to_bytes(run_id))).fetchall())
         return [ids.to_text(bytes(row[0])) for row in rows]
 
     def _with_steps(self, connection: sa.Connection, run_id: str, run: NewRun, from_step: int) -> Created:
         """Record `run`, a copy of another, with the steps of that before `from_step` and what came for them."""
         source, raw = _raw(run_id), ids.to_bytes(run.id)
-        sql = "SELECT history, history_from FROM runs WHERE namespace = ? AND id = ?"
+        sql = "SELECT history, history_from FROM aiki_runs WHERE namespace = ? AND id = ?"
         found = self.db.execute(connection, sql, (self.namespace, source)).fetchone()
         last, first = found or (0, 0)
         if run.kind != "workflow" or first or not 0 <= from_step < last:
@@ -105,7 +105,8 @@ class Rerunning(Steering):
             raise RunConflict(f"run {run_id} cannot be rerun from step {from_step}: {why}")
         open_ = self.db.execute(
             connection,
-            "SELECT s.ordinal, s.name FROM steps s LEFT JOIN inbox i ON i.namespace = s.namespace AND i.run_id = s.run_id "
+            "SELECT s.ordinal, s.name FROM aiki_steps s LEFT JOIN aiki_inbox i ON i.namespace = s.namespace "
+            "AND i.run_id = s.run_id "
             "AND i.ordinal = s.ordinal WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal < ? AND s.state = 'open' "
             "AND i.id IS NULL ORDER BY s.ordinal LIMIT 1",
             (self.namespace, source, from_step),
@@ -118,13 +119,13 @@ class Rerunning(Steering):
         self._copy_steps(connection, source, raw, from_step)
         self.db.execute(
             connection,
-            "UPDATE runs SET history = ? WHERE namespace = ? AND id = ?",
+            "UPDATE aiki_runs SET history = ? WHERE namespace = ? AND id = ?",
             (from_step, self.namespace, raw),
         )
         return created
 
     def _copy_steps(self, connection: sa.Connection, source: bytes, target: bytes, before: int) -> None:
-        for table, columns in (("steps", STEP_COLUMNS), ("inbox", INBOX_COLUMNS)):
+        for table, columns in (("aiki_steps", STEP_COLUMNS), ("aiki_inbox", INBOX_COLUMNS)):
             rest = ", ".join(column for column in columns if column not in ("namespace", "run_id"))
             sql = f"INSERT INTO {table} (namespace, run_id, {rest}) SELECT namespace, ?, {rest} FROM {table} "
             where = "WHERE namespace = ? AND run_id = ? AND ordinal < ?"

@@ -110,7 +110,7 @@ class Roster(Auditing):
             known = {
                 (row[0], row[1]): (row[2], row[3])
                 for row in self.db.execute(
-                    connection, "SELECT name, version, kind, options FROM definitions WHERE namespace = ?", (where,)
+                    connection, "SELECT name, version, kind, options FROM aiki_definitions WHERE namespace = ?", (where,)
                 )
             }
             for item in sorted(definitions, key=lambda d: (d.name, d.version)):
@@ -123,31 +123,31 @@ class Roster(Auditing):
                     registered_at = now + order[item.name, item.version]
                     row = (where, item.name, item.version, item.kind, options, registered_at)
                     try:
-                        self.db.insert(connection, "definitions", columns, [row])
+                        self.db.insert(connection, "aiki_definitions", columns, [row])
                         continue
                     except IntegrityError as error:
                         if not is_duplicate(error):
                             raise
                 self.db.execute(
                     connection,
-                    "UPDATE definitions SET kind = ?, options = ? WHERE namespace = ? AND name = ? AND version = ?",
+                    "UPDATE aiki_definitions SET kind = ?, options = ? WHERE namespace = ? AND name = ? AND version = ?",
                     (item.kind, options, where, item.name, item.version),
                 )
             if actor and changed:
                 entry = Audited(actor, "register", changed[0], ", ".join(changed)[:4000], affected=len(changed))
-                self.db.insert(connection, "audit", AUDIT_COLUMNS, audit_rows(where, now, self.origin, [entry]))
+                self.db.insert(connection, "aiki_audit", AUDIT_COLUMNS, audit_rows(where, now, self.origin, [entry]))
 
         self.db.transaction(work)
 
     def definitions(self) -> list[DefinitionInfo]:
         """All definitions of the namespace."""
-        sql = "SELECT name, version, kind, options FROM definitions WHERE namespace = ? ORDER BY name, version"
+        sql = "SELECT name, version, kind, options FROM aiki_definitions WHERE namespace = ? ORDER BY name, version"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchall())
         return [DefinitionInfo(name, version, kind, json.loads(options)) for name, version, kind, options in rows]
 
     def definition(self, name: str, version: str | None = None) -> DefinitionInfo | None:
         """The definition of a name in this version, by default in the one that was registered last; or None."""
-        sql = "SELECT name, version, kind, options FROM definitions WHERE namespace = ? AND name = ? "
+        sql = "SELECT name, version, kind, options FROM aiki_definitions WHERE namespace = ? AND name = ? "
         key: tuple[str, ...] = (self.namespace, name)
         if version is not None:
             sql, key = f"{sql}AND version = ? ", (*key, version)
@@ -157,7 +157,7 @@ class Roster(Auditing):
 
     def versions_of(self, name: str) -> list[str]:
         """The registered versions of a name, the one that was registered last at the end."""
-        sql = "SELECT version FROM definitions WHERE namespace = ? AND name = ? ORDER BY registered_at, version"
+        sql = "SELECT version FROM aiki_definitions WHERE namespace = ? AND name = ? ORDER BY registered_at, version"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace, name)).fetchall())
         return [row[0] for row in rows]
 
@@ -172,7 +172,7 @@ class Roster(Auditing):
             for name in sorted(means):
                 self.db.execute(
                     connection,
-                    "UPDATE definitions SET mean_ms = ? WHERE namespace = ? AND name = ?",
+                    "UPDATE aiki_definitions SET mean_ms = ? WHERE namespace = ? AND name = ?",
                     (means[name], namespace, name),
                 )
 
@@ -202,14 +202,14 @@ class Roster(Auditing):
             sets = ", ".join(f"{column} = ?" for column in values)
             updated = self.db.execute(
                 connection,
-                f"UPDATE workers SET {sets} WHERE namespace = ? AND id = ?",
+                f"UPDATE aiki_workers SET {sets} WHERE namespace = ? AND id = ?",
                 (*values.values(), hello.namespace, raw),
             )
             if updated.rowcount:
                 return
             row = (hello.namespace, raw, now, *values.values())
             try:
-                self.db.insert(connection, "workers", ("namespace", "id", "started_at", *values), [row])
+                self.db.insert(connection, "aiki_workers", ("namespace", "id", "started_at", *values), [row])
             except IntegrityError as error:  # another orchestrator heard the same hello
                 if not is_duplicate(error):
                     raise
@@ -221,7 +221,7 @@ class Roster(Auditing):
         """Register `(name, version, kind)` triples that nobody has registered, without touching the options of known ones."""
         known = self.db.read(
             lambda connection: self.db.execute(
-                connection, "SELECT name, version FROM definitions WHERE namespace = ?", (namespace,)
+                connection, "SELECT name, version FROM aiki_definitions WHERE namespace = ?", (namespace,)
             ).fetchall()
         )
         there = {(row[0], row[1]) for row in known}
@@ -238,7 +238,7 @@ class Roster(Auditing):
                 values = (json.dumps(said.children), said.memory, int(said.draining), json.dumps(list(said.paused)))
                 self.db.execute(
                     connection,
-                    "UPDATE workers SET state = 'alive', heard_at = ?, children = ?, memory = ?, draining = ?, paused = ? "
+                    "UPDATE aiki_workers SET state = 'alive', heard_at = ?, children = ?, memory = ?, draining = ?, paused = ? "
                     "WHERE namespace = ? AND id = ? AND state <> 'stopped'",
                     (now, *values, namespace, bytes.fromhex(worker)),
                 )
@@ -247,7 +247,7 @@ class Roster(Auditing):
 
     def set_worker_state(self, namespace: str, worker: str, state: str) -> None:
         """Record that a worker has stopped or is lost."""
-        sql = "UPDATE workers SET state = ?, children = '[]' WHERE namespace = ? AND id = ?"
+        sql = "UPDATE aiki_workers SET state = ?, children = '[]' WHERE namespace = ? AND id = ?"
         self.db.transaction(
             lambda connection: self.db.execute(connection, sql, (state, namespace, bytes.fromhex(worker))).rowcount
         )
@@ -261,7 +261,7 @@ class Roster(Auditing):
         if not all_namespaces:
             conditions.append("namespace = ?")
             parameters.append(self.namespace)
-        sql = f"SELECT {_WORKER} FROM workers WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT 1000"
+        sql = f"SELECT {_WORKER} FROM aiki_workers WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT 1000"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, parameters).fetchall())
         return [_worker_row(row) for row in rows]
 
@@ -271,7 +271,7 @@ class Roster(Auditing):
             key = (self.namespace, bytes.fromhex(worker_id))
         except ValueError:
             return None
-        sql = f"SELECT {_WORKER} FROM workers WHERE namespace = ? AND id = ?"
+        sql = f"SELECT {_WORKER} FROM aiki_workers WHERE namespace = ? AND id = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchone())
         return _worker_row(row) if row else None
 
@@ -296,7 +296,7 @@ class Roster(Auditing):
             now = self.clock()
             self.db.execute(
                 connection,
-                "UPDATE workers SET wanted = ?, wanted_by = ?, wanted_at = ? WHERE namespace = ? AND id = ?",
+                "UPDATE aiki_workers SET wanted = ?, wanted_by = ?, wanted_at = ? WHERE namespace = ? AND id = ?",
                 (wanted.value, actor[:255], now, self.namespace, bytes.fromhex(worker_id)),
             )
             entry = Audited(actor, f"{wanted}_worker", f"worker {found.name} {found.id}", reason=reason)
@@ -307,7 +307,7 @@ class Roster(Auditing):
 
     def wanted_workers(self) -> list[tuple[str, str, Wanted, bool]]:
         """Workers of all namespaces that live and are to stop: namespace, id, how, whether they stop already."""
-        sql = "SELECT namespace, id, wanted, draining FROM workers WHERE state = 'alive' AND wanted IS NOT NULL"
+        sql = "SELECT namespace, id, wanted, draining FROM aiki_workers WHERE state = 'alive' AND wanted IS NOT NULL"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())
         return [(row[0], bytes(row[1]).hex(), Wanted(row[2]), bool(row[3])) for row in rows]
 
@@ -318,26 +318,29 @@ class Roster(Auditing):
         def work(connection: sa.Connection) -> None:
             now = self.clock()
             key = (self.namespace, bytes.fromhex(orchestrator_id))
-            sql = "UPDATE orchestrators SET state = ?, heard_at = ? WHERE namespace = ? AND id = ?"
+            sql = "UPDATE aiki_orchestrators SET state = ?, heard_at = ? WHERE namespace = ? AND id = ?"
             if self.db.execute(connection, sql, (state, now, *key)).rowcount:
                 return
             columns = ("namespace", "id", "state", "host", "pid", "version", "started_at", "heard_at")
             row = (*key, state, host[:255], pid, version[:32], now, now)
-            self.db.insert_new(connection, "orchestrators", columns, [row])
-            sql = "DELETE FROM orchestrators WHERE namespace = ? AND heard_at < ?"
+            self.db.insert_new(connection, "aiki_orchestrators", columns, [row])
+            sql = "DELETE FROM aiki_orchestrators WHERE namespace = ? AND heard_at < ?"
             self.db.execute(connection, sql, (self.namespace, now - 86400 * SECOND))
 
         self.db.transaction(work)
 
     def orchestrators(self) -> list[OrchestratorRow]:
         """The orchestrators of all namespaces, for each works for all, the one heard last first."""
-        sql = "SELECT id, state, host, pid, version, started_at, heard_at FROM orchestrators ORDER BY heard_at DESC LIMIT 100"
+        sql = (
+            "SELECT id, state, host, pid, version, started_at, heard_at FROM aiki_orchestrators ORDER BY "
+            "heard_at DESC LIMIT 100"
+        )
         rows = self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())
         return [OrchestratorRow(bytes(row[0]).hex(), *row[1:]) for row in rows]
 
     def runs_of_worker(self, namespace: str, worker: str) -> list[tuple[RunKey, int]]:
         """The runs that are recorded as running in a worker's hands, with their partitions."""
-        sql = "SELECT id, epoch, partition_no FROM runs WHERE namespace = ? AND state = ? AND worker = ?"
+        sql = "SELECT id, epoch, partition_no FROM aiki_runs WHERE namespace = ? AND state = ? AND worker = ?"
         key = (namespace, State.RUNNING.value, bytes.fromhex(worker))
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
         return [(RunKey(bytes(raw).hex(), epoch), partition) for raw, epoch, partition in rows]
@@ -345,21 +348,21 @@ class Roster(Auditing):
     def worker_states(self, namespace: str, workers: Iterable[str]) -> dict[str, tuple[str, str]]:
         """The state and the name of each of these workers that is on record."""
         wanted = [bytes.fromhex(worker) for worker in sorted(set(workers))]
-        sql = "SELECT id, state, name FROM workers WHERE namespace = ? AND id"
+        sql = "SELECT id, state, name FROM aiki_workers WHERE namespace = ? AND id"
         rows = self.db.read(lambda connection: self.db.where_in(connection, sql, (namespace,), wanted))
         return {bytes(raw).hex(): (state, name) for raw, state, name in rows}
 
     # ------------------------------------------------------------ revocations
     def revocations(self, namespace: str) -> list[RunKey]:
         """All dispatches of a namespace that may be out and must not begin."""
-        sql = "SELECT run_id, epoch FROM revocations WHERE namespace = ?"
+        sql = "SELECT run_id, epoch FROM aiki_revocations WHERE namespace = ?"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace,)).fetchall())
         return [RunKey(bytes(raw).hex(), epoch) for raw, epoch in rows]
 
     def unannounced(self, before: int) -> list[tuple[str, RunKey, bool]]:
         """Revocations that were recorded before `before` and may not have been told to the workers."""
         sql = (
-            "SELECT namespace, run_id, epoch, interrupt FROM revocations WHERE announced = 0 AND created_at <= ? "
+            "SELECT namespace, run_id, epoch, interrupt FROM aiki_revocations WHERE announced = 0 AND created_at <= ? "
             "ORDER BY created_at LIMIT 1000"
         )
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, (before,)).fetchall())
@@ -367,14 +370,14 @@ class Roster(Auditing):
 
     def announced(self, told: Sequence[tuple[str, RunKey]]) -> None:
         """These were told."""
-        sql = self.db.placeholders("UPDATE revocations SET announced = 1 WHERE namespace = ? AND run_id = ? AND epoch = ?")
+        sql = self.db.placeholders("UPDATE aiki_revocations SET announced = 1 WHERE namespace = ? AND run_id = ? AND epoch = ?")
         rows = sorted((namespace, bytes.fromhex(key.run_id), key.epoch) for namespace, key in told)
         if rows:
             self.db.transaction(lambda connection: connection.exec_driver_sql(sql, rows).rowcount)
 
     def purge_revocations(self, before: int) -> int:
         """Drop revocations older than any dispatch can be."""
-        sql = "DELETE FROM revocations WHERE announced = 1 AND created_at < ?"
+        sql = "DELETE FROM aiki_revocations WHERE announced = 1 AND created_at < ?"
         return self.db.transaction(lambda connection: int(self.db.execute(connection, sql, (before,)).rowcount))
 
     # ------------------------------------------------------------ dead letters
@@ -395,7 +398,7 @@ class Roster(Auditing):
 
         def work(connection: sa.Connection) -> None:
             try:
-                self.db.insert(connection, "dead_letters", columns, [row])
+                self.db.insert(connection, "aiki_dead_letters", columns, [row])
             except IntegrityError as error:
                 if not is_duplicate(error):
                     raise
@@ -404,7 +407,7 @@ class Roster(Auditing):
 
     def dead_letter_count(self) -> int:
         """How many dead letters the namespace has."""
-        sql = "SELECT COUNT(*) FROM dead_letters WHERE namespace = ?"
+        sql = "SELECT COUNT(*) FROM aiki_dead_letters WHERE namespace = ?"
         row = self.db.read(lambda connection: self.db.execute(connection, sql, (self.namespace,)).fetchone())
         return int(row[0]) if row else 0
 

@@ -58,7 +58,7 @@ class RunLogs:
         by_run: dict[bytes, list[LogRecord]] = {}
         for record in records:
             by_run.setdefault(record.run_id, []).append(record)
-        sql = "SELECT run_id, MAX(number), MAX(origin) FROM run_logs WHERE namespace = ? AND run_id"
+        sql = "SELECT run_id, MAX(number), MAX(origin) FROM aiki_run_logs WHERE namespace = ? AND run_id"
         found = self.db.where_in(connection, sql, (namespace,), sorted(by_run), "GROUP BY run_id")
         known = {bytes(raw): (int(number), int(origin)) for raw, number, origin in found}
         rows: list[tuple[Any, ...]] = []
@@ -69,9 +69,9 @@ class RunLogs:
             rows += [(namespace, run_id, place % KEPT, place, *record[1:]) for place, record in numbered]
         taken = [row[:3] for row in rows if row[3] > KEPT]
         if taken:
-            sql = "DELETE FROM run_logs WHERE namespace = ? AND run_id = ? AND place = ?"
+            sql = "DELETE FROM aiki_run_logs WHERE namespace = ? AND run_id = ? AND place = ?"
             connection.exec_driver_sql(self.db.placeholders(sql), taken)
-        self.db.insert(connection, "run_logs", _COLUMNS, rows)
+        self.db.insert(connection, "aiki_run_logs", _COLUMNS, rows)
 
     def run_logs(self, run_id: str, *, after: int = 0, limit: int = KEPT) -> list[LogLine]:
         """What a run logged, in order, from the record behind number `after`; raises `RunNotFound`."""
@@ -80,14 +80,15 @@ class RunLogs:
         except ValueError:
             raise RunNotFound(run_id) from None
         sql = (
-            "SELECT number, logged_at, attempt, step, level, logger, message FROM run_logs WHERE namespace = ? AND run_id = ? "
+            "SELECT number, logged_at, attempt, step, level, logger, message FROM aiki_run_logs WHERE "
+            "namespace = ? AND run_id = ? "
             f"AND number > ? ORDER BY number LIMIT {int(limit)}"
         )
 
         def work(connection: sa.Connection) -> list[LogLine]:
             rows = self.db.execute(connection, sql, (*key, after)).fetchall()
             if not rows:
-                there = "SELECT 1 FROM runs WHERE namespace = ? AND id = ?"
+                there = "SELECT 1 FROM aiki_runs WHERE namespace = ? AND id = ?"
                 if self.db.execute(connection, there, key).fetchone() is None:
                     raise RunNotFound(run_id)
             return [LogLine(*row) for row in rows]

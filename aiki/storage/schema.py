@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from aiki.errors import ConfigurationError
+from aiki.errors import ConfigurationError, StorageUnavailable
 from aiki.storage.database import Database, safe_url
+from aiki.storage.migrations import legacy
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest migration; `tests/storage` checks that it is."""
+LOCK_PATIENCE = 600.0
+"""Seconds that an upgrade waits for another one."""
+_LOCK_STEP = 5
 
+log = logging.getLogger(__name__)
 _upgrading = threading.Lock()
 
 
@@ -26,7 +36,7 @@ def check_schema(db: Database) -> None:
 
     :raises StorageUnavailable: the database is away.
     """
-    version = _version(db)
+    version = db.read(_version)
     if version == HEAD:
         return
     if version is not None and version > HEAD:
@@ -41,11 +51,15 @@ def check_schema(db: Database) -> None:
 
 
 class Status(NamedTuple):
-    """The schema that is there (None: no tables) and the one that this code needs; `url` has no password."""
+    """The schema that is there (None: no tables) and the one that this code needs; `url` has no password.
+
+    :ivar views: names of the views that stand for the tables' former names, for processes of the last release.
+    """
 
     url: str
     version: str | None
     needed: str
+    views: tuple[str, ...] = ()
 
     @property
     def current(self) -> bool:
@@ -57,14 +71,18 @@ def status(url: str, timeout: float = 5.0, password_file: str = "") -> Status:
     """Which schema the database has; changes nothing. Raises `StorageUnavailable`."""
     db = Database(url, timeout=timeout, password_file=password_file)
     try:
-        return Status(safe_url(db.url), _version(db), HEAD)
+        version = db.read(_version)
+        return Status(safe_url(db.url), version, HEAD, tuple(db.read(_views)) if version else ())
     finally:
         db.close()
 
 
 def upgrade(url: str, password_file: str = "") -> None:
-    """Bring the database to the newest schema; harmless to repeat, and several may try at once."""
-    db = Database(url, timeout=30.0, password_file=password_file)
+    """Bring the database to the newest schema; harmless to repeat, and several may try at once.
+
+    :raises StorageUnavailable: the database is away, or a statement failed; what is done stays done, and to repeat is right.
+    """
+    db = Database(url, timeout=30.0, endless=True, password_file=password_file)
     try:
         upgrade_database(db)
     finally:
@@ -75,18 +93,109 @@ def upgrade_database(db: Database) -> None:
     """`upgrade`, on an open database."""
     from alembic import command  # only here: Alembic takes a moment to import
 
-    with _upgrading, db.engine.connect() as connection:
-        if db.is_sqlite:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            # Two `aiki db upgrade` at once: the second waits, then finds nothing to do.
-            connection.exec_driver_sql("SELECT GET_LOCK('aiki.schema', 60)")
+    with _locked(db) as connection:
+        _take_over_version(connection)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
-        if not db.is_sqlite:
-            connection.exec_driver_sql("SELECT RELEASE_LOCK('aiki.schema')")
+
+
+def finish(url: str, password_file: str = "") -> list[str]:
+    """Drop the views that stand for the tables' former names; which they were. Processes of the last release cannot go on then.
+
+    :raises ConfigurationError: the schema is not the newest one.
+    """
+    db = Database(url, timeout=30.0, endless=True, password_file=password_file)
+    try:
+        with _locked(db) as connection:
+            version = _version(connection)
+            if version != HEAD:
+                raise ConfigurationError(
+                    f"the database at {safe_url(db.url)} has schema {version}, not {HEAD}; run first: aiki db upgrade"
+                )
+            connection.exec_driver_sql(f"UPDATE {legacy.OLD_VERSION_TABLE} SET version_num = '0009'")
+            views = _views(connection)
+            for view in views:
+                connection.exec_driver_sql(f"DROP VIEW IF EXISTS `{view}`")
+            connection.commit()
+            return views
+    finally:
+        db.close()
+
+
+# ------------------------------------------------------------ one at a time
+@contextmanager
+def _locked(db: Database) -> Iterator[sa.Connection]:
+    """A connection that is the only one to change tables of this database."""
+    with _upgrading, _readable(db), db.engine.connect() as connection:
+        if db.is_sqlite:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+            return
+        names = _lock_names(connection)
+        for name in names:
+            _take_lock(connection, name)
+        try:
+            yield connection
+        finally:
+            # A connection that broke has lost its locks with it, and those of one that is closed are freed by the server.
+            if not connection.invalidated:
+                connection.detach()
+
+
+def _lock_names(connection: sa.Connection) -> list[str]:
+    """Locks belong to the server, so the name says which database. Releases before the prefix have one name for all."""
+    database = str(connection.exec_driver_sql("SELECT DATABASE()").scalar())
+    mine = "aiki.schema." + hashlib.sha256(database.encode()).hexdigest()[:24]
+    version = _version(connection)
+    return [mine] if version is None or version > legacy.LAST_UNPREFIXED else [mine, "aiki.schema"]
+
+
+def _take_lock(connection: sa.Connection, name: str) -> None:
+    limit = time.monotonic() + LOCK_PATIENCE
+    while True:
+        answer = connection.exec_driver_sql("SELECT GET_LOCK(%s, %s)", (name, _LOCK_STEP)).scalar()
+        if answer == 1:
+            return
+        holder = connection.exec_driver_sql("SELECT IS_USED_LOCK(%s)", (name,)).scalar()
+        who = f"connection {holder} of the database server" if holder else "another process"
+        if time.monotonic() > limit:
+            raise StorageUnavailable(
+                f"{who} has been upgrading this database for {LOCK_PATIENCE:.0f} s; wait until it is done and repeat, "
+                f"or end it: KILL {holder}"
+            )
+        log.warning("%s is upgrading this database; waiting for it", who)
+
+
+@contextmanager
+def _readable(db: Database) -> Iterator[None]:
+    """Say of a statement that failed what to do about it."""
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).split("\n", maxsplit=1)[0][:300]
+        if not error.statement:
+            raise StorageUnavailable(f"the database at {safe_url(db.url)} cannot be used now: {reason}") from error
+        statement = " ".join(error.statement.split())[:200]
+        raise StorageUnavailable(
+            f"the upgrade of the database at {safe_url(db.url)} stopped: {reason} (at: {statement}). What was done stays done; "
+            "see to the cause and repeat: aiki db upgrade"
+        ) from error
+
+
+# ------------------------------------------------------------ what is there
+def _take_over_version(connection: sa.Connection) -> None:
+    """Write an older installation's version where it is looked for now."""
+    version = _version(connection)
+    if version is None:
+        return
+    table = legacy.VERSION_TABLE
+    if not sa.inspect(connection).has_table(table):
+        connection.exec_driver_sql(f"CREATE TABLE {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    if connection.exec_driver_sql(f"SELECT version_num FROM {table}").fetchone() is None:
+        connection.exec_driver_sql(f"INSERT INTO {table} (version_num) VALUES ('{version}')")
+        if connection.dialect.name != "sqlite":
             connection.commit()
 
 
@@ -98,14 +207,32 @@ def _config() -> Config:
     return config
 
 
-def _version(db: Database) -> str | None:
-    def work(connection: sa.Connection) -> str | None:
-        try:
-            row = connection.exec_driver_sql("SELECT version_num FROM aiki_schema").fetchone()
-        except DBAPIError as error:
-            if "1146" in str(error.orig) or "no such table" in str(error.orig):
-                return None
-            raise
-        return row[0] if row else None
+def _version(connection: sa.Connection) -> str | None:
+    """The schema's version, None if there is none; of an installation from before the prefix, where that has it."""
+    found = _version_in(connection, legacy.VERSION_TABLE)
+    if found is None:
+        old = _version_in(connection, legacy.OLD_VERSION_TABLE)
+        return old if old is not None and old <= legacy.LAST_UNPREFIXED else None
+    return found
 
-    return db.read(work)
+
+def _version_in(connection: sa.Connection, table: str) -> str | None:
+    try:
+        row = connection.exec_driver_sql(f"SELECT version_num FROM {table}").fetchone()
+    except DBAPIError as error:
+        if "1146" in str(error.orig) or "no such table" in str(error.orig):
+            return None
+        raise
+    return str(row[0]) if row else None
+
+
+def _views(connection: sa.Connection) -> list[str]:
+    """The views that the upgrade from unprefixed tables left."""
+    if connection.dialect.name == "sqlite":
+        return []
+    sql = "SELECT table_name, view_definition FROM information_schema.views WHERE table_schema = DATABASE()"
+    return sorted(
+        str(name)
+        for name, definition in connection.exec_driver_sql(sql).fetchall()
+        if name in legacy.OLD_NAMES and f"`{legacy.PREFIX}{name}`" in str(definition)
+    )

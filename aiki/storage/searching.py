@@ -177,7 +177,7 @@ class Searching(Reading):
         return Page(found.runs, found.next)
 
     def _rows_at(self, connection: sa.Connection, places: Sequence[Place]) -> list[Any]:
-        sql = f"SELECT {VIEW_COLUMNS} FROM runs WHERE namespace = ? AND id"
+        sql = f"SELECT {VIEW_COLUMNS} FROM aiki_runs WHERE namespace = ? AND id"
         rows = self.db.where_in(connection, sql, (self.namespace,), [place.id for place in places])
         by_id = {bytes(row[0]): row for row in rows}
         names = self._worker_names(connection, [row[_WORKER_AT] for row in rows])
@@ -215,7 +215,10 @@ class Searching(Reading):
     def _few(self, connection: sa.Connection, plan: Plan, walk: _Walk) -> list[Place]:
         assert plan.few is not None
         conditions, parameters = _all(plan.rest)
-        sql = f"SELECT created_at, id FROM runs WHERE namespace = ? AND created_at >= ? AND created_at < ?{conditions} AND id"
+        sql = (
+            "SELECT created_at, id FROM aiki_runs WHERE namespace = ? AND created_at >= ? AND created_at < "
+            f"?{conditions} AND id"
+        )
         rows = self.db.where_in(connection, sql, (self.namespace, *plan.window, *parameters), plan.few)
         found = sorted((Place(row[0], bytes(row[1])) for row in rows), reverse=walk.down)
         if walk.start is not None:
@@ -296,7 +299,7 @@ class Searching(Reading):
         Two where there is a start: the rest of the runs that were recorded in the same microsecond, and those beyond. Each is
         one range of the index.
         """
-        head = f"SELECT created_at, id FROM runs {self._hint(way.index)} WHERE namespace = ?"
+        head = f"SELECT created_at, id FROM aiki_runs {self._hint(way.index)} WHERE namespace = ?"
         base: list[Any] = [self.namespace]
         if way.column is not None:
             head, base = f"{head} AND {way.column} = ?", [*base, lane]
@@ -337,7 +340,7 @@ class Searching(Reading):
         needles = test.needles()
         # Inputs that are compressed show nothing to a comparison.
         must = "".join(" AND (encoding <> 'json' OR INSTR(data, ?) > 0)" for _ in needles)
-        sql = f"SELECT run_id, encoding, data FROM payloads WHERE role = 'input' AND namespace = ?{must} AND run_id"
+        sql = f"SELECT run_id, encoding, data FROM aiki_payloads WHERE role = 'input' AND namespace = ?{must} AND run_id"
         values = [self.db.blob(needle) for needle in needles]
         rows = self.db.where_in(connection, sql, (self.namespace, *values), [place.id for place in places])
         fitting = {bytes(run_id) for run_id, encoding, data in rows if test(encoding, data)}
@@ -402,7 +405,7 @@ class Searching(Reading):
         low, high = id_bounds(pattern)
         if low == high:
             return [low]
-        sql = f"SELECT id FROM runs WHERE namespace = ? AND id >= ? AND id <= ? ORDER BY id DESC LIMIT {FEW_IDS + 1}"
+        sql = f"SELECT id FROM aiki_runs WHERE namespace = ? AND id >= ? AND id <= ? ORDER BY id DESC LIMIT {FEW_IDS + 1}"
         rows = self.db.look(connection, sql, (self.namespace, low, high))
         return [bytes(row[0]) for row in rows] if len(rows) <= FEW_IDS else None
 
@@ -410,7 +413,7 @@ class Searching(Reading):
         exact, prefix = pattern.exact, pattern.prefix
         if not exact and not prefix:
             return [] if exact == "" else None
-        head = f"SELECT run_id FROM reference_ids {self._hint('ix_reference_ids_reference_id')} WHERE namespace = ?"
+        head = f"SELECT run_id FROM aiki_reference_ids {self._hint('ix_aiki_reference_ids_reference_id')} WHERE namespace = ?"
         tail = f"ORDER BY reference_id LIMIT {FEW_IDS + 1}"
         if exact is not None:
             rows = self.db.look(connection, f"{head} AND reference_id = ? {tail}", (self.namespace, exact))
@@ -437,27 +440,29 @@ class Searching(Reading):
                 any_way = True
                 yield way
         if not any_way:
-            yield Way("ix_runs_created_at")
+            yield Way("ix_aiki_runs_created_at")
 
     def _way_of(self, connection: sa.Connection, term: Term) -> Way | None:
         decided = frozenset({term})
         if term.field == "status":
             states = set(State) - states_of(term) if term.negated else states_of(term)
             covered = _ALL_COVERED | {"state", "name", "queue"}
-            return Way("ix_runs_state", "state", tuple(sorted(state.value for state in states)), covered, decided)
+            return Way("ix_aiki_runs_state", "state", tuple(sorted(state.value for state in states)), covered, decided)
         if term.negated:
             return None
         patterns = [value for value in term.values if isinstance(value, Pattern)]
         exact = [pattern.exact for pattern in patterns]
         if term.field == "parent" and None not in exact:
-            return Way("ix_runs_parent_id", "parent_id", tuple(ids.to_bytes(text or "") for text in exact), decided=decided)
+            return Way(
+                "ix_aiki_runs_parent_id", "parent_id", tuple(ids.to_bytes(text or "") for text in exact), decided=decided
+            )
         if term.field == "queue" and None not in exact and len(exact) <= FEW_NAMES:
             lanes = tuple(text for text in exact if text is not None and text.isascii())
-            return Way("ix_runs_queue", "queue", lanes, _ALL_COVERED | {"queue"}, decided) if lanes else None
+            return Way("ix_aiki_runs_queue", "queue", lanes, _ALL_COVERED | {"queue"}, decided) if lanes else None
         if term.field == "name":
             names = self._names(connection, patterns)
             if names is not None:
-                return Way("ix_runs_name", "name", tuple(names), _ALL_COVERED | {"name"}, decided)
+                return Way("ix_aiki_runs_name", "name", tuple(names), _ALL_COVERED | {"name"}, decided)
         return None
 
     def _names(self, connection: sa.Connection, patterns: Sequence[Pattern]) -> list[str] | None:
@@ -469,7 +474,8 @@ class Searching(Reading):
                 continue
             seen, start = 0, pattern.parts[0]
             sql = (
-                f"SELECT name FROM runs {self._hint('ix_runs_name')} WHERE namespace = ? AND name {{}} ? ORDER BY name LIMIT 1"
+                f"SELECT name FROM aiki_runs {self._hint('ix_aiki_runs_name')} WHERE namespace = ? AND name {{}} "
+                "? ORDER BY name LIMIT 1"
             )
             compare, last = ">=", start
             while seen <= FEW_NAMES:  # from name to name, each by a look at the index
@@ -491,7 +497,7 @@ class Searching(Reading):
     def _workers_like(self, connection: sa.Connection, pattern: Pattern) -> list[bytes]:
         conditions = Conditions(sqlite=self.db.is_sqlite, now=0, workers_like=lambda _: [])
         like, parameters = conditions.matches("name", pattern)
-        sql = f"SELECT id FROM workers WHERE namespace = ? AND {like} ORDER BY id DESC LIMIT {FEW_IDS}"
+        sql = f"SELECT id FROM aiki_workers WHERE namespace = ? AND {like} ORDER BY id DESC LIMIT {FEW_IDS}"
         rows = self.db.look(connection, sql, (self.namespace, *parameters))
         found = [bytes(row[0]) for row in rows]
         exact = pattern.exact

@@ -82,10 +82,10 @@ class Starting(Creating):
         assert parent is not None
         # First of all, for it locks that run: of two that begin to follow each other, the second sees the first.
         key = (namespace, holder)
-        self.db.execute(connection, "UPDATE runs SET followers = 1 WHERE namespace = ? AND id = ?", key)
+        self.db.execute(connection, "UPDATE aiki_runs SET followers = 1 WHERE namespace = ? AND id = ?", key)
         sql = (
-            "SELECT r.state, r.error_type, r.error_message, p.encoding, p.data, r.parent_id, r.parent_ordinal FROM runs r "
-            "LEFT JOIN payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
+            "SELECT r.state, r.error_type, r.error_message, p.encoding, p.data, r.parent_id, r.parent_ordinal FROM aiki_runs r "
+            "LEFT JOIN aiki_payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
             "WHERE r.namespace = ? AND r.id = ?"
         )
         state, error_type, message, encoding, data, started_by, as_step = self.db.execute(connection, sql, key).fetchone()
@@ -94,10 +94,10 @@ class Starting(Creating):
         if State(state) not in _ENDED and self._waits_for(connection, namespace, holder, parent):
             _refuse(run, _cycle(holder, parent), effects)
             return
-        sql = "UPDATE steps SET child_id = ?, abandon = 1 WHERE namespace = ? AND run_id = ? AND ordinal = ?"
+        sql = "UPDATE aiki_steps SET child_id = ?, abandon = 1 WHERE namespace = ? AND run_id = ? AND ordinal = ?"
         self.db.execute(connection, sql, (holder, namespace, parent, ordinal))
         row = (namespace, holder, parent, ordinal)
-        self.db.insert_new(connection, "links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
+        self.db.insert_new(connection, "aiki_links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
         if State(state) in _ENDED:
             text = None if encoding is None else payload_of(encoding, data).text
             told = (encoding, text, error_type, message)
@@ -112,11 +112,11 @@ class Starting(Creating):
                 return True
             waiting: set[bytes] = set()
             sql = (
-                "SELECT r.parent_id FROM runs r JOIN steps s ON s.namespace = r.namespace AND s.run_id = r.parent_id "
+                "SELECT r.parent_id FROM aiki_runs r JOIN aiki_steps s ON s.namespace = r.namespace AND s.run_id = r.parent_id "
                 "AND s.ordinal = r.parent_ordinal AND s.abandon = 0 WHERE r.namespace = ? AND r.id"
             )
             waiting.update(bytes(row[0]) for row in self.db.where_in(connection, sql, (namespace,), left))
-            sql = "SELECT parent_id FROM links WHERE namespace = ? AND run_id"
+            sql = "SELECT parent_id FROM aiki_links WHERE namespace = ? AND run_id"
             waiting.update(bytes(row[0]) for row in self.db.where_in(connection, sql, (namespace,), left))
             left = sorted(waiting - seen)
             seen |= waiting
@@ -129,18 +129,19 @@ class Starting(Creating):
         """Have these steps done again: their results are dropped, children that failed are retried."""
         for ordinal in ordinals:
             key = (namespace, run_id, ordinal)
-            writes.run("DELETE FROM steps WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'choice'", key)
+            writes.run("DELETE FROM aiki_steps WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'choice'", key)
             writes.run(
-                "UPDATE steps SET state = 'open', attempt = 0, encoding = NULL, data = NULL, error_type = NULL, due_at = NULL, "
+                "UPDATE aiki_steps SET state = 'open', attempt = 0, encoding = NULL, data = NULL, error_type = "
+                "NULL, due_at = NULL, "
                 "error_message = NULL, traceback = NULL, error_args = NULL, finished_at = NULL, created_at = ? "
                 "WHERE namespace = ? AND run_id = ? AND ordinal = ?",
                 (now, *key),
             )
             if self._is_to_be_retried(writes.connection, namespace, run_id, ordinal, effects):
-                writes.run("DELETE FROM inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child'", key)
+                writes.run("DELETE FROM aiki_inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child'", key)
                 writes.run(
-                    f"{self.db.insert_ignore} INTO inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
-                    "SELECT s.namespace, s.child_id, ?, 'retry', s.name, '', ?, 0 FROM steps s "
+                    f"{self.db.insert_ignore} INTO aiki_inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
+                    "SELECT s.namespace, s.child_id, ?, 'retry', s.name, '', ?, 0 FROM aiki_steps s "
                     "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ? AND s.child_id IS NOT NULL",
                     (ids.new_id().bytes, now, *key),
                 )
@@ -156,9 +157,9 @@ class Starting(Creating):
         """
         sql = (
             "SELECT c.id, c.parent_id, c.parent_ordinal, c.name, c.version, c.kind, c.queue, c.options, p.encoding, p.data, "
-            "l.ordinal FROM steps s JOIN runs c ON c.namespace = s.namespace AND c.id = s.child_id "
-            "LEFT JOIN payloads p ON p.namespace = c.namespace AND p.run_id = c.id AND p.role = 'input' "
-            "LEFT JOIN links l ON l.namespace = s.namespace AND l.run_id = c.id AND l.parent_id = s.run_id "
+            "l.ordinal FROM aiki_steps s JOIN aiki_runs c ON c.namespace = s.namespace AND c.id = s.child_id "
+            "LEFT JOIN aiki_payloads p ON p.namespace = c.namespace AND p.run_id = c.id AND p.role = 'input' "
+            "LEFT JOIN aiki_links l ON l.namespace = s.namespace AND l.run_id = c.id AND l.parent_id = s.run_id "
             "AND l.ordinal = s.ordinal WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ?"
         )
         found = self.db.execute(connection, sql, (namespace, run_id, ordinal)).fetchone()
@@ -171,12 +172,14 @@ class Starting(Creating):
         if not sources:
             return False
         if started_by is None or bytes(started_by) not in sources or as_step != ordinal or encoding is None:
-            self.db.execute(connection, "UPDATE runs SET followers = 1 WHERE namespace = ? AND id = ?", (namespace, holder))
+            self.db.execute(
+                connection, "UPDATE aiki_runs SET followers = 1 WHERE namespace = ? AND id = ?", (namespace, holder)
+            )
             row = (namespace, bytes(holder), run_id, ordinal)
-            self.db.insert_new(connection, "links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
+            self.db.insert_new(connection, "aiki_links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
             return True
         own = ids.new_id()
-        sql = "UPDATE steps SET child_id = ? WHERE namespace = ? AND run_id = ? AND ordinal = ?"
+        sql = "UPDATE aiki_steps SET child_id = ? WHERE namespace = ? AND run_id = ? AND ordinal = ?"
         self.db.execute(connection, sql, (own.bytes, namespace, run_id, ordinal))
         effects.children.append(
             NewRun(
@@ -186,7 +189,7 @@ class Starting(Creating):
                 parent_ordinal=ordinal,
             )
         )
-        sql = "DELETE FROM inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child'"
+        sql = "DELETE FROM aiki_inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child'"
         self.db.execute(connection, sql, (namespace, run_id, ordinal))
         return False
 
@@ -195,7 +198,7 @@ class Starting(Creating):
         out: set[bytes] = set()
         at: Any = run_id
         while len(out) < MAX_RERUNS:
-            sql = "SELECT source_id FROM reruns WHERE namespace = ? AND run_id = ?"
+            sql = "SELECT source_id FROM aiki_reruns WHERE namespace = ? AND run_id = ?"
             row = self.db.execute(connection, sql, (namespace, at)).fetchone()
             if row is None or bytes(row[0]) in out:
                 break

@@ -105,7 +105,7 @@ class Statistics:
         start = since - since % step
         columns = ", ".join(f"SUM({column})" for column in COUNTERS)
         where, parameters = self._where(width, start, until, name, queue)
-        sql = f"SELECT at, {columns} FROM statistics WHERE {where} GROUP BY at ORDER BY at"
+        sql = f"SELECT at, {columns} FROM aiki_statistics WHERE {where} GROUP BY at ORDER BY at"
         sums: dict[int, list[int]] = {}
         for at, *counts in self._look(sql, parameters):
             into = sums.setdefault(at - at % step, [0] * len(COUNTERS))
@@ -117,7 +117,7 @@ class Statistics:
         """How long runs waited and ran, of those that started or ended from `since` to `until`."""
         where, parameters = self._where(_coarse_width(since, self.clock()), since, until, name, queue)
         columns = ", ".join(f"SUM({column})" for column in (*SUMS, *WAITED, *RAN))
-        row = self._look(f"SELECT {columns} FROM statistics WHERE {where}", parameters)[0]
+        row = self._look(f"SELECT {columns} FROM aiki_statistics WHERE {where}", parameters)[0]
         waited_ms, ran_ms, *buckets = (int(value or 0) for value in row)
         return Latencies(_latency(waited_ms, buckets[: len(WAITED)]), _latency(ran_ms, buckets[len(WAITED) :]))
 
@@ -125,7 +125,7 @@ class Statistics:
         """The names of which most runs failed or died, most first."""
         where, parameters = self._where(_coarse_width(since, self.clock()), since, until, None, None)
         sql = (
-            "SELECT name, SUM(failed + dead), SUM(completed + failed + dead + cancelled) FROM statistics "
+            "SELECT name, SUM(failed + dead), SUM(completed + failed + dead + cancelled) FROM aiki_statistics "
             f"WHERE {where} GROUP BY name HAVING SUM(failed + dead) > 0 ORDER BY 2 DESC, name LIMIT {int(limit)}"
         )
         return [Failing(name, int(failed), int(ended)) for name, failed, ended in self._look(sql, parameters)]
@@ -134,8 +134,8 @@ class Statistics:
         """How many runs are in each state now, by the index of states, exact up to `cap`."""
 
         def work(connection: sa.Connection) -> dict[State, Count]:
-            hint = "INDEXED BY ix_runs_state" if self.db.is_sqlite else "FORCE INDEX (ix_runs_state)"
-            inner = f"SELECT 1 FROM runs {hint} WHERE namespace = ? AND state = ? LIMIT {int(cap) + 1}"
+            hint = "INDEXED BY ix_aiki_runs_state" if self.db.is_sqlite else "FORCE INDEX (ix_aiki_runs_state)"
+            inner = f"SELECT 1 FROM aiki_runs {hint} WHERE namespace = ? AND state = ? LIMIT {int(cap) + 1}"
             out = {}
             for state in State:
                 key = (self.namespace, state.value)
@@ -149,7 +149,7 @@ class Statistics:
         """Sums since a time, of all columns, by name and queue."""
         where, parameters = self._where(_coarse_width(since, self.clock()), since, self.clock() + MINUTE, None, None)
         columns = ", ".join(f"SUM({column})" for column in COLUMNS)
-        sql = f"SELECT name, queue, {columns} FROM statistics WHERE {where} GROUP BY name, queue"
+        sql = f"SELECT name, queue, {columns} FROM aiki_statistics WHERE {where} GROUP BY name, queue"
         rows = [(name, queue, [int(value) for value in values]) for name, queue, *values in self._look(sql, parameters)]
         return Totals(since, rows)
 
@@ -173,7 +173,10 @@ class Statistics:
         """
 
         def work(connection: sa.Connection) -> int:
-            sql = f"SELECT namespace, id, body FROM tallies ORDER BY namespace, id LIMIT {FOLDED_AT_ONCE} {self.db.skip_locked}"
+            sql = (
+                f"SELECT namespace, id, body FROM aiki_tallies ORDER BY namespace, id LIMIT {FOLDED_AT_ONCE} "
+                f"{self.db.skip_locked}"
+            )
             rows = self.db.execute(connection, sql).fetchall()
             bodies: dict[str, list[str]] = {}
             taken: dict[str, list[bytes]] = {}
@@ -188,7 +191,7 @@ class Statistics:
                         sums.append((namespace, width // SECOND, *key, *row_values(numbers)))
             self._add(connection, sorted(sums, key=lambda row: row[:5]))
             for namespace, found_ids in taken.items():
-                self.db.where_in(connection, "DELETE FROM tallies WHERE namespace = ? AND id", (namespace,), found_ids)
+                self.db.where_in(connection, "DELETE FROM aiki_tallies WHERE namespace = ? AND id", (namespace,), found_ids)
             return len(rows)
 
         return self.db.transaction(work)
@@ -205,7 +208,7 @@ class Statistics:
             after = "ON DUPLICATE KEY UPDATE " + ", ".join(f"{column} = {column} + VALUES({column})" for column in COLUMNS)
         for start in range(0, len(rows), 100):
             chunk = rows[start : start + 100]
-            sql = f"INSERT INTO statistics ({', '.join(columns)}) VALUES {', '.join([marks] * len(chunk))} {after}"
+            sql = f"INSERT INTO aiki_statistics ({', '.join(columns)}) VALUES {', '.join([marks] * len(chunk))} {after}"
             self.db.execute(connection, sql, [value for row in chunk for value in row])
 
     def drop_old_statistics(self) -> int:
@@ -214,9 +217,9 @@ class Statistics:
 
         def work(connection: sa.Connection) -> int:
             dropped = 0
-            for (namespace,) in self.db.execute(connection, "SELECT DISTINCT namespace FROM definitions").fetchall():
+            for (namespace,) in self.db.execute(connection, "SELECT DISTINCT namespace FROM aiki_definitions").fetchall():
                 for width, kept in WIDTHS.items():
-                    sql = "DELETE FROM statistics WHERE namespace = ? AND width = ? AND at < ?"
+                    sql = "DELETE FROM aiki_statistics WHERE namespace = ? AND width = ? AND at < ?"
                     dropped += int(self.db.execute(connection, sql, (namespace, width // SECOND, now - kept)).rowcount)
             return dropped
 

@@ -132,7 +132,7 @@ class Steering(Operating):
     def _check_events(self, connection: sa.Connection, raw: bytes, name: str) -> None:
         """Refuse the event that was just written if more wait than may. Raises `RunConflict`."""
         sql = (
-            "SELECT COUNT(*), COALESCE(SUM(LENGTH(data)), 0) FROM inbox "
+            "SELECT COUNT(*), COALESCE(SUM(LENGTH(data)), 0) FROM aiki_inbox "
             "WHERE namespace = ? AND run_id = ? AND kind = 'event' AND ordinal IS NULL"
         )
         count, size = self.db.execute(connection, sql, (self.namespace, raw)).fetchone()
@@ -147,7 +147,7 @@ class Steering(Operating):
         """What a workflow has issued, by ordinal, with how its children ended. Raises `RunNotFound`."""
         raw = _raw(run_id)
         sql = (
-            f"SELECT {', '.join(STEP_COLUMNS)} FROM steps WHERE namespace = ? AND run_id = ? AND ordinal > ? "
+            f"SELECT {', '.join(STEP_COLUMNS)} FROM aiki_steps WHERE namespace = ? AND run_id = ? AND ordinal > ? "
             f"ORDER BY ordinal LIMIT {int(limit)}"
         )
 

@@ -41,7 +41,7 @@ def _namespace() -> sa.Column[str]:
 
 
 runs = sa.Table(
-    "runs",
+    "aiki_runs",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -88,17 +88,17 @@ runs = sa.Table(
     sa.PrimaryKeyConstraint("namespace", "id"),
     # Each ends with the order of lists (`aiki.storage.searching`). What follows it in the first decides names and queues
     # within the index.
-    sa.Index("ix_runs_state", "namespace", "state", "created_at", "id", "name", "queue"),
-    sa.Index("ix_runs_name", "namespace", "name", "created_at", "id"),
-    sa.Index("ix_runs_queue", "namespace", "queue", "created_at", "id"),
-    sa.Index("ix_runs_parent_id", "namespace", "parent_id", "created_at", "id"),
-    sa.Index("ix_runs_created_at", "namespace", "created_at", "id"),
+    sa.Index("ix_aiki_runs_state", "namespace", "state", "created_at", "id", "name", "queue"),
+    sa.Index("ix_aiki_runs_name", "namespace", "name", "created_at", "id"),
+    sa.Index("ix_aiki_runs_queue", "namespace", "queue", "created_at", "id"),
+    sa.Index("ix_aiki_runs_parent_id", "namespace", "parent_id", "created_at", "id"),
+    sa.Index("ix_aiki_runs_created_at", "namespace", "created_at", "id"),
     **_OPTIONS,
 )
 """One row a run: all that lists, filters and the orchestrator's decisions need."""
 
 payloads = sa.Table(
-    "payloads",
+    "aiki_payloads",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),
@@ -111,21 +111,21 @@ payloads = sa.Table(
 """A run's `input` and `result`. No result row for a completed run means that the result is None."""
 
 deliveries = sa.Table(
-    "deliveries",
+    "aiki_deliveries",
     metadata,
     _namespace(),
     sa.Column("id", _binary(20), nullable=False),
     sa.Column("due_at", sa.BigInteger, nullable=False),
     sa.Column("again", sa.SmallInteger, nullable=False, server_default="0"),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    sa.Index("ix_deliveries_due_at", "due_at", "namespace", "id"),
+    sa.Index("ix_aiki_deliveries_due_at", "due_at", "namespace", "id"),
     **_OPTIONS,
 )
 """The outbox: "publish this run, at this epoch, at this time". The id is the run's id followed by the epoch (4 bytes,
 big-endian); epoch 0xFFFFFFFF is the run's expiry. `again`: a copy may have been published already."""
 
 attempts = sa.Table(
-    "attempts",
+    "aiki_attempts",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),
@@ -146,7 +146,7 @@ attempts = sa.Table(
 """Executions that did not end in a result."""
 
 steps = sa.Table(
-    "steps",
+    "aiki_steps",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),
@@ -177,7 +177,7 @@ steps = sa.Table(
 """What workflows' functions have issued (`aiki.history.Step`), with the results of what ran in their own process."""
 
 inbox = sa.Table(
-    "inbox",
+    "aiki_inbox",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),
@@ -193,14 +193,14 @@ inbox = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("taken", sa.SmallInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id", "id"),
-    sa.Index("ix_inbox_taken", "taken", "namespace", "run_id"),
+    sa.Index("ix_aiki_inbox_taken", "taken", "namespace", "run_id"),
     **_OPTIONS,
 )
 """What came to a run from outside (`aiki.history.Arrival`), unique by its source: written with its cause, kept as history.
 `taken`: its run has been looked at since."""
 
 links = sa.Table(
-    "links",
+    "aiki_links",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),
@@ -212,7 +212,7 @@ links = sa.Table(
 """Workflows that wait for a run that they did not start: a reference id led them to it. `runs.followers` tells."""
 
 reference_ids = sa.Table(
-    "reference_ids",
+    "aiki_reference_ids",
     metadata,
     _namespace(),
     sa.Column("name", sa.String(200), nullable=False),
@@ -220,13 +220,13 @@ reference_ids = sa.Table(
     sa.Column("run_id", _binary(16), nullable=False),
     sa.Column("input_hash", _binary(32), nullable=False),
     sa.PrimaryKeyConstraint("namespace", "name", "reference_id"),
-    sa.Index("ix_reference_ids_reference_id", "namespace", "reference_id"),
+    sa.Index("ix_aiki_reference_ids_reference_id", "namespace", "reference_id"),
     **_OPTIONS,
 )
 """Which run a reference id belongs to. Apart from `runs`, so that runs without one pay nothing."""
 
 definitions = sa.Table(
-    "definitions",
+    "aiki_definitions",
     metadata,
     _namespace(),
     sa.Column("name", sa.String(200), nullable=False),
@@ -241,7 +241,7 @@ definitions = sa.Table(
 """Tasks and workflows that an SDK or a worker has made known."""
 
 workers = sa.Table(
-    "workers",
+    "aiki_workers",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -265,13 +265,13 @@ workers = sa.Table(
     sa.Column("wanted_by", sa.String(255)),
     sa.Column("wanted_at", sa.BigInteger),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    sa.Index("ix_workers_state", "state", "namespace", "id"),
+    sa.Index("ix_aiki_workers_state", "state", "namespace", "id"),
     **_OPTIONS,
 )
 """Incarnations of workers: `alive`, `stopped` (said bye) or `lost` (no heartbeat for a lease)."""
 
 orchestrators = sa.Table(
-    "orchestrators",
+    "aiki_orchestrators",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -287,7 +287,7 @@ orchestrators = sa.Table(
 """Orchestrators, `alive` or `stopped`, and when each last said so. Each works for all namespaces, whatever its own is."""
 
 queues = sa.Table(
-    "queues",
+    "aiki_queues",
     metadata,
     _namespace(),
     sa.Column("name", _ascii(64), nullable=False),
@@ -303,7 +303,7 @@ queues = sa.Table(
 are told, so that what is older is passed over."""
 
 batches = sa.Table(
-    "batches",
+    "aiki_batches",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -328,13 +328,13 @@ batches = sa.Table(
     sa.Column("finished_at", sa.BigInteger),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    sa.Index("ix_batches_state", "state", "namespace", "id"),
+    sa.Index("ix_aiki_batches_state", "state", "namespace", "id"),
     **_OPTIONS,
 )
 """One operation on many runs: what was asked, and how far it is (`aiki.storage.batches`)."""
 
 batch_items = sa.Table(
-    "batch_items",
+    "aiki_batch_items",
     metadata,
     _namespace(),
     sa.Column("batch_id", _binary(16), nullable=False),
@@ -347,7 +347,7 @@ batch_items = sa.Table(
 """The runs of a batch, fixed when it began, and what became of each: done, skipped or failed, and why."""
 
 failures = sa.Table(
-    "failures",
+    "aiki_failures",
     metadata,
     _namespace(),
     sa.Column("fingerprint", _binary(16), nullable=False),
@@ -355,25 +355,25 @@ failures = sa.Table(
     sa.Column("name", sa.String(200), nullable=False),
     sa.Column("failed_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "fingerprint", "run_id"),
-    sa.Index("ix_failures_run", "namespace", "run_id"),
+    sa.Index("ix_aiki_failures_run", "namespace", "run_id"),
     **_OPTIONS,
 )
 """Runs that are failed or dead, by the fingerprint of their error (`aiki.fingerprint`)."""
 
 reruns = sa.Table(
-    "reruns",
+    "aiki_reruns",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),
     sa.Column("source_id", _binary(16), nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id"),
-    sa.Index("ix_reruns_source", "namespace", "source_id", "run_id"),
+    sa.Index("ix_aiki_reruns_source", "namespace", "source_id", "run_id"),
     **_OPTIONS,
 )
 """Which run another one was made from. Apart from `runs`, so that runs without one pay nothing."""
 
 revocations = sa.Table(
-    "revocations",
+    "aiki_revocations",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),
@@ -382,13 +382,13 @@ revocations = sa.Table(
     sa.Column("announced", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("interrupt", sa.SmallInteger, nullable=False, server_default="0"),
     sa.PrimaryKeyConstraint("namespace", "run_id", "epoch"),
-    sa.Index("ix_revocations_announced", "announced", "created_at"),
+    sa.Index("ix_aiki_revocations_announced", "announced", "created_at"),
     **_OPTIONS,
 )
 """Dispatches that may be out and must not begin; workers get them in the snapshot and through the control fanout."""
 
 markers = sa.Table(
-    "markers",
+    "aiki_markers",
     metadata,
     _namespace(),
     sa.Column("queue", _ascii(64), nullable=False),
@@ -400,7 +400,7 @@ markers = sa.Table(
 """The newest marker sent down a work queue and the newest that came out of it: all dispatches older than that were taken."""
 
 dead_letters = sa.Table(
-    "dead_letters",
+    "aiki_dead_letters",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -415,7 +415,7 @@ dead_letters = sa.Table(
 """Messages that nobody could read or place, kept for people."""
 
 audit = sa.Table(
-    "audit",
+    "aiki_audit",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -430,15 +430,15 @@ audit = sa.Table(
     sa.Column("request_id", _ascii(64), nullable=False, server_default=""),
     sa.Column("source", _ascii(64), nullable=False, server_default=""),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    sa.Index("ix_audit_actor", "namespace", "actor", "id"),
-    sa.Index("ix_audit_action", "namespace", "action", "id"),
-    sa.Index("ix_audit_subject", "namespace", "subject", "id"),
+    sa.Index("ix_aiki_audit_actor", "namespace", "actor", "id"),
+    sa.Index("ix_aiki_audit_action", "namespace", "action", "id"),
+    sa.Index("ix_aiki_audit_subject", "namespace", "subject", "id"),
     **_OPTIONS,
 )
 """What people and programs did: who, what, to which, how many, why, what became of it, and by which request."""
 
 users = sa.Table(
-    "users",
+    "aiki_users",
     metadata,
     sa.Column("name", _ascii(64), nullable=False),
     sa.Column("password", _ascii(255), nullable=False),
@@ -455,7 +455,7 @@ users = sa.Table(
 """Who may sign in. `namespaces`: a JSON list, NULL for all. Sessions hold while `generation` is the same."""
 
 sessions = sa.Table(
-    "sessions",
+    "aiki_sessions",
     metadata,
     sa.Column("id", _binary(32), nullable=False),
     sa.Column("user_name", _ascii(64), nullable=False),
@@ -466,14 +466,14 @@ sessions = sa.Table(
     sa.Column("expires_at", sa.BigInteger, nullable=False),
     sa.Column("source", _ascii(64), nullable=False),
     sa.PrimaryKeyConstraint("id"),
-    sa.Index("ix_sessions_user_name", "user_name"),
-    sa.Index("ix_sessions_expires_at", "expires_at"),
+    sa.Index("ix_aiki_sessions_user_name", "user_name"),
+    sa.Index("ix_aiki_sessions_expires_at", "expires_at"),
     **_OPTIONS,
 )
 """Who is signed in. The id is a hash of the token that the browser has."""
 
 api_keys = sa.Table(
-    "api_keys",
+    "aiki_api_keys",
     metadata,
     sa.Column("id", _ascii(16), nullable=False),
     sa.Column("hash", _binary(32), nullable=False),
@@ -491,20 +491,20 @@ api_keys = sa.Table(
 """What programs ask with. The id is the part of a key that is no secret; the hash is of the whole."""
 
 sign_in_failures = sa.Table(
-    "sign_in_failures",
+    "aiki_sign_in_failures",
     metadata,
     sa.Column("id", _binary(32), nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("last_at", sa.BigInteger, nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("id"),
-    sa.Index("ix_sign_in_failures_last_at", "last_at"),
+    sa.Index("ix_aiki_sign_in_failures_last_at", "last_at"),
     **_OPTIONS,
 )
 """Failed sign-ins of an account or an address (the id is its hash), and until when no password is looked at."""
 
 idempotency = sa.Table(
-    "idempotency",
+    "aiki_idempotency",
     metadata,
     _namespace(),
     sa.Column("id", _binary(32), nullable=False),
@@ -515,13 +515,13 @@ idempotency = sa.Table(
     sa.Column("headers", sa.Text),
     sa.Column("body", _LONGBLOB),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    sa.Index("ix_idempotency_created_at", "created_at"),
+    sa.Index("ix_aiki_idempotency_created_at", "created_at"),
     **_OPTIONS,
 )
 """Requests that carried an `Idempotency-Key`: hashes of the key (with who sent it) and of the request, and the answer."""
 
 tallies = sa.Table(
-    "tallies",
+    "aiki_tallies",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -534,7 +534,7 @@ tallies = sa.Table(
 _COUNTED = ("started", "completed", "failed", "dead", "cancelled", "retried", "waited_ms", "ran_ms")
 
 statistics = sa.Table(
-    "statistics",
+    "aiki_statistics",
     metadata,
     _namespace(),
     sa.Column("width", sa.Integer, nullable=False),
@@ -551,7 +551,7 @@ statistics = sa.Table(
 """Sums of what runs did in `width` seconds from `at` on."""
 
 webhooks = sa.Table(
-    "webhooks",
+    "aiki_webhooks",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -571,7 +571,7 @@ webhooks = sa.Table(
 """Who is told of the ends of runs: of which states, of which names (JSON lists), signed with which secret."""
 
 webhook_deliveries = sa.Table(
-    "webhook_deliveries",
+    "aiki_webhook_deliveries",
     metadata,
     _namespace(),
     sa.Column("id", _binary(16), nullable=False),
@@ -583,14 +583,14 @@ webhook_deliveries = sa.Table(
     sa.Column("error", sa.String(500)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    sa.Index("ix_webhook_deliveries_due_at", "due_at", "namespace", "id"),
-    sa.Index("ix_webhook_deliveries_webhook", "namespace", "webhook_id", "created_at", "id"),
+    sa.Index("ix_aiki_webhook_deliveries_due_at", "due_at", "namespace", "id"),
+    sa.Index("ix_aiki_webhook_deliveries_webhook", "namespace", "webhook_id", "created_at", "id"),
     **_OPTIONS,
 )
 """What webhooks are still to be told, written in the transaction that ends the run. No `due_at`: it was given up."""
 
 run_logs = sa.Table(
-    "run_logs",
+    "aiki_run_logs",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),
@@ -610,7 +610,7 @@ run_logs = sa.Table(
 `origin` is the epoch and the record's number in it: what is reported twice is kept once."""
 
 chores = sa.Table(
-    "chores",
+    "aiki_chores",
     metadata,
     _namespace(),
     sa.Column("name", _ascii(64), nullable=False),
@@ -622,7 +622,7 @@ chores = sa.Table(
 """Who does a chore that one process at a time shall do, and until when it is another's turn if nothing is heard."""
 
 leftovers = sa.Table(
-    "leftovers",
+    "aiki_leftovers",
     metadata,
     _namespace(),
     sa.Column("run_id", _binary(16), nullable=False),

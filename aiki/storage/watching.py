@@ -61,8 +61,8 @@ class Watching:
         raws = [ids.to_bytes(run_id) for run_id in run_ids]
         columns = ", ".join(f"r.{column}" for column in VIEW_COLUMNS.split(", "))
         sql = (
-            f"SELECT r.history, w.name, {columns} FROM runs r "
-            "LEFT JOIN workers w ON w.namespace = r.namespace AND w.id = r.worker WHERE r.namespace = ? AND r.id"
+            f"SELECT r.history, w.name, {columns} FROM aiki_runs r "
+            "LEFT JOIN aiki_workers w ON w.namespace = r.namespace AND w.id = r.worker WHERE r.namespace = ? AND r.id"
         )
 
         def work(connection: sa.Connection) -> dict[str, Watched]:
@@ -78,7 +78,7 @@ class Watching:
         """Steps behind the ordinal `after`, at most `limit`, and those of `again`, by ordinal. A child's is its run's state."""
         key = (self.namespace, ids.to_bytes(run_id))
         sql = (
-            f"SELECT {_MARK} FROM steps s LEFT JOIN runs c ON c.namespace = s.namespace AND c.id = s.child_id "
+            f"SELECT {_MARK} FROM aiki_steps s LEFT JOIN aiki_runs c ON c.namespace = s.namespace AND c.id = s.child_id "
             "WHERE s.namespace = ? AND s.run_id = ?"
         )
 

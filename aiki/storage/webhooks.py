@@ -113,7 +113,7 @@ class Announcing:
         if not hooks:
             return
         told = [row for row in ended if any(hook.wants(row.name, row.state) for hook in hooks)]
-        sql = "SELECT id, created_at FROM runs WHERE namespace = ? AND id"
+        sql = "SELECT id, created_at FROM aiki_runs WHERE namespace = ? AND id"
         created = {bytes(raw): at for raw, at in self.db.where_in(connection, sql, (namespace,), [row.id for row in told])}
         rows = [
             (*(namespace, _event_id(hook.id, row), ids.to_bytes(hook.id), row.id), _event(namespace, row, created), 0, now, now)
@@ -122,13 +122,13 @@ class Announcing:
             if hook.wants(row.name, row.state)
         ]
         if rows:
-            self.db.insert_new(connection, "webhook_deliveries", _DELIVERY_COLUMNS, sorted(rows, key=lambda row: row[1]))
+            self.db.insert_new(connection, "aiki_webhook_deliveries", _DELIVERY_COLUMNS, sorted(rows, key=lambda row: row[1]))
 
     def _webhooks_of(self, connection: sa.Connection, namespace: str) -> list[Webhook]:
         now = self.clock()
         until, hooks = self._webhooks.get(namespace, (0, []))
         if not now < until <= now + int(REMEMBERED * SECOND):
-            sql = f"SELECT {_COLUMNS} FROM webhooks WHERE namespace = ? AND enabled = 1"
+            sql = f"SELECT {_COLUMNS} FROM aiki_webhooks WHERE namespace = ? AND enabled = 1"
             hooks = [_webhook(row) for row in self.db.execute(connection, sql, (namespace,)).fetchall()]
             self._webhooks[namespace] = (now + int(REMEMBERED * SECOND), hooks)
         return hooks
@@ -176,10 +176,10 @@ class Webhooks(Announcing, Auditing):
         columns = ("namespace", "id", "url", "states", "names", "secret", "enabled", "created_at", "created_by")
 
         def work(connection: sa.Connection) -> None:
-            sql = "SELECT COUNT(*) FROM webhooks WHERE namespace = ?"
+            sql = "SELECT COUNT(*) FROM aiki_webhooks WHERE namespace = ?"
             if self.db.execute(connection, sql, (self.namespace,)).fetchone()[0] >= MAX_WEBHOOKS:
                 raise TooManyWebhooks(f"there are {MAX_WEBHOOKS} webhooks already, as many as a namespace may have")
-            self.db.insert(connection, "webhooks", columns, [values])
+            self.db.insert(connection, "aiki_webhooks", columns, [values])
             self.write_audit(connection, [Audited(actor, "webhook.create", ids.to_text(raw), _shown(url))])
 
         self.db.transaction(work)
@@ -188,7 +188,7 @@ class Webhooks(Announcing, Auditing):
 
     def webhooks(self) -> list[Webhook]:
         """All of the namespace, the oldest first."""
-        sql = f"SELECT {_COLUMNS} FROM webhooks WHERE namespace = ? ORDER BY id"
+        sql = f"SELECT {_COLUMNS} FROM aiki_webhooks WHERE namespace = ? ORDER BY id"
 
         def work(connection: sa.Connection) -> list[Webhook]:
             counts = self._counts(connection)
@@ -207,7 +207,7 @@ class Webhooks(Announcing, Auditing):
     def _counts(self, connection: sa.Connection) -> dict[bytes, tuple[int, int]]:
         # Bounded: an endpoint that has been away for long may have very many.
         sql = (
-            "SELECT webhook_id, COUNT(due_at), COUNT(*) FROM (SELECT webhook_id, due_at FROM webhook_deliveries "
+            "SELECT webhook_id, COUNT(due_at), COUNT(*) FROM (SELECT webhook_id, due_at FROM aiki_webhook_deliveries "
             "WHERE namespace = ? LIMIT 10000) d GROUP BY webhook_id"
         )
         rows = self.db.execute(connection, sql, (self.namespace,)).fetchall()
@@ -218,13 +218,13 @@ class Webhooks(Announcing, Auditing):
         key = (int(enabled), self.namespace, _raw(webhook_id))
 
         def work(connection: sa.Connection) -> None:
-            sql = "SELECT enabled FROM webhooks WHERE namespace = ? AND id = ?"
+            sql = "SELECT enabled FROM aiki_webhooks WHERE namespace = ? AND id = ?"
             found = self.db.execute(connection, sql, key[1:]).fetchone()
             if found is None:
                 raise WebhookNotFound(webhook_id)
             if bool(found[0]) == enabled:
                 return
-            self.db.execute(connection, "UPDATE webhooks SET enabled = ? WHERE namespace = ? AND id = ?", key)
+            self.db.execute(connection, "UPDATE aiki_webhooks SET enabled = ? WHERE namespace = ? AND id = ?", key)
             self.write_audit(connection, [Audited(actor, "webhook.enable" if enabled else "webhook.disable", webhook_id, "")])
 
         self.db.transaction(work)
@@ -236,9 +236,9 @@ class Webhooks(Announcing, Auditing):
         key = (self.namespace, _raw(webhook_id))
 
         def work(connection: sa.Connection) -> None:
-            if not self.db.execute(connection, "DELETE FROM webhooks WHERE namespace = ? AND id = ?", key).rowcount:
+            if not self.db.execute(connection, "DELETE FROM aiki_webhooks WHERE namespace = ? AND id = ?", key).rowcount:
                 raise WebhookNotFound(webhook_id)
-            self.db.execute(connection, "DELETE FROM webhook_deliveries WHERE namespace = ? AND webhook_id = ?", key)
+            self.db.execute(connection, "DELETE FROM aiki_webhook_deliveries WHERE namespace = ? AND webhook_id = ?", key)
             self.write_audit(connection, [Audited(actor, "webhook.delete", webhook_id, "")])
 
         self.db.transaction(work)
@@ -247,7 +247,7 @@ class Webhooks(Announcing, Auditing):
     def webhook_deliveries(self, webhook_id: str, limit: int = 100) -> list[WebhookDelivery]:
         """What a webhook has not taken yet, the newest first."""
         sql = (
-            "SELECT namespace, id, webhook_id, run_id, event, attempts, due_at, error, created_at FROM webhook_deliveries "
+            "SELECT namespace, id, webhook_id, run_id, event, attempts, due_at, error, created_at FROM aiki_webhook_deliveries "
             f"WHERE namespace = ? AND webhook_id = ? ORDER BY created_at DESC, id DESC LIMIT {int(limit)}"
         )
         key = (self.namespace, _raw(webhook_id))
@@ -259,7 +259,7 @@ class Webhooks(Announcing, Auditing):
         self.webhook(webhook_id)
 
         def work(connection: sa.Connection) -> int:
-            sql = "UPDATE webhook_deliveries SET due_at = ?, attempts = 0 WHERE namespace = ? AND webhook_id = ?"
+            sql = "UPDATE aiki_webhook_deliveries SET due_at = ?, attempts = 0 WHERE namespace = ? AND webhook_id = ?"
             count = int(self.db.execute(connection, sql, (now, *key)).rowcount)
             self.write_audit(connection, [Audited(actor, "webhook.redeliver", webhook_id, f"{count} deliveries")])
             return count
@@ -271,7 +271,7 @@ class Webhooks(Announcing, Auditing):
         """Take deliveries that are due, of all namespaces, the oldest first; those of webhooks that are off wait on."""
         now = self.clock()
         sql = (
-            "SELECT namespace, id, webhook_id, run_id, event, attempts, due_at, error, created_at FROM webhook_deliveries "
+            "SELECT namespace, id, webhook_id, run_id, event, attempts, due_at, error, created_at FROM aiki_webhook_deliveries "
             f"WHERE due_at <= ? ORDER BY due_at, namespace, id LIMIT {int(limit)}"
         )
 
@@ -282,16 +282,16 @@ class Webhooks(Announcing, Auditing):
             for row in found:
                 namespace, raw, hook = row[0], bytes(row[1]), bytes(row[2])
                 if (namespace, hook) not in hooks:
-                    of = "SELECT url, secret, enabled FROM webhooks WHERE namespace = ? AND id = ?"
+                    of = "SELECT url, secret, enabled FROM aiki_webhooks WHERE namespace = ? AND id = ?"
                     hooks[namespace, hook] = self.db.execute(connection, of, (namespace, hook)).fetchone()
                 there = hooks[namespace, hook]
                 if there is None:
-                    of = "DELETE FROM webhook_deliveries WHERE namespace = ? AND id = ?"
+                    of = "DELETE FROM aiki_webhook_deliveries WHERE namespace = ? AND id = ?"
                     self.db.execute(connection, of, (namespace, raw))
                     continue
                 url, secret, enabled = there
                 later = now + int((CLAIMED if enabled else SWITCHED_OFF) * SECOND)
-                of = "UPDATE webhook_deliveries SET due_at = ? WHERE namespace = ? AND id = ?"
+                of = "UPDATE aiki_webhook_deliveries SET due_at = ? WHERE namespace = ? AND id = ?"
                 self.db.execute(connection, of, (later, namespace, raw))
                 if enabled:
                     claimed.append(ClaimedDelivery(_delivery(row), url, secret))
@@ -308,9 +308,9 @@ class Webhooks(Announcing, Auditing):
         def work(connection: sa.Connection) -> None:
             for item in done:
                 key = (item.namespace, bytes.fromhex(item.id.replace("-", "")))
-                self.db.execute(connection, "DELETE FROM webhook_deliveries WHERE namespace = ? AND id = ?", key)
+                self.db.execute(connection, "DELETE FROM aiki_webhook_deliveries WHERE namespace = ? AND id = ?", key)
             for namespace, webhook_id in sorted({(item.namespace, item.webhook_id) for item in done}):
-                sql = "UPDATE webhooks SET delivered_at = ?, error = NULL WHERE namespace = ? AND id = ?"
+                sql = "UPDATE aiki_webhooks SET delivered_at = ?, error = NULL WHERE namespace = ? AND id = ?"
                 self.db.execute(connection, sql, (now, namespace, ids.to_bytes(webhook_id)))
 
         if done:
@@ -322,10 +322,13 @@ class Webhooks(Announcing, Auditing):
         key = (item.namespace, ids.to_bytes(item.id))
 
         def work(connection: sa.Connection) -> None:
-            sql = "UPDATE webhook_deliveries SET due_at = ?, attempts = attempts + ?, error = ? WHERE namespace = ? AND id = ?"
+            sql = (
+                "UPDATE aiki_webhook_deliveries SET due_at = ?, attempts = attempts + ?, error = ? WHERE "
+                "namespace = ? AND id = ?"
+            )
             self.db.execute(connection, sql, (due_at, int(tried), error[:500], *key))
             if tried:
-                sql = "UPDATE webhooks SET failed_at = ?, error = ? WHERE namespace = ? AND id = ?"
+                sql = "UPDATE aiki_webhooks SET failed_at = ?, error = ? WHERE namespace = ? AND id = ?"
                 self.db.execute(connection, sql, (now, error[:500], item.namespace, ids.to_bytes(item.webhook_id)))
 
         self.db.transaction(work)

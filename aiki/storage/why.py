@@ -77,7 +77,7 @@ class Explaining(Queues):
             raise RunNotFound(run_id) from None
 
         def work(connection: sa.Connection) -> Why:
-            sql = f"SELECT {SELECT_RUN} FROM runs WHERE namespace = ? AND id = ?"
+            sql = f"SELECT {SELECT_RUN} FROM aiki_runs WHERE namespace = ? AND id = ?"
             found = self.db.execute(connection, sql, (self.namespace, raw)).fetchone()
             if found is None:
                 raise RunNotFound(run_id)
@@ -108,7 +108,7 @@ class Explaining(Queues):
     def _paused_by(self, connection: sa.Connection, row: RunRow, now: int) -> str:
         """Who paused a run, when and why, as the audit has it; those that were paused by a batch are not named there."""
         sql = (
-            "SELECT actor, created_at, reason FROM audit WHERE namespace = ? AND subject = ? AND action = 'pause' "
+            "SELECT actor, created_at, reason FROM aiki_audit WHERE namespace = ? AND subject = ? AND action = 'pause' "
             "ORDER BY id DESC LIMIT 1"
         )
         found = self.db.execute(connection, sql, (self.namespace, ids.to_text(row.id))).fetchone()
@@ -120,7 +120,7 @@ class Explaining(Queues):
 
     def _no_orchestrator(self, connection: sa.Connection, now: int) -> Why | None:
         # Each orchestrator works for all namespaces, so this looks at all.
-        found = self.db.execute(connection, "SELECT MAX(heard_at) FROM orchestrators").fetchone()[0]
+        found = self.db.execute(connection, "SELECT MAX(heard_at) FROM aiki_orchestrators").fetchone()[0]
         if found is None:
             return Why("no_orchestrator", "no orchestrator has ever been heard; start one: aiki orchestrator")
         if found < now - SILENT:
@@ -129,7 +129,7 @@ class Explaining(Queues):
 
     def _workers(self, connection: sa.Connection, row: RunRow, now: int) -> list[_Worker]:
         sql = (
-            "SELECT id, name, heard_at, queues, definitions FROM workers "
+            "SELECT id, name, heard_at, queues, definitions FROM aiki_workers "
             "WHERE namespace = ? AND state = 'alive' AND draining = 0 AND heard_at > ?"
         )
         out = []
@@ -139,7 +139,7 @@ class Explaining(Queues):
         return out
 
     def _running(self, connection: sa.Connection, row: RunRow, now: int) -> Why:
-        sql = "SELECT name, state, heard_at FROM workers WHERE namespace = ? AND id = ?"
+        sql = "SELECT name, state, heard_at FROM aiki_workers WHERE namespace = ? AND id = ?"
         found = self.db.execute(connection, sql, (self.namespace, row.worker)).fetchone() if row.worker else None
         name, state, heard_at = (f"worker {found[0]}", *found[1:]) if found else ("a worker", "alive", now)
         if state != "alive" or heard_at < now - HEARD:
@@ -178,9 +178,9 @@ class Explaining(Queues):
 
     def _before(self, connection: sa.Connection, row: RunRow) -> int:
         """How many runs of its queue were dispatched before it, of the oldest that are queued."""
-        hint = "INDEXED BY ix_runs_state" if self.db.is_sqlite else ""
+        hint = "INDEXED BY ix_aiki_runs_state" if self.db.is_sqlite else ""
         sql = (
-            f"SELECT COUNT(*) FROM (SELECT queue, dispatched_at FROM runs {hint} WHERE namespace = ? AND state = 'queued' "
+            f"SELECT COUNT(*) FROM (SELECT queue, dispatched_at FROM aiki_runs {hint} WHERE namespace = ? AND state = 'queued' "
             f"ORDER BY created_at LIMIT {COUNTED}) t WHERE queue = ? AND dispatched_at < ?"
         )
         key = (self.namespace, row.queue, row.dispatched_at or row.updated_at)
@@ -188,7 +188,7 @@ class Explaining(Queues):
 
     def _waiting(self, connection: sa.Connection, row: RunRow, now: int) -> Why:
         if row.waits is None:
-            sql = "SELECT due_at FROM deliveries WHERE namespace = ? AND id = ?"
+            sql = "SELECT due_at FROM aiki_deliveries WHERE namespace = ? AND id = ?"
             found = self.db.execute(connection, sql, (self.namespace, delivery_id(row.id, row.epoch))).fetchone()
             due = found[0] if found else None
             when = f", at {moment(due, now)}" if due else ""

@@ -62,7 +62,7 @@ def test_malformed_keys(api: Api, key: str) -> None:
 
 def _age(api: Api, seconds: int, *columns: str) -> None:
     """As if so much time had gone by."""
-    sql = f"UPDATE idempotency SET {', '.join(f'{name} = {name} - {seconds * SECOND}' for name in columns)}"
+    sql = f"UPDATE aiki_idempotency SET {', '.join(f'{name} = {name} - {seconds * SECOND}' for name in columns)}"
     api.store.db.transaction(lambda connection: api.store.db.execute(connection, sql))
 
 
@@ -87,14 +87,14 @@ def test_secrets_are_not_kept(make_api: Callable[..., Api]) -> None:
     problem(api.post("/keys", body, **keyed), 409, "conflict")
     assert len(api.get("/keys", headers={"Authorization": "Bearer right"}).json["keys"]) == 1  # type: ignore[index]
     rows = api.store.db.read(
-        lambda connection: api.store.db.execute(connection, "SELECT headers, body FROM idempotency").fetchall()
+        lambda connection: api.store.db.execute(connection, "SELECT headers, body FROM aiki_idempotency").fetchall()
     )
     assert [bytes(body) for _, body in rows] == [b""]
 
 
 def _forget_answers(api: Api) -> None:
     """As if the server had died before it kept its answers."""
-    sql = "UPDATE idempotency SET status = NULL, headers = NULL, body = NULL"
+    sql = "UPDATE aiki_idempotency SET status = NULL, headers = NULL, body = NULL"
     api.store.db.transaction(lambda connection: api.store.db.execute(connection, sql))
 
 

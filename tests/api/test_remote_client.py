@@ -82,7 +82,9 @@ class TestRemote(ClientContract):
         run = replace(new_run(), input=encode([[], {"password": "hidden"}]))
         client.enqueue([run])
         store.db.transaction(
-            lambda connection: store.db.execute(connection, "UPDATE runs SET state = 'completed', finished_at = 1").rowcount
+            lambda connection: (
+                store.db.execute(connection, "UPDATE aiki_runs SET state = 'completed', finished_at = 1").rowcount
+            )
         )
         told = {}
         for role in ("viewer", "operator"):

@@ -377,7 +377,7 @@ def test_a_trace_goes_with_the_run(api: Api) -> None:
         assert made is not None
         claimed = {item.dispatch.run_id: item.dispatch for item in api.store.claim_due().outgoing}
         found = claimed.get(made["id"].replace("-", ""))
-        sql = "SELECT options FROM runs WHERE id = ?"
+        sql = "SELECT options FROM aiki_runs WHERE id = ?"
         raw = bytes.fromhex(made["id"].replace("-", ""))
         options = api.store.db.read(lambda c, sql=sql, raw=raw: api.store.db.execute(c, sql, (raw,)).fetchone())[0]
         assert (carried is None) == (options is None or '"tp"' not in options)

@@ -164,7 +164,14 @@ def test_a_real_server_on_mariadb_answers_as_described(live: Callable[..., LiveS
 
 
 # ---------------------------------------------------------------- what is wrong in every endpoint alike
-HOSTILE = ["'; DROP TABLE runs; --", "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{7*7}}", "\x00", "\ud800"]
+HOSTILE = [
+    "'; DROP TABLE aiki_runs; --",
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "{{7*7}}",
+    "\x00",
+    "\ud800",
+]
 
 
 def _paths(run_id: str, with_body: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -71,7 +71,7 @@ def test_statistics(api: Api, names: list[str]) -> None:
 
 
 def test_attention(api: Api, names: list[str]) -> None:
-    late = "UPDATE runs SET dispatched_at = dispatched_at - 600000000"
+    late = "UPDATE aiki_runs SET dispatched_at = dispatched_at - 600000000"
     api.store.db.transaction(lambda connection: api.store.db.execute(connection, late).rowcount)
     items: Any = api.get("/attention").json
     assert [item["kind"] for item in items["items"]] == ["no_orchestrator", "no_worker", "no_worker"]

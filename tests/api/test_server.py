@@ -114,7 +114,7 @@ def test_a_killed_worker_loses_nothing(live: Live) -> None:
     assert killed == 3
     assert {run_id for run_id in accepted if store.get_run(run_id) is None} == set()
     # What was not published yet is in the outbox, with a time at which the orchestrator takes it over.
-    left = store.db.read(lambda c: c.exec_driver_sql("SELECT id, due_at FROM deliveries").fetchall())
+    left = store.db.read(lambda c: c.exec_driver_sql("SELECT id, due_at FROM aiki_deliveries").fetchall())
     assert all(due <= store.clock() + 11_000_000 for _, due in left)
     store.close()
     assert server.stop() == 0

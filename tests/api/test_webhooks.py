@@ -40,7 +40,7 @@ def test_each_change_is_audited_without_the_secret_and_the_query(api: Api) -> No
     db = api.store.db
     rows = db.read(
         lambda c: db.execute(
-            c, "SELECT action, subject, detail FROM audit WHERE action LIKE 'webhook.%' ORDER BY id", ()
+            c, "SELECT action, subject, detail FROM aiki_audit WHERE action LIKE 'webhook.%' ORDER BY id", ()
         ).fetchall()
     )
     assert [tuple(row[:2]) for row in rows] == [(f"webhook.{verb}", made["id"]) for verb in ("create", "disable", "delete")]

@@ -118,7 +118,7 @@ def claimed(store: Store, count: int = 1, batch: int = 1) -> list[Outgoing]:
 def deliveries(store: Store) -> list[tuple[bool, bool]]:
     """Of each delivery: whether it is due now, and whether it is marked."""
     now = store.clock()
-    rows = store.db.read(lambda c: store.db.execute(c, "SELECT due_at, again FROM deliveries ORDER BY id").fetchall())
+    rows = store.db.read(lambda c: store.db.execute(c, "SELECT due_at, again FROM aiki_deliveries ORDER BY id").fetchall())
     return [(due <= now, bool(again)) for due, again in rows]
 
 

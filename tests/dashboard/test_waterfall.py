@@ -48,8 +48,8 @@ def with_steps(pages: Pages, count: int, name: Callable[[int], str], *, bad: int
     ]
 
     def work(connection: object) -> None:
-        store.db.insert_new(connection, "steps", columns, rows)  # type: ignore[arg-type]
-        store.db.execute(connection, "UPDATE runs SET history = ? WHERE id = ?", (count, raw))  # type: ignore[arg-type]
+        store.db.insert_new(connection, "aiki_steps", columns, rows)  # type: ignore[arg-type]
+        store.db.execute(connection, "UPDATE aiki_runs SET history = ? WHERE id = ?", (count, raw))  # type: ignore[arg-type]
 
     store.db.transaction(work)
     return run_id
@@ -123,8 +123,8 @@ def test_children_show_the_state_of_their_runs(pages: Pages) -> None:
     columns = ("namespace", "run_id", "ordinal", "kind", "name", "digest", "state", "attempt", "child_id", "created_at")
 
     def work(connection: object) -> None:
-        store.db.insert_new(connection, "steps", columns, [values])  # type: ignore[arg-type]
-        store.db.execute(connection, "UPDATE runs SET history = 1 WHERE id = ?", (ids.to_bytes(run_id),))  # type: ignore[arg-type]
+        store.db.insert_new(connection, "aiki_steps", columns, [values])  # type: ignore[arg-type]
+        store.db.execute(connection, "UPDATE aiki_runs SET history = 1 WHERE id = ?", (ids.to_bytes(run_id),))  # type: ignore[arg-type]
 
     store.db.transaction(work)
     assert store.step_lines(run_id)[0].state == "queued"

@@ -30,9 +30,9 @@ def check_causes(world: World) -> None:
     """Every run that has not ended has a cause to move."""
     hands: set[tuple[str, int]] | None = None
     now = world.clock()
-    sql = f"SELECT id, state, epoch, waits FROM runs WHERE state NOT IN {TERMINAL}"
+    sql = f"SELECT id, state, epoch, waits FROM aiki_runs WHERE state NOT IN {TERMINAL}"
     for raw, state, epoch, waits in world.db.ask(sql):
-        if world.db.ask("SELECT 1 FROM deliveries WHERE id = ?", raw + epoch.to_bytes(4, "big")):
+        if world.db.ask("SELECT 1 FROM aiki_deliveries WHERE id = ?", raw + epoch.to_bytes(4, "big")):
             continue
         run_id = raw.hex()
         if state == "scheduled":
@@ -46,7 +46,7 @@ def check_causes(world: World) -> None:
 
 
 def _check_wait(world: World, raw: bytes, waits: str | None, now: int) -> None:
-    if world.db.ask("SELECT 1 FROM inbox WHERE run_id = ? AND taken = 0", raw):
+    if world.db.ask("SELECT 1 FROM aiki_inbox WHERE run_id = ? AND taken = 0", raw):
         return
     if waits is None:
         raise wrong(f"run {raw.hex()} waits for its retry and has no delivery")
@@ -57,7 +57,7 @@ def _check_wait(world: World, raw: bytes, waits: str | None, now: int) -> None:
     there = {arrival.ordinal for arrival in arrivals}
     for wait in found.items:
         for ordinal in range(wait.first, wait.last + 1) if wait.kind == "child" else ():
-            sql = "SELECT r.state FROM steps s JOIN runs r ON r.id = s.child_id WHERE s.run_id = ? AND s.ordinal = ?"
+            sql = "SELECT r.state FROM aiki_steps s JOIN aiki_runs r ON r.id = s.child_id WHERE s.run_id = ? AND s.ordinal = ?"
             state = [row[0] for row in world.db.ask(sql, raw, ordinal)]
             if ordinal not in there and (not state or state[0] in TERMINAL):
                 raise wrong(f"run {raw.hex()} waits for its step {ordinal}, whose run is {state}")
@@ -67,7 +67,7 @@ def _check_wait(world: World, raw: bytes, waits: str | None, now: int) -> None:
 def check_end(world: World) -> None:
     """All has come to its end: was everything right?"""
     columns = "id, name, state, history, crashes, parent_id, parent_ordinal, error_type, error_message"
-    rows = {row[0]: row for row in world.db.ask(f"SELECT {columns} FROM runs")}
+    rows = {row[0]: row for row in world.db.ask(f"SELECT {columns} FROM aiki_runs")}
     for key in world.runs:
         if bytes.fromhex(key) not in rows:
             raise wrong(f"run {key} was enqueued and does not exist")
@@ -77,7 +77,7 @@ def check_end(world: World) -> None:
         _check_parent(world, row, rows)
     _check_watched(world)
     _check_events(world)
-    for sql in ("SELECT hex(id) FROM dead_letters", "SELECT * FROM attempts WHERE error_type = 'ReportRefused'"):
+    for sql in ("SELECT hex(id) FROM aiki_dead_letters", "SELECT * FROM aiki_attempts WHERE error_type = 'ReportRefused'"):
         if found := world.db.ask(sql):
             raise wrong(f"{sql}: {found}")
     _check_plain_end(world)
@@ -105,9 +105,9 @@ def _check_run(world: World, row: Any, rows: dict[bytes, Any]) -> None:
     raw, name, state, _, crashes, _, _, kind, message = row
     key = raw.hex()
     said = f"run {key} ({name}) is {state}"
-    text = world.db.ask("SELECT encoding, data FROM payloads WHERE run_id = ? AND role = 'input'", raw)
+    text = world.db.ask("SELECT encoding, data FROM aiki_payloads WHERE run_id = ? AND role = 'input'", raw)
     arguments = codec.decode(Payload(text[0][0], text[0][1].decode()), what="input")[0]
-    result = world.db.ask("SELECT encoding, data FROM payloads WHERE run_id = ? AND role = 'result'", raw)
+    result = world.db.ask("SELECT encoding, data FROM aiki_payloads WHERE run_id = ? AND role = 'result'", raw)
     orders = [action for one in _lineage(row, rows) for action in _actions(world, one)]
     if state == "completed":
         value = codec.decode(Payload(result[0][0], result[0][1].decode()), what="result") if result else None
@@ -130,12 +130,12 @@ def _check_run(world: World, row: Any, rows: dict[bytes, Any]) -> None:
 
 
 def _crashed(world: World, raw: bytes) -> bool:
-    return bool(world.db.ask("SELECT 1 FROM attempts WHERE run_id = ? AND outcome IN ('crashed', 'lost')", raw))
+    return bool(world.db.ask("SELECT 1 FROM aiki_attempts WHERE run_id = ? AND outcome IN ('crashed', 'lost')", raw))
 
 
 def _fell(world: World, raw: bytes) -> bool:
     """Whether the run was told that one of its children had not completed."""
-    sql = "SELECT 1 FROM inbox WHERE run_id = ? AND kind = 'child' AND outcome <> 'completed'"
+    sql = "SELECT 1 FROM aiki_inbox WHERE run_id = ? AND kind = 'child' AND outcome <> 'completed'"
     return bool(world.db.ask(sql, raw))
 
 
@@ -149,14 +149,14 @@ def _check_undone(world: World, raw: bytes, name: str, said: str, orders: list[s
 
 
 def _done(world: World, raw: bytes, label: str) -> bool:
-    sql = "SELECT 1 FROM steps WHERE run_id = ? AND state = 'completed' AND input LIKE ?"
+    sql = "SELECT 1 FROM aiki_steps WHERE run_id = ? AND state = 'completed' AND input LIKE ?"
     return bool(world.db.ask(sql, raw, f'%"label":{json.dumps(label)}%'))
 
 
 def _check_steps(world: World, row: Any) -> None:
     """Ordinals without gaps, each label recorded once."""
     raw, history = row[0], row[3]
-    steps = world.db.ask("SELECT ordinal, kind, name, state, input FROM steps WHERE run_id = ? ORDER BY ordinal", raw)
+    steps = world.db.ask("SELECT ordinal, kind, name, state, input FROM aiki_steps WHERE run_id = ? ORDER BY ordinal", raw)
     issued = [step[0] for step in steps]
     chosen = len([number for number in range(history) if number not in issued])
     if not set(issued) <= set(range(history)):
@@ -180,7 +180,7 @@ def _check_parent(world: World, row: Any, rows: dict[bytes, Any]) -> None:
     raw, _, state, _, _, parent, ordinal, _, _ = row
     if parent is None:
         return
-    told = world.db.ask("SELECT outcome FROM inbox WHERE run_id = ? AND kind = 'child' AND ordinal = ?", parent, ordinal)
+    told = world.db.ask("SELECT outcome FROM aiki_inbox WHERE run_id = ? AND kind = 'child' AND ordinal = ?", parent, ordinal)
     if len(told) != 1:
         raise wrong(f"run {raw.hex()}, step {ordinal} of {parent.hex()}, has ended, and its parent was told {len(told)} times")
     retried = "retry" in _actions(world, raw.hex())
@@ -211,7 +211,9 @@ def _check_watched(world: World) -> None:
 
 def _retried_above(world: World, raw: bytes) -> bool:
     """Whether an ancestor was retried, or retries by itself: its failed children are retried with it."""
-    rows = world.db.ask("SELECT p.id, p.parent_id, p.name FROM runs r JOIN runs p ON p.id = r.parent_id WHERE r.id = ?", raw)
+    rows = world.db.ask(
+        "SELECT p.id, p.parent_id, p.name FROM aiki_runs r JOIN aiki_runs p ON p.id = r.parent_id WHERE r.id = ?", raw
+    )
     return any("retry" in _actions(world, row[0].hex()) or _retried_above(world, row[0]) for row in rows)
 
 
@@ -219,7 +221,7 @@ def _check_events(world: World) -> None:
     """No event is lost, none is taken twice."""
     for key, run in world.runs.items():
         raw = bytes.fromhex(key)
-        sql = "SELECT id, data, ordinal, created_at FROM inbox WHERE run_id = ? AND kind = 'event'"
+        sql = "SELECT id, data, ordinal, created_at FROM aiki_inbox WHERE run_id = ? AND kind = 'event'"
         rows = world.db.ask(sql, raw)
         found = {json.loads(row[1]): row for row in rows}
         if len(found) != len(rows):
@@ -229,7 +231,7 @@ def _check_events(world: World) -> None:
             if missing or not set(found) <= set(run.events):
                 raise wrong(f"run {key} was sent {run.events} and has {sorted(found)}")
         steps = world.db.ask(
-            "SELECT ordinal, bound, state, created_at, data FROM steps WHERE run_id = ? AND kind = 'event'", raw
+            "SELECT ordinal, bound, state, created_at, data FROM aiki_steps WHERE run_id = ? AND kind = 'event'", raw
         )
         taken = [step[1] for step in steps if step[1] is not None]
         if len(set(taken)) != len(taken):

@@ -25,23 +25,23 @@ T = TypeVar("T")
 _TERMINAL = "('completed', 'failed', 'cancelled', 'dead')"
 WATCH = f"""
 CREATE TABLE watched (what TEXT NOT NULL, run_id BLOB NOT NULL, ordinal INTEGER, before TEXT, after TEXT);
-CREATE TRIGGER watch_states AFTER UPDATE OF state ON runs WHEN OLD.state IN {_TERMINAL} AND NEW.state <> OLD.state
+CREATE TRIGGER watch_states AFTER UPDATE OF state ON aiki_runs WHEN OLD.state IN {_TERMINAL} AND NEW.state <> OLD.state
 BEGIN INSERT INTO watched VALUES ('left a terminal state', NEW.id, NULL, OLD.state, NEW.state); END;
-CREATE TRIGGER watch_ends AFTER UPDATE OF state ON runs WHEN NEW.state IN {_TERMINAL} AND NEW.state <> OLD.state
+CREATE TRIGGER watch_ends AFTER UPDATE OF state ON aiki_runs WHEN NEW.state IN {_TERMINAL} AND NEW.state <> OLD.state
 BEGIN INSERT INTO watched VALUES ('ended', NEW.id, NULL, OLD.state, NEW.state); END;
-CREATE TRIGGER watch_steps AFTER UPDATE ON steps WHEN OLD.state <> 'open'
+CREATE TRIGGER watch_steps AFTER UPDATE ON aiki_steps WHEN OLD.state <> 'open'
 AND (NEW.state <> OLD.state OR NEW.data IS NOT OLD.data OR NEW.bound IS NOT OLD.bound)
 BEGIN INSERT INTO watched VALUES ('recorded step changed', NEW.run_id, NEW.ordinal, OLD.state, NEW.state); END;
-CREATE TRIGGER watch_lost_steps AFTER DELETE ON steps WHEN OLD.kind <> 'choice'
+CREATE TRIGGER watch_lost_steps AFTER DELETE ON aiki_steps WHEN OLD.kind <> 'choice'
 BEGIN INSERT INTO watched VALUES ('recorded step deleted', OLD.run_id, OLD.ordinal, OLD.state, NULL); END;
-CREATE TRIGGER watch_results AFTER UPDATE ON payloads
+CREATE TRIGGER watch_results AFTER UPDATE ON aiki_payloads
 BEGIN INSERT INTO watched VALUES ('payload changed', NEW.run_id, NULL, OLD.role, CAST(NEW.data AS TEXT)); END;
-CREATE TRIGGER watch_inbox AFTER UPDATE OF ordinal ON inbox WHEN OLD.ordinal IS NOT NULL AND NEW.ordinal IS NOT OLD.ordinal
+CREATE TRIGGER watch_inbox AFTER UPDATE OF ordinal ON aiki_inbox WHEN OLD.ordinal IS NOT NULL AND NEW.ordinal IS NOT OLD.ordinal
 BEGIN INSERT INTO watched VALUES ('arrival taken twice', NEW.run_id, NEW.ordinal, OLD.ordinal, NEW.ordinal); END;
-CREATE TRIGGER watch_executors AFTER UPDATE OF worker, executor ON runs WHEN OLD.epoch = NEW.epoch
+CREATE TRIGGER watch_executors AFTER UPDATE OF worker, executor ON aiki_runs WHEN OLD.epoch = NEW.epoch
 AND OLD.worker IS NOT NULL AND (NEW.worker IS NOT OLD.worker OR NEW.executor IS NOT OLD.executor)
 BEGIN INSERT INTO watched VALUES ('a second executor of an epoch counts', NEW.id, NEW.epoch, OLD.executor, NEW.executor); END;
-CREATE TRIGGER watch_workers AFTER UPDATE OF state ON workers WHEN NEW.state = 'lost'
+CREATE TRIGGER watch_workers AFTER UPDATE OF state ON aiki_workers WHEN NEW.state = 'lost'
 BEGIN INSERT INTO watched VALUES ('worker lost', NEW.id, NULL, OLD.state, NEW.state); END;
 """
 """Triggers that write down what must not happen, or not without an operator."""
@@ -124,7 +124,7 @@ class SimulatedDatabase(Database):
     def clear(self) -> None:
         """Empty all tables."""
         for table in self._tables:
-            if table != "aiki_schema":
+            if table not in ("aiki_alembic_version", "aiki_schema"):
                 self.raw.execute(f"DELETE FROM {table}")
 
     def ask(self, sql: str, *parameters: Any) -> list[Any]:

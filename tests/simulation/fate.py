@@ -146,7 +146,7 @@ class Fate:
             if world.scheduler.now > limit:
                 raise Wrong(f"no end within {SETTLE_SECONDS:g} s after the last fault: {self._stuck()}")
             self._turn()
-            for row in world.db.ask(f"SELECT id FROM runs WHERE {ACTIVE} AND pause_requested > 0"):
+            for row in world.db.ask(f"SELECT id FROM aiki_runs WHERE {ACTIVE} AND pause_requested > 0"):
                 self._order("resume", ids.to_text(row[0]), world.store.resume_run)
             self._wait(0.5)
         check_end(world)
@@ -154,7 +154,11 @@ class Fate:
     def _quiet(self) -> bool:
         if self._pending or self._pending_events:
             return False
-        for sql in (f"SELECT 1 FROM runs WHERE {ACTIVE}", "SELECT 1 FROM deliveries", "SELECT 1 FROM inbox WHERE taken = 0"):
+        for sql in (
+            f"SELECT 1 FROM aiki_runs WHERE {ACTIVE}",
+            "SELECT 1 FROM aiki_deliveries",
+            "SELECT 1 FROM aiki_inbox WHERE taken = 0",
+        ):
             if self.world.db.ask(f"{sql} LIMIT 1"):
                 return False
         return not self.world.at_work()
@@ -163,9 +167,12 @@ class Fate:
         ask = self.world.db.ask
         runs = [
             f"{ids.to_bytes(ids.to_text(row[0])).hex()} {row[1]} {row[2]} epoch {row[3]} ({row[4]})"
-            for row in ask(f"SELECT id, name, state, epoch, waiting_on FROM runs WHERE {ACTIVE}")
+            for row in ask(f"SELECT id, name, state, epoch, waiting_on FROM aiki_runs WHERE {ACTIVE}")
         ]
-        left = ask("SELECT hex(id), due_at FROM deliveries"), ask("SELECT hex(run_id), kind FROM inbox WHERE taken = 0")
+        left = (
+            ask("SELECT hex(id), due_at FROM aiki_deliveries"),
+            ask("SELECT hex(run_id), kind FROM aiki_inbox WHERE taken = 0"),
+        )
         return f"runs {runs}, deliveries and arrivals {left}, work {self.world.at_work()}"
 
     # ------------------------------------------------------------ a client
@@ -227,7 +234,7 @@ class Fate:
 
     # ------------------------------------------------------------ operators
     def _any_run(self, condition: str = "1 = 1") -> str | None:
-        rows = self.world.db.ask(f"SELECT id FROM runs WHERE {condition} ORDER BY id")
+        rows = self.world.db.ask(f"SELECT id FROM aiki_runs WHERE {condition} ORDER BY id")
         return ids.to_text(self.rng.choice(rows)[0]) if rows else None
 
     def _order(self, what: str, run_id: str | None, verb: Callable[..., Any], **more: Any) -> Any:
@@ -301,7 +308,7 @@ class Fate:
         self._repeat_events()
 
     def _name(self, run_id: str) -> str:
-        return str(self.world.db.ask("SELECT name FROM runs WHERE id = ?", ids.to_bytes(run_id))[0][0])
+        return str(self.world.db.ask("SELECT name FROM aiki_runs WHERE id = ?", ids.to_bytes(run_id))[0][0])
 
     def _repeat_events(self) -> None:
         """An event whose answer was lost is sent again, under the same reference."""

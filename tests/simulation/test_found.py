@@ -49,7 +49,7 @@ class Place:
             pass
 
     def state(self, run_id: str) -> tuple[str, int]:
-        state, epoch = self.db.ask("SELECT state, epoch FROM runs WHERE id = ?", ids.to_bytes(run_id))[0]
+        state, epoch = self.db.ask("SELECT state, epoch FROM aiki_runs WHERE id = ?", ids.to_bytes(run_id))[0]
         return state, epoch
 
 
@@ -135,21 +135,21 @@ def test_an_end_that_overtakes_the_steps_before_it_is_not_recorded(place: Place)
     place.report(m.COMPLETED, run_id, 1, ms=1, n=2)
     assert place.state(run_id) == ("queued", 2)
     place.report(m.STEPS, run_id, 1, s=[Step(0, "step", "s", "", "completed", 1, {})])
-    assert place.db.ask("SELECT COUNT(*) FROM steps") == [(0,)]
+    assert place.db.ask("SELECT COUNT(*) FROM aiki_steps") == [(0,)]
 
 
 def test_steps_that_overtake_the_steps_before_them_are_not_recorded(place: Place) -> None:
     run_id = place.enqueue("workflow")
     place.report(m.STEPS, run_id, 1, s=[Step(1, "step", "s", "", "completed", 1, {})])
     assert place.state(run_id) == ("queued", 2)
-    assert place.db.ask("SELECT COUNT(*) FROM steps") == [(0,)]
+    assert place.db.ask("SELECT COUNT(*) FROM aiki_steps") == [(0,)]
 
 
 def test_a_step_that_is_done_stays_done_whatever_comes_late(place: Place) -> None:
     run_id = place.enqueue("workflow")
     place.report(m.STEPS, run_id, 1, s=[Step(0, "step", "s", "", "completed", 2, {"e": "json", "r": "7"})])
     place.report(m.STEPS, run_id, 1, s=[Step(0, "step", "s", "", OPEN, 1, {"s": 0})])
-    assert place.db.ask("SELECT state, attempt, data FROM steps") == [("completed", 2, b"7")]
+    assert place.db.ask("SELECT state, attempt, data FROM aiki_steps") == [("completed", 2, b"7")]
 
 
 # ---------------------------------------------------------------- inquiries

@@ -126,7 +126,7 @@ def no_keys_of_steps() -> Iterator[None]:
 
     def steps(row: Any, report: Any, now: int, effects: Effects) -> None:
         _, db = worlds._shared_store()
-        done = {row[0] for row in db.ask("SELECT ordinal FROM steps WHERE run_id = ? AND state <> 'open'", row.id)}
+        done = {row[0] for row in db.ask("SELECT ordinal FROM aiki_steps WHERE run_id = ? AND state <> 'open'", row.id)}
         items, fresh = [], row.history
         for item in report.body["s"]:
             if item[0] in done:

@@ -264,10 +264,10 @@ class World:
         """What a transaction has changed, for the trace."""
         now = {}
         for raw, *columns in self.db.ask(
-            "SELECT id, state, epoch, history, executor, cancel_requested, pause_requested FROM runs"
+            "SELECT id, state, epoch, history, executor, cancel_requested, pause_requested FROM aiki_runs"
         ):
             now[raw.hex()] = " ".join(map(str, columns))
-        for raw, name, kind, ordinal, taken in self.db.ask("SELECT run_id, id, kind, ordinal, taken FROM inbox"):
+        for raw, name, kind, ordinal, taken in self.db.ask("SELECT run_id, id, kind, ordinal, taken FROM aiki_inbox"):
             now[f"inbox {raw.hex()} {name.hex()[-6:]}"] = f"{kind} of step {ordinal}, taken {taken}"
         for key, text in now.items():
             if self._seen.get(key) != text and self.tell is not None:
@@ -341,7 +341,7 @@ class World:
                 Wrong(f"run {run_id} was cancelled at {run.never:.1f} before it started, and starts now in {worker.name}")
             )
         recorded = self.db.ask(
-            "SELECT 1 FROM steps WHERE run_id = ? AND state = 'completed' AND kind IN ('step', 'undo') AND input LIKE ?",
+            "SELECT 1 FROM aiki_steps WHERE run_id = ? AND state = 'completed' AND kind IN ('step', 'undo') AND input LIKE ?",
             bytes.fromhex(run_id),
             f'%"label":{json.dumps(label)}%',
         )

@@ -65,7 +65,7 @@ class Bench:
 
     def row(self, run: str) -> dict[str, Any]:
         """The run as it is recorded."""
-        sql = f"SELECT {SELECT_RUN} FROM runs WHERE id = ?"
+        sql = f"SELECT {SELECT_RUN} FROM aiki_runs WHERE id = ?"
         found = self.store.db.read(lambda c: self.store.db.execute(c, sql, (bytes.fromhex(run),)).fetchone())
         return dict(zip(SELECT_RUN.split(", "), found, strict=True))
 
@@ -76,12 +76,13 @@ class Bench:
         """All rows of all tables that runs are in, to compare."""
 
         def read(connection: Any) -> dict[str, list[Any]]:
-            tables = ("runs", "steps", "inbox", "deliveries", "attempts", "payloads", "links", "revocations")
+            names = ("runs", "steps", "inbox", "deliveries", "attempts", "payloads", "links", "revocations")
             return {
                 table: sorted(
-                    [tuple(row) for row in self.store.db.execute(connection, f"SELECT * FROM {table}", ()).fetchall()], key=repr
+                    [tuple(row) for row in self.store.db.execute(connection, f"SELECT * FROM aiki_{table}", ()).fetchall()],
+                    key=repr,
                 )
-                for table in tables
+                for table in names
             }
 
         return self.store.db.read(read)
@@ -100,14 +101,14 @@ class Bench:
 
     def delivery(self, run: str) -> int | None:
         """When the run's present delivery is due, or None."""
-        sql = "SELECT id, due_at FROM deliveries"
+        sql = "SELECT id, due_at FROM aiki_deliveries"
         rows = self.store.db.read(lambda c: self.store.db.execute(c, sql, ()).fetchall())
         wanted = bytes.fromhex(run) + self.row(run)["epoch"].to_bytes(4, "big")
         return next((due for raw, due in rows if bytes(raw) == wanted), None)
 
     def inbox(self, run: str) -> list[tuple[Any, ...]]:
         """Kind, ordinal, outcome and `taken` of what came to a run."""
-        sql = "SELECT kind, ordinal, outcome, taken FROM inbox WHERE run_id = ? ORDER BY created_at, id"
+        sql = "SELECT kind, ordinal, outcome, taken FROM aiki_inbox WHERE run_id = ? ORDER BY created_at, id"
         return [tuple(r) for r in self.store.db.read(lambda c: self.store.db.execute(c, sql, (bytes.fromhex(run),)).fetchall())]
 
     # ------------------------------------------------------------ reports

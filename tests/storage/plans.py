@@ -13,7 +13,10 @@ from sqlalchemy import event
 from aiki.storage import Store
 
 BOUNDED = frozenset(
-    {"statistics", "definitions", "workers", "orchestrators", "queues", "webhooks", "batches", "users", "api_keys"}
+    f"aiki_{name}"
+    for name in (
+        *("statistics", "definitions", "workers", "orchestrators", "queues", "webhooks", "batches", "users", "api_keys"),
+    )
 )
 """Tables that do not grow with the runs."""
 

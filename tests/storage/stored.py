@@ -41,7 +41,7 @@ class StoredWorld(World):
         store = self.bench.store
 
         def read(connection: Any) -> History:
-            sql = f"SELECT {SELECT_RUN} FROM runs WHERE id = ?"
+            sql = f"SELECT {SELECT_RUN} FROM aiki_runs WHERE id = ?"
             row = run_row(store.db.execute(connection, sql, (bytes.fromhex(self.id),)).fetchone())
             return histories.select_histories(store.db, connection, "default", [row], self.bench.clock.now)[row.id]
 

@@ -64,7 +64,7 @@ def batch(bench: Bench, made: BatchView) -> BatchView:
 
 
 def attempts(bench: Bench) -> list[int]:
-    rows = bench.store.db.read(lambda c: bench.store.db.execute(c, "SELECT attempt FROM runs ORDER BY id").fetchall())
+    rows = bench.store.db.read(lambda c: bench.store.db.execute(c, "SELECT attempt FROM aiki_runs ORDER BY id").fetchall())
     return [row[0] for row in rows]
 
 
@@ -215,7 +215,7 @@ def test_a_run_that_cannot_be_changed_stops_nobody_else(bench: Bench, monkeypatc
     runs = failed(bench, 5)
     spoilt = bytes.fromhex(ids.to_bytes(runs[2]).hex())
     bench.store.db.transaction(
-        lambda c: bench.store.db.execute(c, "UPDATE runs SET failed_at = '{' WHERE id = ?", (spoilt,)).rowcount
+        lambda c: bench.store.db.execute(c, "UPDATE aiki_runs SET failed_at = '{' WHERE id = ?", (spoilt,)).rowcount
     )
     made = begin(bench)
     work(bench)
@@ -260,7 +260,7 @@ def test_failures_from_before_are_found(bench: Bench) -> None:
     retried = failed(bench, 1)[0]
     bench.store.retry_run(retried)
     before = bench.store.failure_groups()
-    bench.store.db.transaction(lambda c: bench.store.db.execute(c, "DELETE FROM failures").rowcount)
+    bench.store.db.transaction(lambda c: bench.store.db.execute(c, "DELETE FROM aiki_failures").rowcount)
     cursor: Cursor | None = FIRST
     pages = 0
     while cursor is not None:

@@ -36,7 +36,7 @@ def states(store: Store, flow: str) -> list[tuple[str, object]]:
 
 def forget_ends(store: Store, flow: str) -> None:
     """What a retry of the workflow does to the ends of its children."""
-    sql = "DELETE FROM inbox WHERE namespace = ? AND run_id = ? AND kind = 'child'"
+    sql = "DELETE FROM aiki_inbox WHERE namespace = ? AND run_id = ? AND kind = 'child'"
     store.db.transaction(lambda connection: store.db.execute(connection, sql, (store.namespace, ids.to_bytes(flow))))
 
 

@@ -28,8 +28,8 @@ def with_steps(store: Store, steps: list[tuple[str, str, str, bytes | None]]) ->
         rows.append(tuple({**empty, **values}[column] for column in STEP_COLUMNS))
 
     def work(connection: sa.Connection) -> None:
-        store.db.insert_new(connection, "steps", STEP_COLUMNS, rows)
-        store.db.execute(connection, "UPDATE runs SET history = ? WHERE id = ?", (len(rows), ids.to_bytes(run_id)))
+        store.db.insert_new(connection, "aiki_steps", STEP_COLUMNS, rows)
+        store.db.execute(connection, "UPDATE aiki_runs SET history = ? WHERE id = ?", (len(rows), ids.to_bytes(run_id)))
 
     store.db.transaction(work)
     return run_id

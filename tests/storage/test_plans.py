@@ -14,37 +14,37 @@ from tests.services import MariaServer
 from tests.storage.plans import planned
 
 FILTERS = {
-    "": "ix_runs_created_at",
-    "status:failed": "ix_runs_state",
-    "status:failed,dead": "ix_runs_state",
-    "-status:completed": "ix_runs_state",
-    "status:active": "ix_runs_state",
-    "name:stock.render": "ix_runs_name",
-    "name:stock*": "ix_runs_name",
-    "name:*end": "ix_runs_name",
-    "-name:mail*": "ix_runs_created_at",
-    "queue:slow": "ix_runs_queue",
-    "queue:slow status:failed": "ix_runs_state",
-    "name:mail.send status:dead": "ix_runs_state",
-    "name:stock.render status:completed": "ix_runs_name",
-    "since:1d": "ix_runs_created_at",
-    "status:failed created:>3d created:<2d": "ix_runs_state",
-    "kind:workflow": "ix_runs_created_at",
-    "version:2": "ix_runs_created_at",
-    "error:Timeout*": "ix_runs_created_at",
-    "status:failed -error:Timeout*": "ix_runs_state",
-    "message:*host-7*": "ix_runs_created_at",
-    "attempt:>3 duration:>1h": "ix_runs_created_at",
+    "": "ix_aiki_runs_created_at",
+    "status:failed": "ix_aiki_runs_state",
+    "status:failed,dead": "ix_aiki_runs_state",
+    "-status:completed": "ix_aiki_runs_state",
+    "status:active": "ix_aiki_runs_state",
+    "name:stock.render": "ix_aiki_runs_name",
+    "name:stock*": "ix_aiki_runs_name",
+    "name:*end": "ix_aiki_runs_name",
+    "-name:mail*": "ix_aiki_runs_created_at",
+    "queue:slow": "ix_aiki_runs_queue",
+    "queue:slow status:failed": "ix_aiki_runs_state",
+    "name:mail.send status:dead": "ix_aiki_runs_state",
+    "name:stock.render status:completed": "ix_aiki_runs_name",
+    "since:1d": "ix_aiki_runs_created_at",
+    "status:failed created:>3d created:<2d": "ix_aiki_runs_state",
+    "kind:workflow": "ix_aiki_runs_created_at",
+    "version:2": "ix_aiki_runs_created_at",
+    "error:Timeout*": "ix_aiki_runs_created_at",
+    "status:failed -error:Timeout*": "ix_aiki_runs_state",
+    "message:*host-7*": "ix_aiki_runs_created_at",
+    "attempt:>3 duration:>1h": "ix_aiki_runs_created_at",
     "reference:o-400": "PRIMARY",
     "reference:o-400*": "PRIMARY",
-    "-reference:*": "ix_runs_created_at",
-    "parent:{parent}": "ix_runs_parent_id",
+    "-reference:*": "ix_aiki_runs_created_at",
+    "parent:{parent}": "ix_aiki_runs_parent_id",
     "id:{run}": "PRIMARY",
-    "worker:bench*": "ix_runs_created_at",
-    "declined": "ix_runs_created_at",
-    "args.order_id:77": "ix_runs_created_at",
-    "status:failed args.customer.id:42": "ix_runs_state",
-    "args.order_id:>9990": "ix_runs_created_at",
+    "worker:bench*": "ix_aiki_runs_created_at",
+    "declined": "ix_aiki_runs_created_at",
+    "args.order_id:77": "ix_aiki_runs_created_at",
+    "status:failed args.customer.id:42": "ix_aiki_runs_state",
+    "args.order_id:>9990": "ix_aiki_runs_created_at",
 }
 """Filters, and the index that the runs are found by."""
 
@@ -78,7 +78,7 @@ def test_a_filter_goes_by_its_index(seeded: Store, names: dict[str, str], text: 
             seeded.search(where, limit=20, before=second.previous)
         seeded.count(where)
     assert plans.faults() == []
-    assert index in plans.keys_of("runs")
+    assert index in plans.keys_of("aiki_runs")
 
 
 def test_overview_and_other_lists(seeded: Store, names: dict[str, str]) -> None:

@@ -29,11 +29,11 @@ def keep(bench: Bench, text: str) -> None:
     chore = Retention(bench.store, settings, sleep=rests.append)
     while chore.run_once():
         pass
-    bench.store.db.transaction(lambda c: bench.store.db.execute(c, "DELETE FROM chores", ()))
+    bench.store.db.transaction(lambda c: bench.store.db.execute(c, "DELETE FROM aiki_chores", ()))
 
 
 def names(bench: Bench) -> Counter[str]:
-    rows = bench.store.db.read(lambda c: bench.store.db.execute(c, "SELECT name FROM runs", ()).fetchall())
+    rows = bench.store.db.read(lambda c: bench.store.db.execute(c, "SELECT name FROM aiki_runs", ()).fetchall())
     return Counter(row[0] for row in rows)
 
 
@@ -87,7 +87,7 @@ def test_nothing_of_a_deleted_run_is_left(bench: Bench, clock: SetClock) -> None
     keep(bench, "1d")
     keep(bench, "1d")  # the child ended in another state than its parent, and may have been looked at first
     assert left(bench) == {}
-    tables = ("reference_ids", "leftovers", "run_logs")
+    tables = ("aiki_reference_ids", "aiki_leftovers", "aiki_run_logs")
     for table in tables:
         sql = f"SELECT COUNT(*) FROM {table}"
         assert bench.store.db.read(lambda c, sql=sql: bench.store.db.execute(c, sql, ()).fetchone())[0] == 0
@@ -198,7 +198,7 @@ def test_audit_and_dead_letters_have_their_own_times(bench: Bench, clock: SetClo
     bench.store.save_dead_letter("default", "q", "rejected", {}, b"x")
     clock.now += 400 * int(DAY) * 1_000_000
     keep(bench, "1d")
-    count = "SELECT (SELECT COUNT(*) FROM audit) + (SELECT COUNT(*) FROM dead_letters)"
+    count = "SELECT (SELECT COUNT(*) FROM aiki_audit) + (SELECT COUNT(*) FROM aiki_dead_letters)"
     assert bench.store.db.read(lambda c: bench.store.db.execute(c, count, ()).fetchone())[0] == 2
     keep(bench, "audit=30d dead_letters=30d")
     assert bench.store.db.read(lambda c: bench.store.db.execute(c, count, ()).fetchone())[0] == 0

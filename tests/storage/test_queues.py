@@ -36,7 +36,7 @@ def orchestrate(store: Store) -> None:
 
 
 def audit(store: Store) -> list[tuple[str, str, str]]:
-    rows = store.db.read(lambda c: store.db.execute(c, "SELECT actor, action, subject FROM audit ORDER BY id").fetchall())
+    rows = store.db.read(lambda c: store.db.execute(c, "SELECT actor, action, subject FROM aiki_audit ORDER BY id").fetchall())
     return [tuple(row) for row in rows]
 
 

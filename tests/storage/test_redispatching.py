@@ -36,7 +36,7 @@ def made(store: Store, do: Change = lambda row: None, **options: Any) -> bytes:
 
 
 def recorded(store: Store, run_id: bytes) -> dict[str, Any]:
-    sql = f"SELECT {SELECT_RUN} FROM runs WHERE id = ?"
+    sql = f"SELECT {SELECT_RUN} FROM aiki_runs WHERE id = ?"
     row = store.db.read(lambda connection: store.db.execute(connection, sql, (run_id,)).fetchone())
     found = dict(zip(SELECT_RUN.split(", "), row, strict=True))
     return {key: value for key, value in found.items() if key not in ("id", "reference_id", "partition_no")}

@@ -50,10 +50,10 @@ def fill(store: Store, count: int, seed: int = 1) -> None:
     columns += " created_at started_at finished_at updated_at"
 
     def work(connection: Any) -> None:
-        store.db.insert(connection, "runs", columns.split(), runs)
-        store.db.insert(connection, "payloads", ("namespace", "run_id", "role", "encoding", "data"), inputs)
+        store.db.insert(connection, "aiki_runs", columns.split(), runs)
+        store.db.insert(connection, "aiki_payloads", ("namespace", "run_id", "role", "encoding", "data"), inputs)
         keys = ("namespace", "name", "reference_id", "run_id", "input_hash")
-        store.db.insert(connection, "reference_ids", keys, references)
+        store.db.insert(connection, "aiki_reference_ids", keys, references)
 
     store.db.transaction(work)
 

@@ -186,7 +186,7 @@ def test_each_verb_is_audited_and_needs_a_run(bench: Bench) -> None:
     bench.send(run, "x")
     bench.cancel(run, actor="me", reason="r")
     bench.cancel(run, at_once=True)
-    sql = "SELECT action FROM audit ORDER BY created_at, id"
+    sql = "SELECT action FROM aiki_audit ORDER BY created_at, id"
     read = bench.store.db.read(lambda c: bench.store.db.execute(c, sql, ()).fetchall())
     assert sorted(row[0] for row in read) == ["cancel", "event", "terminate", "wake"]
     missing = ids.to_bytes(str(ids.new_id())).hex()

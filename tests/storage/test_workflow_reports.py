@@ -219,7 +219,7 @@ def test_a_wait_without_a_time_has_no_delivery_and_the_reconciler_leaves_it_alon
     assert found == []
     retrying = bench.start()
     bench.report(retrying, (m.RETRY, {"type": "E", "delay": 5}))
-    sql = "DELETE FROM deliveries"
+    sql = "DELETE FROM aiki_deliveries"
     bench.store.db.transaction(lambda connection: bench.store.db.execute(connection, sql, ()))
     bench.clock.move(1e6)
     found, _ = bench.store.stale_undelivered("default", State.WAITING, bench.clock.now)

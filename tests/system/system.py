@@ -265,12 +265,14 @@ class System:
     def attempts(self) -> list[RecordedAttempt]:
         """All recorded attempts, oldest first."""
         columns = ", ".join(RecordedAttempt._fields[1:])
-        sql = f"SELECT run_id, {columns.replace('signal', 'signal_name')} FROM attempts ORDER BY finished_at, run_id, number"
+        sql = (
+            f"SELECT run_id, {columns.replace('signal', 'signal_name')} FROM aiki_attempts ORDER BY finished_at, run_id, number"
+        )
         return [RecordedAttempt(ids.to_text(bytes(row[0])), *row[1:]) for row in self.rows(sql)]
 
     def result_count(self) -> int:
         """How many results are recorded."""
-        return int(self.rows("SELECT COUNT(*) FROM payloads WHERE role = 'result'")[0][0])
+        return int(self.rows("SELECT COUNT(*) FROM aiki_payloads WHERE role = 'result'")[0][0])
 
     def wait_completed(self, accepted: Mapping[int, str], timeout: float = 60.0) -> None:
         """Wait until all these runs (number to id) have completed; others may be about."""
@@ -278,7 +280,7 @@ class System:
 
         def done() -> bool:
             nonlocal missing
-            rows = self.rows("SELECT id FROM runs WHERE state = 'completed'")
+            rows = self.rows("SELECT id FROM aiki_runs WHERE state = 'completed'")
             there = {ids.to_text(bytes(row[0])) for row in rows}
             missing = [run_id for run_id in accepted.values() if run_id not in there]
             return not missing

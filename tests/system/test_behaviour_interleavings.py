@@ -33,13 +33,13 @@ def behind(proxy: Proxy, system: System) -> dict[str, str]:
 
 def epoch_of(system: System, handle: Handle[object]) -> int:
     with system.store.db.engine.connect() as connection:
-        sql = sa.text("SELECT epoch FROM runs WHERE id = :id")
+        sql = sa.text("SELECT epoch FROM aiki_runs WHERE id = :id")
         return int(connection.execute(sql, {"id": bytes.fromhex(handle.id.replace("-", ""))}).scalar_one())
 
 
 def deliveries(system: System) -> int:
     with system.store.db.engine.connect() as connection:
-        return int(connection.execute(sa.text("SELECT COUNT(*) FROM deliveries")).scalar_one())
+        return int(connection.execute(sa.text("SELECT COUNT(*) FROM aiki_deliveries")).scalar_one())
 
 
 def test_a_late_confirm_does_not_lose_the_retry_of_a_run_that_failed_meanwhile(real_system: System, proxy: Proxy) -> None:

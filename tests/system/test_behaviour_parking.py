@@ -12,7 +12,7 @@ def epochs(system: System) -> list[int]:
     from sqlalchemy import text
 
     with system.store.db.engine.connect() as connection:
-        return [row[0] for row in connection.execute(text("SELECT epoch FROM runs"))]
+        return [row[0] for row in connection.execute(text("SELECT epoch FROM aiki_runs"))]
 
 
 def test_runs_pass_a_worker_that_does_not_know_them_yet(system: System) -> None:

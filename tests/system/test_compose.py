@@ -230,7 +230,12 @@ def test_servers_cannot_change_the_tables(database: tuple[str, str]) -> None:
     migrate, plain = database
     upgrade(migrate)
     engine = sa.create_engine(plain)
-    for statement in ("DROP TABLE runs", "ALTER TABLE runs ADD COLUMN x INT", "CREATE TABLE x (y INT)", "TRUNCATE TABLE runs"):
+    for statement in (
+        "DROP TABLE aiki_runs",
+        "ALTER TABLE aiki_runs ADD COLUMN x INT",
+        "CREATE TABLE x (y INT)",
+        "TRUNCATE TABLE aiki_runs",
+    ):
         with engine.connect() as connection, pytest.raises(sa.exc.OperationalError) as told:
             connection.exec_driver_sql(statement)
         assert isinstance(told.value.orig, pymysql.err.OperationalError)

@@ -135,7 +135,7 @@ def stop_in_transaction(system: System, pids: list[int]) -> int:
     with system.store.db.engine.connect() as connection:
         # Whoever records the end of the run deletes its delivery last of all, and waits for this one.
         system.store.db.insert(
-            connection, "deliveries", DELIVERY_COLUMNS, [("default", delivery_id(ids.to_bytes(run.id), 1), 1 << 60, 0)]
+            connection, "aiki_deliveries", DELIVERY_COLUMNS, [("default", delivery_id(ids.to_bytes(run.id), 1), 1 << 60, 0)]
         )
         stopped = wait_until(lambda: writer(system, pids), 20, "an orchestrator to wait for the row")
         psutil.Process(stopped).suspend()

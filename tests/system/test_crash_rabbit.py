@@ -172,7 +172,7 @@ def test_a_broker_restarted_with_a_backlog_starts_nothing_twice_and_drains_on(sy
         wait_until(lambda first=first: all(system.starts()[str(first - 10 + i)] for i in range(4)), 30, "four to be begun")
         marked.enqueue_many([(first + i,) for i in range(count)])
         if restart:
-            wait_until(lambda: not system.rows("SELECT 1 FROM deliveries LIMIT 1"), 60, "all to be published")
+            wait_until(lambda: not system.rows("SELECT 1 FROM aiki_deliveries LIMIT 1"), 60, "all to be published")
             own_rabbit.restart()
         rates.append(drained(system, first, count))
         wait_until(lambda: system.states()[State.COMPLETED] == sum(system.states().values()), 120, "all to complete")

@@ -134,7 +134,7 @@ def test_all_that_failed_are_retried_once_although_orchestrators_are_killed(
     found = store.batch(made.id)
     assert found is not None
     assert (found.matched, found.done, found.skipped, found.failed) == (RETRIED, RETRIED, 0, 0)
-    assert system.rows("SELECT attempt, COUNT(*) FROM runs GROUP BY attempt") == [(2, RETRIED)]
+    assert system.rows("SELECT attempt, COUNT(*) FROM aiki_runs GROUP BY attempt") == [(2, RETRIED)]
     log = store.audit_log(AuditFilter(action="batch_retry"))
     assert [(entry.outcome, entry.affected) for entry in log] == [("done", RETRIED), ("begun", RETRIED)]
 

@@ -133,7 +133,7 @@ def tell(handles: dict[int, Handle[Any]], told: set[int]) -> int:
 def check_ledger(system: System) -> int:
     """No step was begun after it was recorded. How many were begun more than once."""
     recorded: dict[str, float] = {}
-    for text, at in system.rows("SELECT input, finished_at FROM steps WHERE kind = 'step' AND state = 'completed'"):
+    for text, at in system.rows("SELECT input, finished_at FROM aiki_steps WHERE kind = 'step' AND state = 'completed'"):
         recorded[json.loads(text)["key"]] = at / SECOND
     late = [
         (mark.what, mark.at, recorded[mark.what])
@@ -178,6 +178,6 @@ def test_races_on_one_run_come_to_one_end(system: System, count: int) -> None:
         if view.state is State.COMPLETED and steps["choice"].result is not None:
             won = app.handle(run_id).result(timeout=5)
             assert won == ("event" if steps["choice"].result.text == "0" else "timer")
-    rows = system.rows("SELECT COUNT(*) FROM inbox WHERE kind = 'event'")
+    rows = system.rows("SELECT COUNT(*) FROM aiki_inbox WHERE kind = 'event'")
     assert rows[0][0] == len(sent), "an event is missing"
     assert all(starts == 1 for starts in system.starts().values())

@@ -2,13 +2,14 @@
 
 from alembic import context
 
+from aiki.storage.migrations.legacy import VERSION_TABLE
 from aiki.storage.tables import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
     target_metadata=metadata,
-    version_table="aiki_schema",
+    version_table=VERSION_TABLE,
     transactional_ddl=connection.dialect.name == "sqlite",
     render_as_batch=True,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alembic import op
+from aiki.storage.migrations import guards
 
 revision = "0005"
 down_revision = "0004"
@@ -11,11 +11,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.drop_index("ix_runs_state", "runs")
-    op.drop_index("ix_runs_name", "runs")
-    op.create_index("ix_runs_state", "runs", ["namespace", "state", "created_at", "id", "name", "queue"])
-    op.create_index("ix_runs_name", "runs", ["namespace", "name", "created_at", "id"])
-    op.create_index("ix_runs_queue", "runs", ["namespace", "queue", "created_at", "id"])
-    op.create_index("ix_runs_parent_id", "runs", ["namespace", "parent_id", "created_at", "id"])
-    op.create_index("ix_runs_created_at", "runs", ["namespace", "created_at", "id"])
-    op.create_index("ix_reference_ids_reference_id", "reference_ids", ["namespace", "reference_id"])
+    guards.create_index("ix_aiki_runs_state", "aiki_runs", ["namespace", "state", "created_at", "id", "name", "queue"])
+    guards.create_index("ix_aiki_runs_name", "aiki_runs", ["namespace", "name", "created_at", "id"])
+    guards.create_index("ix_aiki_runs_queue", "aiki_runs", ["namespace", "queue", "created_at", "id"])
+    guards.create_index("ix_aiki_runs_parent_id", "aiki_runs", ["namespace", "parent_id", "created_at", "id"])
+    guards.create_index("ix_aiki_runs_created_at", "aiki_runs", ["namespace", "created_at", "id"])
+    guards.create_index("ix_aiki_reference_ids_reference_id", "aiki_reference_ids", ["namespace", "reference_id"])
