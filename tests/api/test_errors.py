@@ -165,7 +165,7 @@ def test_a_row_that_the_database_refuses_is_413(api: Api, monkeypatch: pytest.Mo
 def test_a_schema_that_is_not_current_makes_it_unready(make_api: Callable[..., Api]) -> None:
     api = make_api()
     with api.store.db.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE aiki_schema SET version_num = '9999'"))
+        connection.execute(sa.text("UPDATE aiki_alembic_version SET version_num = '9999'"))
     assert api.http.get("/readyz").status_code == 503
     other = make_api_app(api)
     assert other.get("/api/v1/runs").status_code == 503
