@@ -182,7 +182,7 @@ class RunCancelled(RunEnded):
 class RetryLater(AikiError):
     """A task raises this to run again in `seconds`, whatever its retry policy says of other errors.
 
-    It counts as an attempt; the policy's `max_attempts` does not limit it.
+    It counts as an attempt; the policy's `max_attempts` does not limit it. More than 30 days are taken for 30 days.
     """
 
     def __init__(self, seconds: float, reason: str = "") -> None:

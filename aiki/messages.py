@@ -1,7 +1,11 @@
 """What passes through the broker: dispatches, reports, control messages and heartbeats.
 
 Every message is ASCII JSON, a list `[version, kind, header, body]`. Dispatches and reports carry **lists** of runs: bulk is
-how speed is had. A message that cannot be read raises `MessageError` and belongs in the dead letters.
+how speed is had. A message that cannot be read raises `MessageError`, and nothing else, and belongs in the dead letters.
+
+Here bytes become values, and here alone they are checked: whoever gets a message may rely on the types and ranges that the
+tables below state. Fields that no table names are another release's and are passed over. One report or dispatch of a list that
+does not pass is set apart (`Refused`), and the others of its message are read.
 
 Run ids are 32 hex digits here. `epoch` fences: it rises with each delivery of a run, and reports of a stale one
 change nothing.
@@ -14,7 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from aiki import fields as f
 from aiki.errors import MessageError
+from aiki.history import MAX_STEPS, is_options, is_step, is_waits
 
 VERSION: Final = 1
 
@@ -23,7 +29,19 @@ REPORTS: Final = "reports"
 CONTROL: Final = "control"
 HEARTBEAT: Final = "heartbeat"
 
+_decode: Callable[[str], Any] = json.JSONDecoder().decode
 _encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=True, check_circular=False, separators=(",", ":")).encode
+
+
+class Refused(NamedTuple):
+    """A part of a message that does not pass. `item` is what came; `run_id`, `epoch` and `partition` tell whose it is, where
+    that can be read (else "", 0 and None)."""
+
+    why: str
+    run_id: str
+    epoch: int
+    partition: int | None
+    item: Any
 
 
 # ---------------------------------------------------------------- dispatches: orchestrator to worker
@@ -76,6 +94,8 @@ class DispatchList:
     runs: list[Dispatch]
     again: bool = False
     marker: int | None = None
+    refused: list[Refused] = field(default_factory=list)
+    """Found when it is read: runs that do not pass."""
 
     def encode(self) -> bytes:
         """The message's bytes."""
@@ -89,17 +109,48 @@ class DispatchList:
     @classmethod
     def decode(cls, body: bytes) -> DispatchList:
         """Read a message; raises `MessageError`."""
-        header, runs = _open(body, DISPATCH)
-        try:
-            return cls(
-                header["ns"],
-                header["q"],
-                [Dispatch._make(run) for run in runs],
-                bool(header.get("again")),
-                header.get("marker"),
-            )
-        except (KeyError, TypeError) as error:
-            raise MessageError(f"a dispatch that cannot be read: {type(error).__name__}: {error}") from None
+        header, runs = _open(body, DISPATCH, _DISPATCH_HEADER)
+        if type(runs) is not list:
+            raise MessageError(f"a dispatch that cannot be read: its runs are {f.shown(runs)}")
+        found = cls(header["ns"], header["q"], [], bool(header.get("again")), header.get("marker"))
+        for run in runs:
+            wrong = _wrong_dispatch(run)
+            if wrong is None:
+                found.runs.append(Dispatch._make(run))
+            else:
+                found.refused.append(Refused(wrong, *_key_of(run, 0), _partition_of(run), run))
+        return found
+
+
+_DISPATCH_HEADER: Final = f.Fields({"ns": f.place, "q": f.place, "again": f.flag, "marker": f.optional(f.large)}, ("ns", "q"))
+
+
+def _wrong_dispatch(run: Any) -> str | None:
+    """What is wrong with a `Dispatch` as it travels, or None."""
+    if type(run) is not list or len(run) != len(Dispatch._fields):
+        return f"it is no dispatch: {f.shown(run)}"
+    run_id, epoch, name, version, attempt, partition, encoding, input_, options = run
+    if not (f.hex_id(run_id) and f.epoch(epoch) and f.partition(partition) and f.count(attempt)):
+        return f"its run id, epoch, attempt or partition is none: {f.shown([run_id, epoch, attempt, partition])}"
+    if not (f.name(name) and f.version(version)):
+        return f"its name or version is none: {f.shown([name, version])}"
+    if not (f.word(encoding) and f.data(input_)):
+        return f"its input is no text of an encoding: {f.shown([encoding, input_])}"
+    if type(options) is not dict:
+        return f"its options are {f.shown(options)}"
+    return is_options.wrong(options) if options else None
+
+
+def _key_of(item: Any, at: int) -> tuple[str, int]:
+    """The run id and the epoch that begin at a place in a list, where they can be read."""
+    if type(item) is list and len(item) > at + 1 and f.hex_id(item[at]) and f.epoch(item[at + 1]):
+        return item[at], item[at + 1]
+    return "", 0
+
+
+def _partition_of(run: Any) -> int | None:
+    at = Dispatch._fields.index("partition")
+    return run[at] if type(run) is list and len(run) > at and f.partition(run[at]) else None
 
 
 # ---------------------------------------------------------------- reports: worker to orchestrator
@@ -135,6 +186,10 @@ SYNC: Final = "sync"
 """From an orchestrator to itself: inquiries that all workers have answered, behind all that was reported until then.
 The run id is empty. Body: `n`: the number of the question; `runs`: `[[run_id, epoch], …]`; `again`: those of them of which
 another copy of the dispatch may be out."""
+
+REFUSED: Final = "refused"
+"""A dispatch that does not pass came in a list whose others do. The run id is empty. Body: `q`: the queue; `why`; `b`: the
+dispatch, as a message of its own, perhaps cut. To be kept as a dead letter."""
 
 STEPS: Final = "steps"
 """A workflow's function has issued or done something. Body: `s`: a list of `aiki.history.Step`. The report at the end of a call
@@ -174,6 +229,10 @@ class ReportList:
     worker: str
     executor: str
     reports: list[Report]
+    refused: dict[int, str] = field(default_factory=dict)
+    """Found when it is read: what is wrong with the body of a report, by its place in `reports`, where it is without a body."""
+    unreadable: list[Refused] = field(default_factory=list)
+    """Found when it is read: what is no report at all."""
 
     def encode(self) -> bytes:
         """The message's bytes."""
@@ -183,20 +242,41 @@ class ReportList:
     @classmethod
     def decode(cls, body: bytes) -> ReportList:
         """Read a message; raises `MessageError`."""
-        header, reports = _open(body, REPORTS)
-        try:
-            return cls(header["ns"], header["w"], header["x"], [_report(item) for item in reports])
-        except (KeyError, TypeError, ValueError) as error:
-            raise MessageError(f"a report that cannot be read: {type(error).__name__}: {error}") from None
+        header, items = _open(body, REPORTS, _REPORTS_HEADER)
+        if type(items) is not list:
+            raise MessageError(f"reports that cannot be read: they are {f.shown(items)}")
+        found = cls(header["ns"], header["w"], header["x"], [])
+        for item in items:
+            if not _is_report(item):
+                found.unreadable.append(Refused(f"it is no report: {f.shown(item)}", *_key_of(item, 1), None, item))
+                continue
+            kind, run_id, epoch, content = item
+            fields = _BODIES.get(kind)
+            wrong = fields.wrong(content) if fields is not None else None
+            if wrong is not None:
+                found.refused[len(found.reports)] = wrong
+                content = {}
+            found.reports.append(Report(kind, run_id, epoch, content))
+        return found
 
 
-def _report(item: Sequence[Any]) -> Report:
-    report = Report._make(item)
-    if not isinstance(report.kind, str) or not isinstance(report.epoch, int) or not isinstance(report.body, dict):
-        raise TypeError(f"not a report: {str(item)[:200]}")
-    if len(bytes.fromhex(report.run_id)) not in (0, 16):
-        raise ValueError(f"not a run id: {report.run_id[:64]!r}")
-    return report
+def _is_report(item: Any) -> bool:
+    """Whether it has the form of a report; what its body holds is asked elsewhere."""
+    if type(item) is not list or len(item) != len(Report._fields):
+        return False
+    kind, run_id, epoch, content = item
+    if type(kind) is not str or len(kind) > _MAX_KIND or type(content) is not dict:
+        return False
+    if kind in _OF_NO_RUN:
+        return run_id == "" and f.large(epoch)
+    return f.epoch(epoch) and (f.hex_id(run_id) or (run_id == "" and kind not in _BODIES))
+
+
+_MAX_KIND: Final = 64
+_OF_NO_RUN: Final = frozenset({MARKER, SYNC, REFUSED})
+_REPORTS_HEADER: Final = f.Fields(
+    {"ns": f.place, "w": lambda value: value == "" or f.hex_id(value), "x": f.executor}, ("ns", "w", "x")
+)
 
 
 # ---------------------------------------------------------------- control: orchestrator and server to supervisors
@@ -205,6 +285,50 @@ class RunKey(NamedTuple):
 
     run_id: str
     epoch: int
+
+
+def _is_key(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and f.hex_id(value[0]) and f.epoch(value[1])
+
+
+_keys = f.list_of(_is_key, MAX_STEPS)
+_a_prose = f.optional(f.prose)
+_ENDED: Final[dict[str, f.Check]] = {"ms": f.millis, "n": f.count, "message": _a_prose}
+_RESULT: Final = {**_ENDED, "e": f.word, "r": f.data}
+_RAISED: Final = {
+    **_ENDED,
+    "type": _a_prose,
+    "tb": _a_prose,
+    "outcome": f.word,
+    "signal": _a_prose,
+    "exit": f.optional(f.integer(-(2**31), 2**31 - 1)),
+    "oom": f.flag,
+    "at": f.list_of(f.count, MAX_STEPS),
+    "undone": f.flag,
+    "asked": f.flag,
+}
+_BODIES: Final[dict[str, f.Fields]] = {
+    STARTED: f.Fields({"ms": f.millis}),
+    COMPLETED: f.Fields(_RESULT),
+    FAILED: f.Fields(_RAISED),
+    RETRY: f.Fields({**_RAISED, "delay": f.seconds}),
+    CRASHED: f.Fields(_RAISED),
+    CANCELLED: f.Fields({**_ENDED, "met": f.flag}),
+    RETURNED: f.Fields(_ENDED),
+    INQUIRE: f.Fields({"why": f.prose}),
+    UNKNOWN: f.Fields({"name": f.prose, "version": f.prose}),
+    DROPPED: f.Fields({}),
+    PROGRESS: f.Fields({"p": f.optional(f.finite), "m": _a_prose}),
+    LOGS: f.Fields({}),  # a line that cannot be read is left out, where they are recorded
+    MARKER: f.Fields({"q": f.place}),
+    REFUSED: f.Fields({"q": f.place, "why": f.prose, "b": f.data}, ("q", "why", "b")),
+    SYNC: f.Fields({"n": f.large, "runs": _keys, "again": _keys}, ("n", "runs", "again")),
+    STEPS: f.Fields({"s": f.list_of(is_step, MAX_STEPS)}),
+    SUSPENDED: f.Fields({**_ENDED, **is_waits.checks}, ("all", "w")),
+    CONTINUED: f.Fields(_RESULT, ("e", "r")),
+    CHANGED: f.Fields(_ENDED),
+}
+"""What the body of each kind of report holds."""
 
 
 ASK: Final = "ask"
@@ -247,12 +371,37 @@ class Control:
     @classmethod
     def decode(cls, body: bytes) -> Control:
         """Read a message; raises `MessageError`."""
-        header, content = _open(body, CONTROL)
-        try:
-            kind, runs, fields = content
-            return cls(header["ns"], kind, [RunKey._make(run) for run in runs], dict(fields))
-        except (KeyError, TypeError, ValueError) as error:
-            raise MessageError(f"a control message that cannot be read: {type(error).__name__}: {error}") from None
+        header, content = _open(body, CONTROL, _CONTROL_HEADER)
+        kind, runs, fields = _three(content, "a control message")
+        if not _keys(runs):
+            raise MessageError(f"a control message of kind {kind!r} that cannot be read: its runs are {f.shown(runs)}")
+        wrong = _CONTROL_FIELDS.wrong(fields)
+        if wrong is not None:
+            raise MessageError(f"a control message of kind {kind!r} that cannot be read: {wrong}")
+        return cls(header["ns"], kind, [RunKey._make(run) for run in runs], fields)
+
+
+_CONTROL_HEADER: Final = f.Fields({"ns": f.place}, ("ns",))
+_places = f.list_of(f.place, 10_000)
+_CONTROL_FIELDS: Final = f.Fields(
+    {
+        "nonce": f.large,
+        "worker": f.hex_id,
+        "now": f.moment,
+        "more": f.flag,
+        "at_once": f.flag,
+        "paused": _places,
+        "number": f.large,
+    }
+)
+"""What the fields of control messages hold, whatever their kind."""
+
+
+def _three(content: Any, what: str) -> tuple[str, Any, dict[str, Any]]:
+    """The kind, the list and the fields of a control message or a heartbeat."""
+    if type(content) is not list or len(content) != 3 or type(content[2]) is not dict or not f.word(content[0]):
+        raise MessageError(f"{what} that cannot be read: {f.shown(content)}")
+    return content[0], content[1], content[2]
 
 
 # ---------------------------------------------------------------- heartbeats: supervisors to orchestrators
@@ -303,12 +452,54 @@ class Heartbeat:
     @classmethod
     def decode(cls, body: bytes) -> Heartbeat:
         """Read a message; raises `MessageError`."""
-        header, content = _open(body, HEARTBEAT)
-        try:
-            kind, held, fields = content
-            return cls(header["ns"], kind, header["w"], [Held._make(item) for item in held], dict(fields))
-        except (KeyError, TypeError, ValueError) as error:
-            raise MessageError(f"a heartbeat that cannot be read: {type(error).__name__}: {error}") from None
+        header, content = _open(body, HEARTBEAT, _HEARTBEAT_HEADER)
+        kind, held, fields = _three(content, "a heartbeat")
+        if not _held(held):
+            raise MessageError(f"a heartbeat that cannot be read: what it holds is {f.shown(held)}")
+        wrong = _HEARTBEAT_FIELDS.wrong(fields)
+        if wrong is not None:
+            raise MessageError(f"a heartbeat that cannot be read: {wrong}")
+        return cls(header["ns"], kind, header["w"], [Held._make(item) for item in held], fields)
+
+
+def _is_held(value: Any) -> bool:
+    return type(value) is list and len(value) == 4 and _is_key(value[:2]) and f.executor(value[2]) and f.millis(value[3])
+
+
+def _is_definition(value: Any) -> bool:
+    return type(value) is list and 3 <= len(value) <= 10 and f.name(value[0]) and f.version(value[1]) and f.word(value[2])
+
+
+_held = f.list_of(_is_held, MAX_STEPS)
+_HEARTBEAT_HEADER: Final = f.Fields({"ns": f.place, "w": f.hex_id}, ("ns", "w"))
+_is_child = f.Fields(
+    {
+        "slot": f.count,
+        "pid": f.count,
+        "run": f.optional(f.hex_id),
+        "name": f.optional(f.name),
+        "ms": f.millis,
+        "rss": f.large,
+    }
+)
+_HEARTBEAT_FIELDS: Final = f.Fields(
+    {
+        "name": f.words(255),
+        "host": f.words(255),
+        "pid": f.count,
+        "queues": _places,
+        "concurrency": f.count,
+        "definitions": f.list_of(_is_definition, 65_536),
+        "version": f.ascii_text(64),
+        "nonce": f.large,
+        "paused": _places,
+        "digest": f.ascii_text(64),
+        "draining": f.flag,
+        "rss": f.large,
+        "children": f.list_of(lambda value: _is_child(value) and f.shallow(value, 4), 10_000),
+    }
+)
+"""What the fields of heartbeats hold, whatever their kind."""
 
 
 def definitions_digest(definitions: Iterable[Sequence[str]]) -> str:
@@ -319,16 +510,20 @@ def definitions_digest(definitions: Iterable[Sequence[str]]) -> str:
 
 
 # ---------------------------------------------------------------- reading
-def _open(body: bytes, expected: str) -> tuple[dict[str, Any], Any]:
+def _open(body: bytes, expected: str, fields: f.Fields) -> tuple[dict[str, Any], Any]:
     try:
-        message = json.loads(body)
+        message = _decode(body.decode("ascii"))
         version, kind, header, content = message
-    except (ValueError, TypeError, RecursionError) as error:
-        raise MessageError(f"not an Aiki message: {type(error).__name__}: {error}; it begins {bytes(body[:60])!r}") from None
-    if version != VERSION:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        why = f"{type(error).__name__}: {error}"[:300]
+        raise MessageError(f"not an Aiki message: {why}; it begins {bytes(body[:60])!r}") from None
+    if type(version) is not int or version != VERSION:
         raise MessageError(
-            f"message version {version!r} is not known here (this Aiki reads {VERSION}); upgrade the receiver first"
+            f"message version {f.shown(version)} is not known here (this Aiki reads {VERSION}); upgrade the receiver first"
         )
-    if kind != expected or not isinstance(header, dict):
-        raise MessageError(f"a {kind!r} message where a {expected!r} was expected")
+    if kind != expected or type(header) is not dict:
+        raise MessageError(f"a {f.shown(kind)} message where a {expected!r} was expected")
+    wrong = fields.wrong(header)
+    if wrong is not None:
+        raise MessageError(f"a {expected} message whose header cannot be read: {wrong}")
     return header, content

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import builtins
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiki.errors import ConfigurationError
+from aiki.errors import ConfigurationError, RetryLater
 
 MAX_DELAY = 30 * 86400.0
+"""Seconds. The longest pause before another attempt: longer ones are refused in a policy, and cut in `RetryLater`."""
+
+
+def asked_delay(error: RetryLater) -> float:
+    """The seconds that `error` asks for, from 0 to `MAX_DELAY`. A subclass may not have called its `__init__`."""
+    asked = getattr(error, "seconds", 0.0)
+    if type(asked) not in (int, float) or not asked > 0:
+        return 0.0
+    return MAX_DELAY if asked > MAX_DELAY else float(asked)
 
 
 def _type_names(types: tuple[type[BaseException] | str, ...]) -> tuple[str, ...]:
@@ -57,6 +67,10 @@ class RetryPolicy:
     give_up_on: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        for name in ("max_attempts", "delay", "factor", "max_delay", "jitter"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ConfigurationError(f"RetryPolicy({name}={value!r}): it must be a finite number")
         if self.max_attempts < 1:
             raise ConfigurationError(f"RetryPolicy(max_attempts={self.max_attempts}): it must be 1 or more")
         for name in ("delay", "max_delay"):

@@ -25,7 +25,7 @@ from aiki.history import CANCELLED, COMPLETED, FAILED, Step, Wait, Waits
 from aiki.model import NewRun
 from aiki.options import Seconds, check_step_name, seconds
 from aiki.replay import Left, Replay, Stop, Suspended, digest_of
-from aiki.retry import RetryPolicy
+from aiki.retry import RetryPolicy, asked_delay
 
 if TYPE_CHECKING:
     from aiki.futures import Future
@@ -299,7 +299,7 @@ class WorkflowRun:
         if isinstance(error, PayloadError):
             delay = None
         elif isinstance(error, RetryLater):
-            delay = float(error.seconds)
+            delay = asked_delay(error)
         else:
             delay = policy.next_delay(error, attempt)
         more = {**_issued(step), **took, "t": kind, "m": message, "tb": trace}

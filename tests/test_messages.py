@@ -14,23 +14,30 @@ from aiki.errors import MessageError
 from aiki.messages import Control, Dispatch, DispatchList, Heartbeat, Held, Report, ReportList, RunKey
 
 _ids = st.uuids().map(lambda value: value.hex)
+_epochs = st.integers(0, 2**31 - 1)
+_places = st.text("abcXYZ019._-", min_size=1, max_size=64)
+_names = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=30)
+_ascii = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), max_size=16)
+_executors = st.builds("{}/{}.{}".format, _ids, st.integers(0, 99), st.integers(0, 9999))
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-_bodies = st.dictionaries(st.text(max_size=4), _json, max_size=3)
+_bodies = st.dictionaries(st.text(max_size=4).map("a field of tomorrow: {}".format), _json, max_size=3)
 _dispatches = st.builds(
-    Dispatch, _ids, st.integers(0, 2**32), st.text(), st.text(), st.integers(1), st.integers(0), st.text(), st.text(), _bodies
+    *(Dispatch, _ids, _epochs, _names, _names, st.integers(1, 2**31 - 1), st.integers(0, 63), _ascii, _ascii, _bodies)
 )
-_keys = st.builds(RunKey, _ids, st.integers(0, 2**32))
-_held = st.builds(Held, _ids, st.integers(0, 2**32), st.text(), st.integers(0))
+_keys = st.builds(RunKey, _ids, _epochs)
+_held = st.builds(Held, _ids, _epochs, _executors, st.integers(0, 2**40))
 _kinds = st.sampled_from([m.STARTED, m.COMPLETED, m.INQUIRE, "a kind of tomorrow"])
+_reports = st.builds(Report, _kinds, _ids, _epochs, _bodies)
+_markers = st.none() | st.integers(0, 2**63 - 1)
 _all = st.one_of(
-    st.builds(DispatchList, st.text(), st.text(), st.lists(_dispatches, max_size=3), st.booleans(), st.none() | st.integers(0)),
-    st.builds(ReportList, st.text(), st.text(), st.text(), st.lists(st.builds(Report, _kinds, _ids, st.integers(0), _bodies))),
-    st.builds(Control, st.text(), st.text(), st.lists(_keys, max_size=3), _bodies),
-    st.builds(Heartbeat, st.text(), st.text(), _ids, st.lists(_held, max_size=3), _bodies),
+    st.builds(DispatchList, _places, _places, st.lists(_dispatches, max_size=3), st.booleans(), _markers),
+    st.builds(ReportList, _places, _ids, _executors, st.lists(_reports, max_size=3)),
+    st.builds(Control, _places, _ascii, st.lists(_keys, max_size=3), _bodies),
+    st.builds(Heartbeat, _places, _ascii, _ids, st.lists(_held, max_size=3), _bodies),
 )
 READERS = (DispatchList, ReportList, Control, Heartbeat)
 

@@ -170,7 +170,7 @@ def _retry(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome:
         return
     if row.is_workflow:
         workflows.reset_failed(row, report, effects)
-    delay = max(0.0, float(report.body.get("delay", 0)))
+    delay = float(report.body.get("delay", 0))
     row.attempt += 1
     row.error_type, row.error_message = kind[:255], text
     _go_again(row, effects, rules.now, delay, f"retry: attempt {row.attempt} after {kind}")
@@ -319,13 +319,26 @@ def unpark(row: RunRow, rules: Rules, effects: Effects) -> None:
     bring_on(row, effects, rules.now)
 
 
-def fail_unwritable(row: RunRow, report: Report, rules: Rules, effects: Effects, why: str) -> None:
-    """A report that the database refuses: the run fails with the reason, and the others go on."""
-    if row.ended or row.epoch != report.epoch:
+def refuse_report(row: RunRow, report: Report, source: Source, rules: Rules, effects: Effects, why: str) -> None:
+    """A report that cannot be applied: the run fails with the reason, and the others go on.
+
+    Where another executor has the run, or it is at another epoch, the report would have changed nothing either.
+    """
+    if row.ended or row.epoch != report.epoch or row.executor not in (None, source.executor):
         return
+    if report.kind == m.LOGS:
+        return  # a log is never worth a run
     text = f"its {report.kind} report cannot be recorded: {why}"
-    effects.attempts.append(_attempt(row, report, rules.now, "failed", "ReportRefused", text, traceback=""))
-    _fail(row, rules.now, "ReportRefused", text)
+    if (row.id, row.epoch) not in effects.attempts_there:
+        bare = Report(report.kind, report.run_id, report.epoch, {})
+        effects.attempts.append(_attempt(row, bare, rules.now, "failed", "ReportRefused", text, traceback=""))
+    _fail(row, rules.now, "ReportRefused", text[:MAX_MESSAGE])
+
+
+def cannot_go_on(row: RunRow, now: int, why: str) -> None:
+    """Whatever is done to the run raises: it fails, so that nobody tries for ever."""
+    if not row.ended:
+        _fail(row, now, "CannotGoOn", f"it cannot go on: {why}"[:MAX_MESSAGE])
 
 
 def fail_oversized(row: RunRow, now: int) -> None:

@@ -1,27 +1,29 @@
-"""Reports into the database: many messages, one transaction; a report the database refuses never stops the others."""
+"""Reports into the database: many messages, one transaction; a report that cannot be applied never stops the others."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-from sqlalchemy.exc import DBAPIError
 
 from aiki import messages as m
 from aiki.broker import Delivery
 from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
-from aiki.orchestrator.core import Outcome, Rules, Source
-from aiki.storage import RowTooLarge, Store
+from aiki.orchestrator.context import Context
+from aiki.orchestrator.core import Outcome, Source
+from aiki.orchestrator.isolation import Failed
+from aiki.orchestrator.letters import Letters
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.rows import RunRow
-
-logger = logging.getLogger("aiki.orchestrator")
 
 _APPLIED = core.RUN_REPORTS - {m.INQUIRE}
 BATCH = 500
 """Reports a transaction."""
+BATCH_BYTES = 4 * 1024 * 1024
+"""About how many bytes of messages a transaction applies; one that is larger stands alone."""
+KEPT_BYTES = 8 * 1024 * 1024
+"""Bytes of messages that wait for no more."""
 LINGER = 0.03
 """Seconds that steps of workflows wait to be recorded with others."""
 GATHER = 0.01
@@ -30,6 +32,8 @@ GATHER_BUSY = 0.02
 """The same while there are several executors: none of them waits for it, and what ends meanwhile ends together."""
 NAP = 0.004
 """Seconds without a look at the broker while several executors report: to wake for each message costs more than to apply it."""
+SHOWN = 64 * 1024
+"""Characters of a report that are kept of one that cannot be applied."""
 ENOUGH = 100
 """Messages that wait for no more."""
 
@@ -41,12 +45,36 @@ class Item:
     report: Report
     source: Source
     run_id: bytes
+    wrong: str = ""
+    """What is wrong with its body: its run fails for it."""
+    size: int = 0
+    """About how many bytes it takes, as its share of its message."""
 
 
-def items_of(reports: ReportList) -> list[Item]:
-    """The reports of a message that change runs and are of a kind we know: all but inquiries."""
+def items_of(reports: ReportList, size: int = 0) -> list[Item]:
+    """The reports of a message of `size` bytes that change runs and are of a kind we know: all but inquiries."""
     source = Source(reports.worker, reports.executor)
-    return [Item(r, source, bytes.fromhex(r.run_id)) for r in reports.reports if r.kind in _APPLIED]
+    share = size // max(1, len(reports.reports))
+    if reports.refused:
+        wrong = reports.refused
+        return [
+            Item(r, source, bytes.fromhex(r.run_id), wrong.get(at, ""), share)
+            for at, r in enumerate(reports.reports)
+            if r.kind in _APPLIED
+        ]
+    return [Item(r, source, bytes.fromhex(r.run_id), "", share) for r in reports.reports if r.kind in _APPLIED]
+
+
+def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Items by what one transaction takes."""
+    start = size = 0
+    for at, item in enumerate(items):
+        if at > start and (at - start >= BATCH or size + item.size > BATCH_BYTES):
+            yield items[start:at]
+            start, size = at, 0
+        size += item.size
+    if start < len(items):
+        yield items[start:]
 
 
 def _ends_a_call(report: Report) -> bool:
@@ -64,6 +92,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._messages: list[tuple[Delivery, ReportList]] = []
+        self._bytes = 0
         self._until = 0.0
         self._applied = float("-inf")
         self._executors: set[str] = set()
@@ -74,10 +103,11 @@ class Kept:
         if not self._messages:
             self._until = now + LINGER
         self._messages.append((delivery, message))
+        self._bytes += len(delivery.body)
         self._executors.add(message.executor)
         self._busy = self._busy or len(self._executors) > 1
         others = [report for report in message.reports if report.kind != m.STEPS]
-        if len(self._messages) >= ENOUGH or not all(_ends_a_call(report) for report in others):
+        if len(self._messages) >= ENOUGH or self._bytes >= KEPT_BYTES or not all(_ends_a_call(report) for report in others):
             self._until = now
         elif others:
             gather = GATHER_BUSY if self._busy else GATHER
@@ -95,7 +125,7 @@ class Kept:
         """What is to be applied now."""
         if not self._messages or now < self._until:
             return []
-        messages, self._messages = self._messages, []
+        messages, self._messages, self._bytes = self._messages, [], 0
         self._applied = now
         self._busy = len(self._executors) > 1
         self._executors.clear()
@@ -104,54 +134,44 @@ class Kept:
     def clear(self) -> None:
         """The session is gone: the broker hands them out again."""
         self._messages.clear()
+        self._bytes = 0
 
 
 class Inbound:
-    """Applies reports.
+    """Applies reports."""
 
-    :param rules: makes the rules of a decision for a namespace, at the time of the call.
-    """
+    def __init__(self, context: Context, letters: Letters) -> None:
+        self._context = context
+        self._letters = letters
 
-    def __init__(self, store: Store, rules: Callable[[str], Rules]) -> None:
-        self._store = store
-        self._rules = rules
-
-    def apply(self, namespace: str, items: list[Item]) -> Iterable[tuple[Applied, Outcome]]:
-        """Apply reports in their order, `BATCH` a transaction; yields what each transaction asks for.
+    def apply(self, namespace: str, items: Sequence[Item]) -> Iterator[tuple[Applied, Outcome]]:
+        """Apply reports in their order, many a transaction; yields what each transaction asks for.
 
         :raises StorageUnavailable: those not yielded are not applied.
         """
-        for start in range(0, len(items), BATCH):
-            yield from self._apply(namespace, items[start : start + BATCH])
+        for part in _parts(items):
+            yield from self._context.isolation.each(
+                part,
+                lambda some: self._transaction(namespace, some),
+                lambda item, why: self._refuse(namespace, item, why),
+            )
 
-    def _apply(self, namespace: str, items: list[Item]) -> Iterable[tuple[Applied, Outcome]]:
-        try:
-            yield self._transaction(namespace, items)
-            return
-        except (RowTooLarge, DBAPIError, AssertionError, ValueError, TypeError, KeyError) as error:
-            why = f"{type(error).__name__}: {error}"[:500]
-            if len(items) == 1:
-                logger.error("run %s: its %s report is refused: %s", items[0].report.run_id, items[0].report.kind, why)
-                yield self._refuse(namespace, items[0], why)
-                return
-        # Some report spoils the batch: halve it until that one stands alone. Order is kept.
-        middle = len(items) // 2
-        yield from self._apply(namespace, items[:middle])
-        yield from self._apply(namespace, items[middle:])
-
-    def _transaction(self, namespace: str, items: list[Item]) -> tuple[Applied, Outcome]:
+    def _transaction(self, namespace: str, items: Sequence[Item]) -> tuple[Applied, Outcome]:
         outcome = Outcome()
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             nonlocal outcome
             outcome = Outcome()
-            rules = self._rules(namespace)
+            rules = self._context.rules(namespace)
             for run_id in suspended:
                 if run_id in rows:  # looked at here, too: a report that is stale looks at nothing
                     workflows.stir(rows[run_id], effects, rules.now)
             for item in items:
                 row = rows.get(item.run_id)
-                if row is not None:
+                if item.wrong:
+                    if row is not None:
+                        core.refuse_report(row, item.report, item.source, rules, effects, item.wrong)
+                elif row is not None:
                     core.apply_report(row, item.report, item.source, rules, effects, outcome)
                 elif item.report.kind in (m.STARTED, m.PROGRESS):
                     outcome.abort.append(RunKey(item.report.run_id, item.report.epoch))
@@ -159,13 +179,31 @@ class Inbound:
         attempts = [(item.run_id, item.report.epoch) for item in items if item.report.kind == m.CRASHED]
         # What a run waits for may have come while it was being left.
         suspended = [item.run_id for item in items if item.report.kind == m.SUSPENDED]
-        applied = self._store.apply(namespace, [item.run_id for item in items], decide, attempts=attempts, arrived=suspended)
+        run_ids = [item.run_id for item in items]
+        applied = self._context.store.apply(namespace, run_ids, decide, attempts=attempts, arrived=suspended)
         return applied, outcome
 
-    def _refuse(self, namespace: str, item: Item, why: str) -> tuple[Applied, Outcome]:
+    def _refuse(self, namespace: str, item: Item, why: str) -> None:
+        """This report cannot be applied: it is kept, and its run fails with the reason."""
+        report = item.report
+        what = f"the {report.kind} report of run {report.run_id} cannot be recorded: {why}"
+        self._letters.keep(namespace, "reports", what, _shown(report))
+
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = rows.get(item.run_id)
             if row is not None:
-                core.fail_unwritable(row, item.report, self._rules(namespace), effects, why)
+                core.refuse_report(row, report, item.source, self._context.rules(namespace), effects, why)
 
-        return self._store.apply(namespace, [item.run_id], decide), Outcome()
+        found = self._context.isolation.attempt(self._context.store.apply, namespace, [item.run_id], decide)
+        if isinstance(found, Failed):
+            self._context.cannot_go_on(namespace, item.run_id, what)
+        else:
+            self._context.follow(namespace, found.value)
+
+
+def _shown(report: Report) -> bytes:
+    """The beginning of a report, for people."""
+    try:
+        return json.dumps(report)[:SHOWN].encode("ascii")
+    except (ValueError, TypeError, RecursionError):
+        return json.dumps([report.kind, report.run_id, report.epoch]).encode("ascii")

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 from aiki.broker import CONTROL, Session, reports
 from aiki.ceilings import CONTROL_RUNS
-from aiki.errors import BrokerUnavailable, MessageTooLarge
+from aiki.errors import BrokerUnavailable, MessageTooLarge, StorageUnavailable
 from aiki.messages import Control, RunKey
 from aiki.model import Outgoing
-from aiki.publishing import pack
+from aiki.orchestrator.isolation import words
+from aiki.publishing import Packed, pack
 from aiki.storage import Store
 
 logger = logging.getLogger("aiki.orchestrator")
@@ -24,10 +25,14 @@ DELETE_AFTER = 0.05
 
 
 class Outbound:
-    """The publishing side of one session of the orchestrator."""
+    """The publishing side of one session of the orchestrator.
 
-    def __init__(self, store: Store, session: Session) -> None:
+    :param refuse: is given a dispatch of which no message can be made, with the reason.
+    """
+
+    def __init__(self, store: Store, session: Session, refuse: Callable[[Outgoing, str], None]) -> None:
         self._store = store
+        self._refuse = refuse
         self._session = session
         self._unconfirmed: dict[int, tuple[str, list[bytes]]] = {}
         self._confirmed: dict[str, list[bytes]] = {}
@@ -44,13 +49,26 @@ class Outbound:
 
     def publish(self, outgoing: Sequence[Outgoing]) -> None:
         """Send dispatches without waiting."""
-        for packed in pack(outgoing):
+        for packed in self._packed(outgoing):
             try:
                 seq = self._session.send(packed.to, packed.body)
             except MessageTooLarge as error:
                 self.unsendable += [(packed.namespace, raw[:16], str(error)) for raw in packed.delivery_ids]
                 continue
             self._unconfirmed[seq] = (packed.namespace, packed.delivery_ids)
+
+    def _packed(self, outgoing: Sequence[Outgoing]) -> list[Packed]:
+        """The messages; a dispatch of which none can be made is set apart from the others."""
+        try:
+            return list(pack(outgoing))
+        except (StorageUnavailable, BrokerUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001  the boundary, at what is in hand: no look at the database tells more
+            if len(outgoing) == 1:
+                self._refuse(outgoing[0], words(error))
+                return []
+        middle = len(outgoing) // 2
+        return [*self._packed(outgoing[:middle]), *self._packed(outgoing[middle:])]
 
     def report(self, partition: int, body: bytes, confirmed: Callable[[], None]) -> None:
         """Send a report of our own; `confirmed` is called, from `settle`, once the broker answers for it."""

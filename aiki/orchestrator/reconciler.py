@@ -16,7 +16,7 @@ marker comes back, all that was published before it has been taken.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from aiki import messages as m
 from aiki.broker import Session, reports, work
@@ -24,10 +24,11 @@ from aiki.clock import SECOND
 from aiki.messages import DispatchList, Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Rules
+from aiki.orchestrator.isolation import Isolation
 from aiki.orchestrator.live import Live
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Effects
+from aiki.storage.applying import Applied, Decide, Effects
 from aiki.storage.rows import RunRow
 from aiki.storage.waking import rearm
 
@@ -40,12 +41,23 @@ BEATS_TO_TRUST = 3
 class Reconciler:
     """Finds runs without a cause to move.
 
+    :param refuse: is given a run (namespace, id) that cannot be mended, with the reason.
     :param stale_after: seconds after which a queued run without a delivery is looked at.
     """
 
     def __init__(
-        self, store: Store, live: Live, rules: Callable[[str], Rules], *, stale_after: float = 30.0, settle: float = 2.0
+        self,
+        store: Store,
+        live: Live,
+        rules: Callable[[str], Rules],
+        isolation: Isolation,
+        refuse: Callable[[str, bytes, str], object],
+        *,
+        stale_after: float = 30.0,
+        settle: float = 2.0,
     ) -> None:
+        self._isolation = isolation
+        self._refuse = refuse
         self._store = store
         self._live = live
         self._rules = rules
@@ -54,17 +66,31 @@ class Reconciler:
         self._missed: dict[RunKey, int] = {}
         self._cursors: dict[tuple[str, State], bytes] = {}
 
-    def run_once(self, session: Session, now: float) -> list[Applied]:
-        """Look at all namespaces once; what it returns is to be published. Raises `StorageUnavailable`, `BrokerUnavailable`."""
-        out = []
+    def run_once(self, session: Session, now: float) -> Iterator[tuple[str, Applied]]:
+        """Look at all namespaces once; what it yields is to be followed. Raises `StorageUnavailable`, `BrokerUnavailable`."""
         missed: dict[RunKey, int] = {}
         for namespace in self._store.namespaces():
-            missed |= self._inquire_running(session, namespace, now)
-            out.append(self._revive_queued(session, namespace))
-            out.append(self._revive_waiting(namespace))
-            out.append(self.unpark(namespace))
+            # Each by itself: what is wrong in one namespace is not to stop the repair of the others.
+            what = f"namespace {namespace}"
+            found: list[Applied] = []
+            for step in (
+                lambda name=namespace: missed.update(self._inquire_running(session, name, now)),
+                lambda found=found, name=namespace: found.extend(self._revive_queued(session, name)),
+                lambda found=found, name=namespace: found.extend(self._revive_waiting(name)),
+                lambda found=found, name=namespace: found.extend(self.unpark(name)),
+            ):
+                self._isolation.do("reconcile", what, step)
+            for applied in found:
+                yield namespace, applied
         self._missed = missed
-        return out
+
+    def _apply(self, namespace: str, run_ids: Sequence[bytes], decide: Decide, arrived: bool = False) -> Iterator[Applied]:
+        """Apply a decision; a run that it cannot be applied to is set apart."""
+        return self._isolation.each(
+            run_ids,
+            lambda part: self._store.apply(namespace, part, decide, arrived=part if arrived else ()),
+            lambda run_id, why: self._refuse(namespace, run_id, why),
+        )
 
     # ------------------------------------------------------------ running
     def _inquire_running(self, session: Session, namespace: str, now: float) -> dict[RunKey, int]:
@@ -84,7 +110,7 @@ class Reconciler:
         return missed
 
     # ------------------------------------------------------------ queued
-    def _revive_queued(self, session: Session, namespace: str) -> Applied:
+    def _revive_queued(self, session: Session, namespace: str) -> Iterator[Applied]:
         before = self._store.clock() - int(self.stale_after * SECOND)
         lost: list[bytes] = []
         unproven: dict[str, int] = {}
@@ -121,17 +147,17 @@ class Reconciler:
             session.send(work(namespace, queue), DispatchList(namespace, queue, [], marker=now).encode())
             self._store.save_marker(namespace, queue, sent_at=now)
 
-    def _again(self, namespace: str, run_ids: list[bytes], before: int) -> Applied:
+    def _again(self, namespace: str, run_ids: list[bytes], before: int) -> Iterator[Applied]:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             now = self._store.clock()
             for row in rows.values():
                 if row.state == State.QUEUED and row.updated_at < before:
                     effects.deliver_again(row, now)
 
-        return self._store.apply(namespace, run_ids, decide) if run_ids else Applied()
+        return self._apply(namespace, run_ids, decide)
 
     # ------------------------------------------------------------ waiting, stalled
-    def _revive_waiting(self, namespace: str) -> Applied:
+    def _revive_waiting(self, namespace: str) -> Iterator[Applied]:
         """A page of each state a pass: there may be very many, and hardly ever is one without its delivery."""
         before = self._store.clock() - int(self.stale_after * SECOND)
         found: list[bytes] = []
@@ -156,9 +182,9 @@ class Reconciler:
                     row.waiting_on = None
                     effects.deliver(row, now)
 
-        return self._store.apply(namespace, found, decide, arrived=found) if found else Applied()
+        return self._apply(namespace, found, decide, arrived=True)
 
-    def unpark(self, namespace: str, names: Iterable[tuple[str, str]] | None = None) -> Applied:
+    def unpark(self, namespace: str, names: Iterable[tuple[str, str]] | None = None) -> Iterator[Applied]:
         """Dispatch the stalled runs whose definition a live worker has (all such definitions, or `names`)."""
         known = self._live.definitions(namespace) if names is None else names
         found = self._store.stalled(namespace, known)
@@ -168,7 +194,7 @@ class Reconciler:
             for row in rows.values():
                 core.unpark(row, rules, effects)
 
-        return self._store.apply(namespace, found, decide) if found else Applied()
+        return self._apply(namespace, found, decide)
 
 
 def inquire(session: Session, namespace: str, keys: Iterable[tuple[RunKey, int]]) -> None:

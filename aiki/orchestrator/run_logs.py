@@ -23,6 +23,8 @@ def _record(run_id: bytes, attempt: int, epoch: int, line: Any) -> LogRecord | N
         numbers = (number, logged_at, 0 if step is None else step)
     except (TypeError, ValueError):
         return None
+    if not all(type(item) is str for item in (level, logger, message)):
+        return None
     if not all(type(item) is int and 0 <= item < 2**62 for item in numbers) or number > _INT or numbers[2] > _INT:
         return None
     name = _clean(level, 16).encode("ascii", "replace").decode("ascii")
@@ -30,6 +32,6 @@ def _record(run_id: bytes, attempt: int, epoch: int, line: Any) -> LogRecord | N
     return LogRecord(run_id, origin, logged_at, attempt, step, name, _clean(logger, 200), _clean(message, MAX_MESSAGE))
 
 
-def _clean(text: Any, limit: int) -> str:
+def _clean(text: str, limit: int) -> str:
     """Text that every database takes: lone surrogates cannot be stored."""
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")[:limit]
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")[:limit]

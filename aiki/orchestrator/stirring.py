@@ -6,10 +6,11 @@ to which very much comes is looked at less often, so that this costs little: it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from aiki.orchestrator import workflows
+from aiki.orchestrator.isolation import Isolation
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.rows import RunRow
@@ -22,11 +23,22 @@ REST: Final = 10
 
 
 class Stirring:
-    """The runs that one orchestrator has to look at."""
+    """The runs that one orchestrator has to look at.
 
-    def __init__(self, store: Store, monotonic: Callable[[], float]) -> None:
+    :param refuse: is given a run (namespace, id) that cannot be looked at, with the reason.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        monotonic: Callable[[], float],
+        isolation: Isolation,
+        refuse: Callable[[str, bytes, str], object],
+    ) -> None:
         self._store = store
         self._monotonic = monotonic
+        self._isolation = isolation
+        self._refuse = refuse
         self._noted: dict[tuple[str, bytes], None] = {}
         self._resting: dict[tuple[str, bytes], float] = {}
 
@@ -47,9 +59,18 @@ class Stirring:
                 due.setdefault(namespace, []).append(run_id)
         for namespace, run_ids in due.items():
             for start in range(0, len(run_ids), AT_ONCE):
-                yield namespace, self._look(namespace, run_ids[start : start + AT_ONCE], now)
+                for applied in self._isolation.each(
+                    run_ids[start : start + AT_ONCE],
+                    lambda part, namespace=namespace: self._look(namespace, part, now),  # type: ignore[misc]
+                    lambda run_id, why, namespace=namespace: self._cannot(namespace, run_id, why),  # type: ignore[misc]
+                ):
+                    yield namespace, applied
 
-    def _look(self, namespace: str, run_ids: list[bytes], now: float) -> Applied:
+    def _cannot(self, namespace: str, run_id: bytes, why: str) -> None:
+        self._noted.pop((namespace, run_id), None)
+        self._refuse(namespace, run_id, why)
+
+    def _look(self, namespace: str, run_ids: Sequence[bytes], now: float) -> Applied:
         heavy: set[bytes] = set()
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:

@@ -7,7 +7,7 @@ its lock, when it suspends and whenever something has come.
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Final
 
 from aiki.clock import SECOND
 from aiki.codec import Payload
@@ -31,14 +31,14 @@ _ISSUED_WITH: Final = frozenset({"i", "c", "run", "ab"})
 
 
 def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
-    """The function has issued or done something. Raises ValueError or TypeError for what is no step."""
+    """The function has issued or done something."""
     row.state = State.RUNNING.value
     row.waiting_on = None
     row.started_at = row.started_at or now
     row.idle_dispatches = row.crashes = 0  # it made progress
     row.failed_at = None
     for item in report.body.get("s", ()):
-        step = _checked(item)
+        step = Step._make(item)
         if step.state == CANCELLED and row.cancel_requested:
             row.cancel_requested = CANCEL_MET
         new = step.ordinal >= row.history
@@ -75,17 +75,8 @@ def missing(row: RunRow, report: Report) -> bool:
         count = report.body.get("n")
         return type(count) is int and count > row.history
     # Only what is new is looked at: a step must cost the same at the end of a long history as at its beginning.
-    new = sorted({step.ordinal for step in map(_checked, report.body.get("s", ())) if step.ordinal >= row.history})
+    new = sorted({step.ordinal for step in map(Step._make, report.body.get("s", ())) if step.ordinal >= row.history})
     return new != list(range(row.history, row.history + len(new)))
-
-
-def _checked(item: Any) -> Step:
-    step = Step._make(item)
-    if type(step.ordinal) is not int or step.ordinal < 0 or type(step.attempt) is not int or type(step.more) is not dict:
-        raise ValueError(f"not a step: {str(item)[:200]}")
-    if not all(type(text) is str for text in (step.kind, step.name, step.digest, step.state)):
-        raise ValueError(f"not a step: {str(item)[:200]}")
-    return step
 
 
 def _bind(row: RunRow, step: Step, effects: Effects) -> None:
@@ -98,7 +89,7 @@ def _bind(row: RunRow, step: Step, effects: Effects) -> None:
 
 
 def suspended(row: RunRow, report: Report, now: int, effects: Effects) -> None:
-    """The function was left. Raises ValueError, TypeError or KeyError for waits that cannot be read."""
+    """The function was left."""
     suspend(row, Waits.from_wire(report.body), effects.arrived.get(row.id, ()), effects, now)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from aiki.clock import SECOND, Clock
 from aiki.messages import Dispatch, RunKey
 from aiki.model import Outgoing
-from aiki.states import State
+from aiki.states import TERMINAL, State
 from aiki.storage.applying import Applied, Applying, Effects
 from aiki.storage.creating import DELIVERY_COLUMNS, next_group
 from aiki.storage.database import Database
@@ -38,7 +38,18 @@ class Claimed:
     """Runs (namespace, id) whose expiry has come."""
     oversized: list[tuple[str, bytes]] = field(default_factory=list)
     """Runs (namespace, id) whose history has become too large for a message."""
+    broken: list[tuple[str, bytes, str]] = field(default_factory=list)
+    """Runs (namespace, id) of which no dispatch can be made, with the reason."""
     more: bool = False
+
+
+Part = Callable[[Sequence[bytes]], list[Outgoing]]
+Each = Callable[[Sequence[bytes], Part, Callable[[bytes, str], object]], Iterable[list[Outgoing]]]
+"""Does the work for all items, or for those that do not spoil it; the others are given to the third with the reason."""
+
+
+def _together(items: Sequence[bytes], work: Part, refuse: Callable[[bytes, str], object]) -> Iterable[list[Outgoing]]:  # noqa: ARG001
+    return [work(items)]
 
 
 class Delivering(Applying):
@@ -48,11 +59,13 @@ class Delivering(Applying):
     clock: Clock
     namespace: str
 
-    def claim_due(self, limit: int = 500) -> Claimed:
+    def claim_due(self, limit: int = 500, each: Each = _together) -> Claimed:
         """Take due deliveries of all namespaces, oldest first, for publishing.
 
         Two transactions: the first claims deliveries and locks nothing else, the second locks the runs (always before
         deliveries, see `applying`) and marks them queued. Should the process die in between, the claim runs out.
+
+        :param each: how the second is done for many runs of a namespace, one of which may be broken.
         """
         now = self.clock()
 
@@ -88,8 +101,18 @@ class Delivering(Applying):
                 wanted.setdefault(namespace, {})[raw] = again
         for namespace, again_by_id in wanted.items():
             oversized: list[bytes] = []
-            out.outgoing.extend(self._mark_queued(namespace, again_by_id, oversized))
-            out.oversized.extend((namespace, run_id) for run_id in oversized)
+
+            def mark(
+                raws: Sequence[bytes], namespace: str = namespace, again: dict[bytes, bool] = again_by_id
+            ) -> list[Outgoing]:
+                return self._mark_queued(namespace, {raw: again[raw] for raw in raws}, oversized)  # noqa: B023
+
+            def refuse(raw: bytes, why: str, namespace: str = namespace) -> None:
+                out.broken.append((namespace, raw[:16], why))
+
+            for outgoing in each(list(again_by_id), mark, refuse):
+                out.outgoing.extend(outgoing)
+            out.oversized.extend((namespace, run_id) for run_id in dict.fromkeys(oversized))
         return out
 
     def _mark_queued(self, namespace: str, again_by_id: dict[bytes, bool], oversized: list[bytes]) -> list[Outgoing]:
@@ -193,6 +216,24 @@ class Delivering(Applying):
         """When the next delivery is due, or None if there is none."""
         row = self.db.read(lambda connection: self.db.execute(connection, "SELECT MIN(due_at) FROM aiki_deliveries").fetchone())
         return row[0] if row else None
+
+    def give_up_run(self, namespace: str, run_id: bytes, why: str) -> None:
+        """A run that cannot be changed as others are: it fails, if it has not ended, and nothing is left that moves it."""
+        now = self.clock()
+        ended = ", ".join(f"'{state.value}'" for state in TERMINAL)
+
+        def work(connection: sa.Connection) -> None:
+            sql = (
+                "UPDATE runs SET state = 'failed', error_type = 'CannotGoOn', error_message = ?, finished_at = ?, "
+                f"updated_at = ?, waiting_on = NULL, waits = NULL WHERE namespace = ? AND id = ? AND state NOT IN ({ended})"
+            )
+            self.db.execute(connection, sql, (f"it cannot go on: {why}"[:4000], now, now, namespace, run_id))
+            sql = "DELETE FROM deliveries WHERE namespace = ? AND id >= ? AND id <= ?"
+            self.db.execute(connection, sql, (namespace, run_id + b"\0" * 4, run_id + b"\xff" * 4))
+            sql = "UPDATE inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND taken = 0"
+            self.db.execute(connection, sql, (namespace, run_id))
+
+        self.db.transaction(work)
 
     def expire(self, namespace: str, run_ids: Sequence[bytes]) -> Applied:
         """Cancel those of the runs that have not started although their time to do so is over."""

@@ -29,6 +29,7 @@ from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
 from aiki.storage.outside import Outside
 from aiki.storage.people import People
+from aiki.storage.probing import Probing
 from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.roster import Roster
@@ -56,6 +57,7 @@ class Store(
     Keys,
     Webhooks,
     Purging,
+    Probing,
 ):
     """All verbs, for one namespace where a verb does not name one.
 

@@ -27,7 +27,7 @@ from aiki.errors import (
     WorkflowCancelled,
 )
 from aiki.messages import Dispatch, Report
-from aiki.retry import MAX_DELAY, RetryPolicy
+from aiki.retry import RetryPolicy, asked_delay
 from aiki.settings import Settings
 from aiki.worker.describe import describe
 from aiki.worker.durable import Execution
@@ -223,7 +223,7 @@ class Executor:
         if attempt.final or "undone" in body:  # what was compensated is not to go on from where it failed
             return messages.FAILED
         if isinstance(error, RetryLater):
-            body["delay"], body["asked"], body["outcome"] = _seconds(error), 1, "retried"
+            body["delay"], body["asked"], body["outcome"] = asked_delay(error), 1, "retried"
             return messages.RETRY
         try:
             delay = attempt.policy().next_delay(error, attempt.dispatch.attempt)
@@ -236,14 +236,6 @@ class Executor:
         if body["outcome"] == "failed":
             body["outcome"] = "retried"
         return messages.RETRY
-
-
-def _seconds(error: RetryLater) -> float:
-    """When `error` asks to run again. A subclass may not have called our `__init__`."""
-    asked = getattr(error, "seconds", 0.0)
-    if type(asked) not in (int, float) or not asked > 0:
-        return 0.0
-    return MAX_DELAY if asked > MAX_DELAY else float(asked)
 
 
 async def _cancel_leftovers() -> None:

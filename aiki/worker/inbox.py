@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import Collection
@@ -11,15 +12,15 @@ from typing import Final
 from aiki import messages
 from aiki.broker.base import Delivery
 from aiki.errors import MessageError
-from aiki.messages import Dispatch, DispatchList, Report
+from aiki.messages import Dispatch, DispatchList, Refused, Report
 from aiki.worker.connection import Connection
 from aiki.worker.ledger import Ledger, Message
 from aiki.worker.registry import Definition, Registry
 
 _log = logging.getLogger(__name__)
 
-_U16: Final = 1 << 16
-_U32: Final = 1 << 32
+MAX_KEPT: Final = 64 * 1024
+"""Characters of a dispatch that are kept of one that does not pass."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +48,6 @@ class Inbox:
         """Take a delivery in: its runs become jobs, or are reported as what they are."""
         try:
             found = DispatchList.decode(delivery.body)
-            keys = [_check(dispatch) for dispatch in found.runs]
             if found.namespace != self._namespace:
                 raise MessageError(f"a dispatch of namespace {found.namespace!r} in a queue of {self._namespace!r}")
         except MessageError as error:
@@ -58,8 +58,10 @@ class Inbox:
             report = Report(messages.MARKER, "", found.marker, {"q": found.queue})
             self._ledger.add(0, report, Message(delivery, found.queue, 1))
             return
-        message = Message(delivery, found.queue, len(found.runs))
-        if not found.runs:
+        message = Message(delivery, found.queue, len(found.runs) + len(found.refused))
+        for refused in found.refused:
+            self._refuse(refused, message)
+        if not found.runs and not found.refused:
             self._ledger.ack([message])
         elif delivery.redelivered or found.again:
             why = "redelivered" if delivery.redelivered else "again"
@@ -68,18 +70,33 @@ class Inbox:
                     dispatch.partition, Report(messages.INQUIRE, dispatch.run_id, dispatch.epoch, {"why": why}), message
                 )
         else:
-            self._queue(found.runs, keys, message)
+            self._queue(found.runs, message)
 
-    def _queue(self, runs: list[Dispatch], keys: list[bytes], message: Message) -> None:
+    def _refuse(self, refused: Refused, message: Message) -> None:
+        """One dispatch of a list does not pass: it becomes a dead letter, and its run is asked about, if it names one."""
+        _log.error("a dispatch of queue %s is refused: %s", message.queue, refused.why)
+        alone = [messages.VERSION, messages.DISPATCH, {"ns": self._namespace, "q": message.queue}, [refused.item]]
+        try:
+            text = json.dumps(alone, separators=(",", ":"))[:MAX_KEPT]
+        except (ValueError, RecursionError):
+            text = ""
+        body = {"q": message.queue, "why": refused.why[:1000], "b": text}
+        self._ledger.add(0, Report(messages.REFUSED, "", 0, body), message)
+        if refused.run_id and refused.partition is not None:
+            # Perhaps nobody else has it. If somebody has, it stays with them.
+            inquiry = Report(messages.INQUIRE, refused.run_id, refused.epoch, {"why": "again"})
+            self._ledger.add(refused.partition, inquiry, None)
+
+    def _queue(self, runs: list[Dispatch], message: Message) -> None:
         definitions = self._registry.definitions
-        for dispatch, key in zip(runs, keys, strict=True):
+        for dispatch in runs:
             definition = definitions.get((dispatch.name, dispatch.version))
             if definition is None or definition.kind != dispatch.options.get(messages.OPT_KIND, "task"):
                 _log.warning("run %s: this worker does not have %s@%s", dispatch.run_id, dispatch.name, dispatch.version)
                 body = {"name": dispatch.name, "version": dispatch.version}
                 self._ledger.add(dispatch.partition, Report(messages.UNKNOWN, dispatch.run_id, dispatch.epoch, body), message)
             else:
-                self.jobs.append(Job(dispatch, key, definition, message))
+                self.jobs.append(Job(dispatch, bytes.fromhex(dispatch.run_id), definition, message))
 
     def give_back(self, keep: int = 0, together: int = 1) -> None:
         """Return the jobs that are not begun, but for the `keep` oldest, in lists of at most `together`."""
@@ -115,24 +132,3 @@ class Inbox:
 
     def _send(self, jobs: list[Job]) -> None:
         self._ledger.give_back(jobs[0].message.queue, [job.dispatch for job in jobs], [job.message for job in jobs])
-
-
-def _check(dispatch: Dispatch) -> bytes:
-    """The run's id as bytes; raises `MessageError` for a dispatch that would not fit into a slot."""
-    try:
-        run = bytes.fromhex(dispatch.run_id)
-        sound = (
-            len(run) == 16
-            and 0 <= dispatch.epoch < _U32
-            and 0 <= dispatch.partition < _U16
-            and 0 <= dispatch.attempt < _U32
-            and type(dispatch.options) is dict
-            and type(dispatch.name) is str
-            and type(dispatch.input) is str
-            and isinstance(dispatch.epoch | dispatch.partition | dispatch.attempt, int)
-        )
-    except (TypeError, ValueError) as error:
-        raise MessageError(f"a dispatch of a run that cannot be read: {error}") from None
-    if not sound:
-        raise MessageError(f"a dispatch of run {dispatch.run_id[:64]!r} with fields out of range")
-    return run
