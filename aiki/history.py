@@ -303,7 +303,7 @@ def _is_own(value: Any) -> bool:
 
 def is_new_run(value: Any) -> bool:
     """A run that a workflow starts (`aiki.model.NewRun.to_wire`)."""
-    if type(value) is not list or len(value) != 12:
+    if not isinstance(value, list | tuple) or len(value) != 12:
         return False
     run_id, name, version, kind, queue, encoding, text, options, due_at, expires_at, reference_id, on_conflict = value
     return (
@@ -352,7 +352,7 @@ _MORE: Final = f.Fields(
 
 def is_step(value: Any) -> bool:
     """A `Step` as it travels."""
-    if type(value) is not list or len(value) != 7:
+    if not isinstance(value, list | tuple) or len(value) != 7:
         return False
     ordinal, kind, name, digest, state, attempt, more = value
     return (  # written out where it can be: it runs for every step
@@ -372,7 +372,7 @@ def is_step(value: Any) -> bool:
 
 def is_arrival(value: Any) -> bool:
     """An `Arrival` as it travels."""
-    if type(value) is not list or len(value) != 9:
+    if not isinstance(value, list | tuple) or len(value) != 9:
         return False
     arrival, kind, name, ordinal, outcome, encoding, text, error_type, message = value
     return (
@@ -390,7 +390,7 @@ def is_arrival(value: Any) -> bool:
 
 def is_wait(value: Any) -> bool:
     """A `Wait` as it travels."""
-    if type(value) is not list or len(value) != 6:
+    if not isinstance(value, list | tuple) or len(value) != 6:
         return False
     kind, first, last, name, due, seconds = value
     return (

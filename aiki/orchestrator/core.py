@@ -319,12 +319,16 @@ def unpark(row: RunRow, rules: Rules, effects: Effects) -> None:
     bring_on(row, effects, rules.now)
 
 
-def refuse_report(row: RunRow, report: Report, source: Source, rules: Rules, effects: Effects, why: str) -> None:
+def fail_unwritable(
+    row: RunRow, report: Report, rules: Rules, effects: Effects, why: str, source: Source | None = None
+) -> None:
     """A report that cannot be applied: the run fails with the reason, and the others go on.
 
     Where another executor has the run, or it is at another epoch, the report would have changed nothing either.
     """
-    if row.ended or row.epoch != report.epoch or row.executor not in (None, source.executor):
+    if row.ended or row.epoch != report.epoch:
+        return
+    if source is not None and row.executor not in (None, source.executor):
         return
     if report.kind == m.LOGS:
         return  # a log is never worth a run

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from aiki import messages as m
 from aiki.broker import Delivery
 from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
-from aiki.orchestrator.context import Context
-from aiki.orchestrator.core import Outcome, Source
-from aiki.orchestrator.isolation import Failed
-from aiki.orchestrator.letters import Letters
+from aiki.orchestrator.core import Outcome, Rules, Source
+from aiki.orchestrator.isolation import Done, Isolation
+from aiki.storage import Store
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.rows import RunRow
 
@@ -32,8 +31,6 @@ GATHER_BUSY = 0.02
 """The same while there are several executors: none of them waits for it, and what ends meanwhile ends together."""
 NAP = 0.004
 """Seconds without a look at the broker while several executors report: to wake for each message costs more than to apply it."""
-SHOWN = 64 * 1024
-"""Characters of a report that are kept of one that cannot be applied."""
 ENOUGH = 100
 """Messages that wait for no more."""
 
@@ -138,11 +135,27 @@ class Kept:
 
 
 class Inbound:
-    """Applies reports."""
+    """Applies reports.
 
-    def __init__(self, context: Context, letters: Letters) -> None:
-        self._context = context
-        self._letters = letters
+    :param rules: makes the rules of a decision for a namespace, at the time of the call.
+    :param refused: is told of a report that cannot be applied: the namespace, the report and why.
+    :param cannot_go_on: is given a run whose failure cannot be recorded either: the namespace, its id and why.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rules: Callable[[str], Rules],
+        isolation: Isolation | None = None,
+        *,
+        refused: Callable[[str, Report, str], object] = lambda namespace, report, why: None,
+        cannot_go_on: Callable[[str, bytes, str], object] = lambda namespace, run_id, why: None,
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._isolation = isolation or Isolation(store, time.monotonic)
+        self._refused = refused
+        self._cannot_go_on = cannot_go_on
 
     def apply(self, namespace: str, items: Sequence[Item]) -> Iterator[tuple[Applied, Outcome]]:
         """Apply reports in their order, many a transaction; yields what each transaction asks for.
@@ -150,7 +163,7 @@ class Inbound:
         :raises StorageUnavailable: those not yielded are not applied.
         """
         for part in _parts(items):
-            yield from self._context.isolation.each(
+            yield from self._isolation.each(
                 part,
                 lambda some: self._transaction(namespace, some),
                 lambda item, why: self._refuse(namespace, item, why),
@@ -162,7 +175,7 @@ class Inbound:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             nonlocal outcome
             outcome = Outcome()
-            rules = self._context.rules(namespace)
+            rules = self._rules(namespace)
             for run_id in suspended:
                 if run_id in rows:  # looked at here, too: a report that is stale looks at nothing
                     workflows.stir(rows[run_id], effects, rules.now)
@@ -170,7 +183,7 @@ class Inbound:
                 row = rows.get(item.run_id)
                 if item.wrong:
                     if row is not None:
-                        core.refuse_report(row, item.report, item.source, rules, effects, item.wrong)
+                        core.fail_unwritable(row, item.report, rules, effects, item.wrong, item.source)
                 elif row is not None:
                     core.apply_report(row, item.report, item.source, rules, effects, outcome)
                 elif item.report.kind in (m.STARTED, m.PROGRESS):
@@ -180,30 +193,21 @@ class Inbound:
         # What a run waits for may have come while it was being left.
         suspended = [item.run_id for item in items if item.report.kind == m.SUSPENDED]
         run_ids = [item.run_id for item in items]
-        applied = self._context.store.apply(namespace, run_ids, decide, attempts=attempts, arrived=suspended)
+        applied = self._store.apply(namespace, run_ids, decide, attempts=attempts, arrived=suspended)
         return applied, outcome
 
-    def _refuse(self, namespace: str, item: Item, why: str) -> None:
-        """This report cannot be applied: it is kept, and its run fails with the reason."""
+    def _refuse(self, namespace: str, item: Item, why: str) -> tuple[Applied, Outcome] | None:
+        """This report cannot be applied: its run fails with the reason."""
         report = item.report
-        what = f"the {report.kind} report of run {report.run_id} cannot be recorded: {why}"
-        self._letters.keep(namespace, "reports", what, _shown(report))
+        self._refused(namespace, report, why)
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = rows.get(item.run_id)
             if row is not None:
-                core.refuse_report(row, report, item.source, self._context.rules(namespace), effects, why)
+                core.fail_unwritable(row, report, self._rules(namespace), effects, why, item.source)
 
-        found = self._context.isolation.attempt(self._context.store.apply, namespace, [item.run_id], decide)
-        if isinstance(found, Failed):
-            self._context.cannot_go_on(namespace, item.run_id, what)
-        else:
-            self._context.follow(namespace, found.value)
-
-
-def _shown(report: Report) -> bytes:
-    """The beginning of a report, for people."""
-    try:
-        return json.dumps(report)[:SHOWN].encode("ascii")
-    except (ValueError, TypeError, RecursionError):
-        return json.dumps([report.kind, report.run_id, report.epoch]).encode("ascii")
+        found = self._isolation.attempt(self._store.apply, namespace, [item.run_id], decide)
+        if isinstance(found, Done):
+            return found.value, Outcome()
+        self._cannot_go_on(namespace, item.run_id, f"its {report.kind} report cannot be recorded: {why}")
+        return None

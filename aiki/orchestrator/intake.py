@@ -45,7 +45,13 @@ class Intake:
         self._wishes = wishes
         self._letters = letters
         self._duties = duties
-        self._inbound = Inbound(context, letters)
+        self._inbound = Inbound(
+            context.store,
+            context.rules,
+            context.isolation,
+            refused=self._keep_report,
+            cannot_go_on=context.cannot_go_on,
+        )
         self.kept = Kept()
 
     def take(self, deliveries: list[Delivery], now: float) -> None:
@@ -124,12 +130,12 @@ class Intake:
 
     def _keep_part(self, namespace: str, delivery: Delivery, why: str, part: object) -> None:
         """Keep a part of a message that does not pass, while the others are taken."""
-        try:
-            body = json.dumps(part).encode("ascii")
-        except (ValueError, RecursionError):
-            body = delivery.body
-        kept = body if len(body) <= MAX_SHOWN else body[:MAX_SHOWN] + b" (cut)"
-        self._letters.keep(namespace, _source(delivery), why, kept)
+        self._letters.keep(namespace, _source(delivery), why, _shown(part) or delivery.body[:MAX_SHOWN])
+
+    def _keep_report(self, namespace: str, report: Report, why: str) -> None:
+        """Keep a report that cannot be applied, while its run fails."""
+        what = f"the {report.kind} report of run {report.run_id} cannot be recorded: {why}"
+        self._letters.keep(namespace, "reports", what, _shown(report) or report.run_id.encode())
 
     # ------------------------------------------------------------ heartbeats
     def _hear(self, delivery: Delivery, now: float) -> None:
@@ -172,6 +178,15 @@ class Intake:
         now_us = store.clock()
         echo |= self._wishes.paused(beat.namespace, fresh=True)
         self._context.out.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, now=now_us, **echo)
+
+
+def _shown(part: object) -> bytes:
+    """The beginning of a part of a message; empty if it cannot be written."""
+    try:
+        body = json.dumps(part).encode("ascii")
+    except (ValueError, TypeError, RecursionError):
+        return b""
+    return body if len(body) <= MAX_SHOWN else body[:MAX_SHOWN] + b" (cut)"
 
 
 M = TypeVar("M", ReportList, Heartbeat)

@@ -83,10 +83,10 @@ class Isolation:
             return False
         return True
 
-    def each(self, items: Sequence[T], work: Callable[[Sequence[T]], R], refuse: Callable[[T, str], object]) -> Iterator[R]:
+    def each(self, items: Sequence[T], work: Callable[[Sequence[T]], R], refuse: Callable[[T, str], R | None]) -> Iterator[R]:
         """Do `work` for all items together; what spoils that is found by halving, and given to `refuse` with the reason.
 
-        Order is kept: what `work` returned for a part is yielded before the next part is begun.
+        Order is kept: what `work` returned for a part, or `refuse` for the culprit, is yielded before the next part is begun.
         """
         left = [items] if items else []
         while left:
@@ -101,7 +101,9 @@ class Isolation:
                 middle = len(part) // 2
                 left += [part[middle:], part[:middle]]
             else:
-                refuse(part[0], found.why)
+                refused = refuse(part[0], found.why)
+                if refused is not None:
+                    yield refused
 
     # ------------------------------------------------------------ telling
     def note(self, source: str, why: str) -> None:

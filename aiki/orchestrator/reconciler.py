@@ -51,7 +51,7 @@ class Reconciler:
         live: Live,
         rules: Callable[[str], Rules],
         isolation: Isolation,
-        refuse: Callable[[str, bytes, str], object],
+        refuse: Callable[[str, bytes, str], None],
         *,
         stale_after: float = 30.0,
         settle: float = 2.0,

@@ -33,7 +33,7 @@ class Stirring:
         store: Store,
         monotonic: Callable[[], float],
         isolation: Isolation,
-        refuse: Callable[[str, bytes, str], object],
+        refuse: Callable[[str, bytes, str], None],
     ) -> None:
         self._store = store
         self._monotonic = monotonic

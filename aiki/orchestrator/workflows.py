@@ -7,7 +7,7 @@ its lock, when it suspends and whenever something has come.
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from aiki.clock import SECOND
 from aiki.codec import Payload
@@ -38,7 +38,7 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
     row.idle_dispatches = row.crashes = 0  # it made progress
     row.failed_at = None
     for item in report.body.get("s", ()):
-        step = Step._make(item)
+        step = _checked(item)
         if step.state == CANCELLED and row.cancel_requested:
             row.cancel_requested = CANCEL_MET
         new = step.ordinal >= row.history
@@ -77,6 +77,14 @@ def missing(row: RunRow, report: Report) -> bool:
     # Only what is new is looked at: a step must cost the same at the end of a long history as at its beginning.
     new = sorted({step.ordinal for step in map(Step._make, report.body.get("s", ())) if step.ordinal >= row.history})
     return new != list(range(row.history, row.history + len(new)))
+
+
+def _checked(item: Any) -> Step:
+    """A step of a report, whose fields were checked where the message was read; what is no step at all raises ValueError."""
+    step = Step._make(item)
+    if type(step.ordinal) is not int or step.ordinal < 0 or type(step.more) is not dict or type(step.name) is not str:
+        raise ValueError(f"not a step: {str(item)[:200]}")
+    return step
 
 
 def _bind(row: RunRow, step: Step, effects: Effects) -> None:

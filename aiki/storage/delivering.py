@@ -44,11 +44,11 @@ class Claimed:
 
 
 Part = Callable[[Sequence[bytes]], list[Outgoing]]
-Each = Callable[[Sequence[bytes], Part, Callable[[bytes, str], object]], Iterable[list[Outgoing]]]
+Each = Callable[[Sequence[bytes], Part, Callable[[bytes, str], None]], Iterable[list[Outgoing]]]
 """Does the work for all items, or for those that do not spoil it; the others are given to the third with the reason."""
 
 
-def _together(items: Sequence[bytes], work: Part, refuse: Callable[[bytes, str], object]) -> Iterable[list[Outgoing]]:  # noqa: ARG001
+def _together(items: Sequence[bytes], work: Part, refuse: Callable[[bytes, str], None]) -> Iterable[list[Outgoing]]:  # noqa: ARG001
     return [work(items)]
 
 

@@ -201,7 +201,7 @@ def test_the_backstop_ends_a_run_that_never_makes_progress() -> None:
 def test_a_report_the_database_refuses_fails_its_run_readably() -> None:
     run = row()
     effects = Effects()
-    core.refuse_report(run, Report(m.COMPLETED, RUN.hex(), 1, {}), ONE, RULES, effects, "too large")
+    core.fail_unwritable(run, Report(m.COMPLETED, RUN.hex(), 1, {}), RULES, effects, "too large")
     assert run.state == State.FAILED
     assert "too large" in (run.error_message or "")
 

@@ -161,7 +161,7 @@ def test_of_several_epochs_in_one_verdict_the_newest_counts(place: Place) -> Non
     orchestrator = Orchestrator(place.store, SimulatedBroker(), settings)
     orchestrator._connect()
     key = run_id.replace("-", "")
-    orchestrator._release(Verdict("default", free={RunKey(key, 2): False, RunKey(key, 1): False}))
+    orchestrator._inquiries._release(Verdict("default", free={RunKey(key, 2): False, RunKey(key, 1): False}))
     assert place.state(run_id) == ("queued", 3)
 
 
