@@ -104,6 +104,11 @@ class Orchestrator:
             Duty("idempotency", 10.0, lambda now: self._store.purge_idempotency()),
         ]
 
+    @property
+    def session(self) -> Session | None:
+        """The session with the broker, while there is one."""
+        return self._context.session if self._context.connected else None
+
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set. Whatever is away is waited for."""

@@ -224,13 +224,13 @@ class Delivering(Applying):
 
         def work(connection: sa.Connection) -> None:
             sql = (
-                "UPDATE runs SET state = 'failed', error_type = 'CannotGoOn', error_message = ?, finished_at = ?, "
+                "UPDATE aiki_runs SET state = 'failed', error_type = 'CannotGoOn', error_message = ?, finished_at = ?, "
                 f"updated_at = ?, waiting_on = NULL, waits = NULL WHERE namespace = ? AND id = ? AND state NOT IN ({ended})"
             )
             self.db.execute(connection, sql, (f"it cannot go on: {why}"[:4000], now, now, namespace, run_id))
-            sql = "DELETE FROM deliveries WHERE namespace = ? AND id >= ? AND id <= ?"
+            sql = "DELETE FROM aiki_deliveries WHERE namespace = ? AND id >= ? AND id <= ?"
             self.db.execute(connection, sql, (namespace, run_id + b"\0" * 4, run_id + b"\xff" * 4))
-            sql = "UPDATE inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND taken = 0"
+            sql = "UPDATE aiki_inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND taken = 0"
             self.db.execute(connection, sql, (namespace, run_id))
 
         self.db.transaction(work)

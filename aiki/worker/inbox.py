@@ -60,8 +60,14 @@ class Inbox:
             return
         message = Message(delivery, found.queue, len(found.runs) + len(found.refused))
         for refused in found.refused:
+            self._inquire(refused)
+        if found.refused and not found.runs:
+            _log.error("a message of queue %s goes to the dead letters: %s", found.queue, found.refused[0].why)
+            self._connection.reject(delivery)
+            return
+        for refused in found.refused:
             self._refuse(refused, message)
-        if not found.runs and not found.refused:
+        if not found.runs:
             self._ledger.ack([message])
         elif delivery.redelivered or found.again:
             why = "redelivered" if delivery.redelivered else "again"
@@ -73,7 +79,7 @@ class Inbox:
             self._queue(found.runs, message)
 
     def _refuse(self, refused: Refused, message: Message) -> None:
-        """One dispatch of a list does not pass: it becomes a dead letter, and its run is asked about, if it names one."""
+        """One dispatch of a list does not pass: it becomes a dead letter, and the others are taken."""
         _log.error("a dispatch of queue %s is refused: %s", message.queue, refused.why)
         alone = [messages.VERSION, messages.DISPATCH, {"ns": self._namespace, "q": message.queue}, [refused.item]]
         try:
@@ -82,8 +88,10 @@ class Inbox:
             text = ""
         body = {"q": message.queue, "why": refused.why[:1000], "b": text}
         self._ledger.add(0, Report(messages.REFUSED, "", 0, body), message)
+
+    def _inquire(self, refused: Refused) -> None:
+        """Have the run asked about that a dispatch names: perhaps nobody else has it. If somebody has, it stays with them."""
         if refused.run_id and refused.partition is not None:
-            # Perhaps nobody else has it. If somebody has, it stays with them.
             inquiry = Report(messages.INQUIRE, refused.run_id, refused.epoch, {"why": "again"})
             self._ledger.add(refused.partition, inquiry, None)
 

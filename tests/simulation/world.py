@@ -400,7 +400,7 @@ class World:
             while True:
                 try:
                     one.run_once(0.0)
-                    session: Any = one._session
+                    session: Any = one.session
                     self.broker.clock.wait(session, scheduler.now + self.rng.choice((0.1, 0.4, 0.8)), None)
                 except (StorageUnavailable, BrokerUnavailable) as error:
                     self.say(f"! {type(error).__name__}")
