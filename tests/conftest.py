@@ -4,42 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import pytest
 
 from tests import services
 from tests.services import MariaServer, RabbitServer
+from tests.tables import emptied, make_tables
+
+SHARED: dict[str, Callable[[], RabbitServer | MariaServer]] = {
+    "rabbit": services.shared_rabbit,
+    "maria": services.shared_maria,
+    "rabbit4": partial(services.shared_rabbit, newer=True),
+    "mysql9": partial(services.shared_maria, newer=True),
+}
+"""The servers that all tests share, by the names of their fixtures."""
 
 pytest_plugins = ["tests.selection"]
 
 
 @pytest.fixture(scope="session")
-def _launched(request: pytest.FixtureRequest) -> Iterator[tuple[RabbitServer, MariaServer]]:
-    """Start side by side those of the two servers that the selected tests use; wait for neither."""
+def _launched(request: pytest.FixtureRequest) -> Iterator[dict[str, RabbitServer | MariaServer]]:
+    """Start side by side those of the shared servers that the selected tests use; wait for none."""
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
-    rabbit, maria = services.shared_rabbit(), services.shared_maria()
+    # Others take them by a parameter.
+    calls = (getattr(item, "callspec", None) for item in request.session.items)
+    wanted |= {value for call in calls if call for value in call.params.values() if isinstance(value, str)}
+    made = {name: make() for name, make in SHARED.items()}
     with _uncaptured(request):
-        if "rabbit" in wanted:
-            rabbit.launch()
-        if "maria" in wanted:
-            maria.launch()
-    yield rabbit, maria
-    rabbit.close()
-    maria.close()
+        for name in sorted(wanted & set(made)):
+            made[name].launch()
+    yield made
+    for server in made.values():
+        server.close()
 
 
-@pytest.fixture(scope="session")
-def rabbit(_launched: tuple[RabbitServer, MariaServer], request: pytest.FixtureRequest) -> RabbitServer:
-    """A RabbitMQ that all tests share. Never stop it: a test that stops one takes `own_rabbit`."""
-    with _uncaptured(request):
-        return _launched[0].start()
+def _shared(name: str) -> Callable[..., RabbitServer | MariaServer]:
+    def started(_launched: dict[str, RabbitServer | MariaServer], request: pytest.FixtureRequest) -> RabbitServer | MariaServer:
+        with _uncaptured(request):
+            return _launched[name].start()
+
+    return pytest.fixture(scope="session", name=name)(started)
 
 
-@pytest.fixture(scope="session")
-def maria(_launched: tuple[RabbitServer, MariaServer], request: pytest.FixtureRequest) -> MariaServer:
-    """A MariaDB or MySQL that all tests share. Never stop it: a test that stops one takes `own_maria`."""
-    with _uncaptured(request):
-        return _launched[1].start()
+rabbit = _shared("rabbit")
+"""A RabbitMQ that all tests share. Never stop it: a test that stops one takes `own_rabbit`."""
+
+maria = _shared("maria")
+"""A MariaDB or MySQL that all tests share. Never stop it: a test that stops one takes `own_maria`."""
+
+rabbit4 = _shared("rabbit4")
+"""A RabbitMQ 4 that all tests share, as `rabbit`."""
+
+mysql9 = _shared("mysql9")
+"""A MySQL 9 that all tests share, as `maria`."""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +74,24 @@ def own_maria(request: pytest.FixtureRequest) -> Iterator[MariaServer]:
     """A MariaDB of this module alone, to be killed and stopped at will; leave it running."""
     with _uncaptured(request):
         server = MariaServer().start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def own_rabbit4(request: pytest.FixtureRequest) -> Iterator[RabbitServer]:
+    """A RabbitMQ 4 of this module alone, as `own_rabbit`."""
+    with _uncaptured(request):
+        server = RabbitServer(newer=True).start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def own_mysql9(request: pytest.FixtureRequest) -> Iterator[MariaServer]:
+    """A MySQL 9 of this module alone, as `own_maria`."""
+    with _uncaptured(request):
+        server = MariaServer(newer=True).start()
     yield server
     server.close()
 
@@ -78,6 +114,36 @@ def mysql_database(maria: MariaServer) -> Iterator[str]:
     url = maria.create_database()
     yield url
     maria.drop_database(url)
+
+
+@pytest.fixture
+def mysql9_database(mysql9: MariaServer) -> Iterator[str]:
+    """The SQLAlchemy URL of a fresh, empty database in MySQL 9, dropped afterwards."""
+    url = mysql9.create_database()
+    yield url
+    mysql9.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def _maria_tables(maria: MariaServer) -> str:
+    return make_tables(maria)
+
+
+@pytest.fixture(scope="session")
+def _mysql9_tables(mysql9: MariaServer) -> str:
+    return make_tables(mysql9)
+
+
+@pytest.fixture
+def maria_tables(_maria_tables: str) -> str:
+    """A database with Aiki's tables, all empty. Tests take turns with one: to make it takes longer than most of them."""
+    return emptied(_maria_tables)
+
+
+@pytest.fixture
+def mysql9_tables(_mysql9_tables: str) -> str:
+    """A database with Aiki's tables in MySQL 9, as `maria_tables`."""
+    return emptied(_mysql9_tables)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
-"""Where RabbitMQ and MariaDB (or MySQL) come from, so that `make test` needs nothing but itself.
+"""Where RabbitMQ, MariaDB and MySQL come from, so that `make test` needs nothing but itself.
 
-In this order: the servers that `AIKI_TEST_AMQP_URL` and `AIKI_TEST_MYSQL_URL` name; programs that are installed; programs
-that apt installs, when we are root; the services of `compose.yaml`, when there is a Docker. Otherwise an error: a missing
-server never skips a test.
+Tests meet two of each: those that the system has, RabbitMQ 3.10 and MariaDB 10.11 on Debian 12, and newer ones, RabbitMQ 4
+and MySQL 9. In this order: the servers that the environment names (`AIKI_TEST_AMQP_URL`, `AIKI_TEST_MYSQL_URL`,
+`AIKI_TEST_RABBITMQ4_URL`, `AIKI_TEST_MYSQL9_URL`); programs that are installed; programs that apt installs, when we are root
+(the newer ones into a Debian of their own, `tests.sid`); the services of `compose.yaml` and `tests/newer.compose.yaml`, when
+there is a Docker. Otherwise an error: a missing server never skips a test.
 """
 
 from __future__ import annotations
@@ -16,11 +18,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests import sid
+
 ROOT = Path(__file__).resolve().parent.parent
 AMQP_VARIABLE = "AIKI_TEST_AMQP_URL"
 MYSQL_VARIABLE = "AIKI_TEST_MYSQL_URL"
+RABBITMQ4_VARIABLE = "AIKI_TEST_RABBITMQ4_URL"
+MYSQL9_VARIABLE = "AIKI_TEST_MYSQL9_URL"
 COMPOSE_AMQP_URL = "amqp://guest:guest@127.0.0.1:5672//"
 COMPOSE_MYSQL_URL = "mysql+pymysql://root:aiki-local@127.0.0.1:3306/"
+COMPOSE_RABBITMQ4_URL = "amqp://guest:guest@127.0.0.1:25672//"
+COMPOSE_MYSQL9_URL = "mysql+pymysql://root:aiki-local@127.0.0.1:23306/"
 
 # Debian keeps servers where the PATH of a user does not look.
 _PATH = os.pathsep.join(
@@ -30,6 +38,7 @@ _COMMON = """Tests of the broker and the database run against real servers. Do o
   - install them:  apt-get install rabbitmq-server mariadb-server  (or run this as root, and it is done for you)
   - name running ones:  AIKI_TEST_AMQP_URL=amqp://user:password@host:5672//
                         AIKI_TEST_MYSQL_URL=mysql+pymysql://user:password@host:3306/  (may create databases)
+                        AIKI_TEST_RABBITMQ4_URL and AIKI_TEST_MYSQL9_URL: the same, for RabbitMQ 4 and MySQL 9
   - install Docker with its compose plugin; the services of compose.yaml are then used"""
 
 
@@ -85,6 +94,54 @@ def need_mysqld() -> Path:
     return found
 
 
+def rabbitmq_command(name: str = "rabbitmq-server", *, newer: bool = False) -> list[str]:
+    """The command line of one of RabbitMQ's programs, to which arguments may be added; raises `NoServer`.
+
+    :param newer: RabbitMQ 4, wherever it is, instead of the one that the system has.
+    """
+    if not newer or "rabbitmq_server-4" in str(_real(rabbitmq_program())):
+        need_rabbitmq()
+        found = rabbitmq_program(name)
+        if found is None:
+            raise NoServer(f"{name} is not installed beside rabbitmq-server")
+        return [str(found)]
+    return _in_sid(f"/usr/lib/rabbitmq/bin/{name}")
+
+
+def epmd_command(*, newer: bool = False) -> list[str]:
+    """The command line of Erlang's port mapper, empty where it is not found."""
+    found = program("epmd")
+    return _in_sid("/usr/bin/epmd") if newer and found is None else [str(found)] if found else []
+
+
+def mysqld_command(*, newer: bool = False) -> list[str]:
+    """The command line of the database server, to which arguments may be added; raises `NoServer`.
+
+    :param newer: MySQL 9, wherever it is, instead of the one that the system has.
+    """
+    if not newer:
+        return [str(need_mysqld())]
+    installed = program("mysqld")
+    if installed and " 9." in _output(str(installed), "--version"):
+        return [str(installed)]
+    return _in_sid("/usr/sbin/mysqld")
+
+
+def _in_sid(path: str) -> list[str]:
+    try:
+        return sid.command([path])
+    except sid.NoRoot as error:
+        raise NoServer(f"{error}\n{_COMMON}") from None
+
+
+def _real(path: Path | None) -> Path | None:
+    return path and path.resolve()
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
+
+
 def chromium() -> Path | None:
     """The browser's program."""
     return program("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -135,17 +192,29 @@ def outside_url(variable: str) -> str | None:
     """The URL of a server that is not ours to start: named in the environment, or from Docker as the last resort."""
     if url := os.environ.get(variable):
         return url
-    installed = rabbitmq_program() if variable == AMQP_VARIABLE else mysqld()
-    if installed or (os.geteuid() == 0 and shutil.which("apt-get")) or not _docker_runs():
+    service, file, url = {
+        AMQP_VARIABLE: ("rabbitmq", "compose.yaml", COMPOSE_AMQP_URL),
+        MYSQL_VARIABLE: ("mysql", "compose.yaml", COMPOSE_MYSQL_URL),
+        RABBITMQ4_VARIABLE: ("rabbitmq4", "tests/newer.compose.yaml", COMPOSE_RABBITMQ4_URL),
+        MYSQL9_VARIABLE: ("mysql9", "tests/newer.compose.yaml", COMPOSE_MYSQL9_URL),
+    }[variable]
+    if _ours(variable) or not _docker_runs():
         return None
-    service, url = ("rabbitmq", COMPOSE_AMQP_URL) if variable == AMQP_VARIABLE else ("mysql", COMPOSE_MYSQL_URL)
     say(f"starting {service} with docker compose")
     subprocess.run(
-        ["docker", "compose", "-f", str(ROOT / "compose.yaml"), "up", "-d", "--wait", service],
+        ["docker", "compose", "-f", str(ROOT / file), "up", "-d", "--wait", service],
         stdin=subprocess.DEVNULL,
         check=True,
     )
     return url
+
+
+def _ours(variable: str) -> bool:
+    """Whether this server can be started here without Docker: it is installed, or can be."""
+    if variable in (RABBITMQ4_VARIABLE, MYSQL9_VARIABLE):
+        return sid.possible()
+    installed = rabbitmq_program() if variable == AMQP_VARIABLE else mysqld()
+    return installed is not None or (os.geteuid() == 0 and shutil.which("apt-get") is not None)
 
 
 def _docker_runs() -> bool:

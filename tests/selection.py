@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-SERVER_FIXTURES = frozenset({"_launched", "rabbit", "maria", "own_rabbit", "own_maria", "live"})
+SERVER_FIXTURES = frozenset(
+    {"_launched", "rabbit", "maria", "rabbit4", "mysql9", "own_rabbit", "own_maria", "own_rabbit4", "own_mysql9", "live"}
+)
 """What starts a server (ours, too), directly or through fixtures of their own."""
-SERVER_PARAMETERS = frozenset({"mysql", "amqp", "real", "quorum", "mysql9", "rabbit4"})
+SERVER_PARAMETERS = frozenset({"mysql", "amqp", "real", "quorum", "maria", "rabbit", "mysql9", "rabbit4"})
 """Ids of parameters whose fixture asks for a server only when it runs."""
 PROCESSES = frozenset({"browser", "cli", "demo", "docs", "system", "worker"})
 """Folders whose tests start processes of ours and wait for them."""

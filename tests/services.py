@@ -62,12 +62,13 @@ class Server:
     def __init__(self, url: str = "") -> None:
         self.outside = bool(url)
         self._url = url
+        self.port = (make_url(url).port or 0) if url else 0
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
         if not self.outside:
             self.port = free_port()
-            self.home = Path(tempfile.mkdtemp(prefix=f"aiki-{self.kind.lower()}-"))
+            self.home = Path(tempfile.mkdtemp(prefix=f"aiki-{self.kind.lower().replace(' ', '-')}-"))
             self.log = self.home / "log"
             self._guard = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARD, str(self.home)],
@@ -250,12 +251,18 @@ other, would take theirs from the rest."""
 
 
 class RabbitServer(Server):
-    """A RabbitMQ node without plugins. `config` are further lines of rabbitmq.conf."""
+    """A RabbitMQ node without plugins.
+
+    :param config: further lines of rabbitmq.conf.
+    :param newer: RabbitMQ 4 instead of the one that the system has.
+    """
 
     kind = "RabbitMQ"
 
-    def __init__(self, config: Sequence[str] = (), *, url: str = "") -> None:
+    def __init__(self, config: Sequence[str] = (), *, url: str = "", newer: bool = False) -> None:
+        self.kind = "RabbitMQ 4" if newer else self.kind
         super().__init__(url)
+        self.newer = newer
         self.config = list(config)
         self._epmd: subprocess.Popen[bytes] | None = None
         if not self.outside:
@@ -264,7 +271,6 @@ class RabbitServer(Server):
             self._url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     def _prepare(self) -> None:
-        provision.need_rabbitmq()
         lines = [
             f"listeners.tcp.1 = 127.0.0.1:{self.port}",
             "log.console = true",
@@ -305,15 +311,15 @@ class RabbitServer(Server):
 
     def _command(self) -> list[str]:
         self._start_epmd()
-        return [str(provision.need_rabbitmq())]
+        return provision.rabbitmq_command(newer=self.newer)
 
     def _start_epmd(self) -> None:
         # The node's own port mapper: the machine's shared one may be started and killed by others, and outlives us.
-        epmd = provision.program("epmd")
-        if epmd is None or (self._epmd is not None and self._epmd.poll() is None):
+        epmd = provision.epmd_command(newer=self.newer)
+        if not epmd or (self._epmd is not None and self._epmd.poll() is None):
             return
         self._epmd = subprocess.Popen(
-            [str(epmd), "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+            [*epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"],
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -342,11 +348,8 @@ class RabbitServer(Server):
     def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
         """What `rabbitmqctl` prints for these arguments. It takes a second or two: not for polling."""
         self._ours()
-        tool = provision.rabbitmq_program("rabbitmqctl")
-        if tool is None:
-            raise RuntimeError("rabbitmqctl is not installed beside rabbitmq-server")
         done = subprocess.run(
-            [str(tool), "-q", "-n", self.node, *arguments],
+            [*provision.rabbitmq_command("rabbitmqctl", newer=self.newer), "-q", "-n", self.node, *arguments],
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -369,12 +372,18 @@ class RabbitServer(Server):
 
 
 class MariaServer(Server):
-    """A MariaDB (or MySQL) server with durable commits. `options` are further arguments of the server."""
+    """A MariaDB (or MySQL) server with durable commits.
+
+    :param options: further arguments of the server.
+    :param newer: MySQL 9 instead of the one that the system has.
+    """
 
     kind = "MariaDB"
 
-    def __init__(self, options: Sequence[str] = (), *, url: str = "") -> None:
+    def __init__(self, options: Sequence[str] = (), *, url: str = "", newer: bool = False) -> None:
+        self.kind = "MySQL 9" if newer else self.kind
         super().__init__(url)
+        self.newer = newer
         self.options = list(options)
         if not self.outside:
             self._url = f"mysql+pymysql://aiki@127.0.0.1:{self.port}/"
@@ -383,14 +392,14 @@ class MariaServer(Server):
         return ["--user=root"] if os.geteuid() == 0 else []
 
     def _prepare(self) -> None:
-        server = provision.need_mysqld()
+        server = provision.mysqld_command(newer=self.newer)
         data = self.home / "data"
-        installer = provision.program("mariadb-install-db", "mysql_install_db")
+        installer = None if self.newer else provision.program("mariadb-install-db", "mysql_install_db")
         if installer:
             command = [str(installer), "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
             command += ["--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=48M", *self._user()]
         else:
-            command = [str(server), "--no-defaults", "--initialize-insecure", f"--datadir={data}", *self._user()]
+            command = [*server, "--no-defaults", "--initialize-insecure", f"--datadir={data}", *self._user()]
         # A server that starts deletes the temporary tables in its folder, those of others that share it too.
         (self.home / "tmp").mkdir()
         made = subprocess.run(
@@ -411,7 +420,7 @@ class MariaServer(Server):
 
     def _command(self) -> list[str]:
         return [
-            str(provision.need_mysqld()),
+            *provision.mysqld_command(newer=self.newer),
             "--no-defaults",
             *self._user(),
             f"--datadir={self.home / 'data'}",
@@ -425,9 +434,13 @@ class MariaServer(Server):
             "--skip-name-resolve",
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-buffer-pool-size=128M",
-            "--innodb-log-file-size=48M",
             "--performance-schema=OFF",
             "--max-connections=300",
+            *(
+                ["--mysqlx=OFF", "--secure-file-priv=NULL", "--innodb-redo-log-capacity=96M"]
+                if self.newer
+                else ["--innodb-log-file-size=48M"]
+            ),
             *self.options,
         ]
 
@@ -470,14 +483,16 @@ def _connect(url: URL, database: str, timeout: int = 30) -> pymysql.Connection[A
     )
 
 
-def shared_rabbit() -> RabbitServer:
+def shared_rabbit(*, newer: bool = False) -> RabbitServer:
     """The RabbitMQ for those who only use it: somebody's, or a private one that is not started yet."""
-    return RabbitServer(url=provision.outside_url(provision.AMQP_VARIABLE) or "")
+    variable = provision.RABBITMQ4_VARIABLE if newer else provision.AMQP_VARIABLE
+    return RabbitServer(url=provision.outside_url(variable) or "", newer=newer)
 
 
-def shared_maria() -> MariaServer:
+def shared_maria(*, newer: bool = False) -> MariaServer:
     """The database server for those who only use it: somebody's, or a private one that is not started yet."""
-    return MariaServer(url=provision.outside_url(provision.MYSQL_VARIABLE) or "")
+    variable = provision.MYSQL9_VARIABLE if newer else provision.MYSQL_VARIABLE
+    return MariaServer(url=provision.outside_url(variable) or "", newer=newer)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,9 @@ Invariants:
 - Handlers of inbound frames only record what came; the session works on it when no frame is being handled.
 - The session never waits without a deadline (`Wire`), and any error of the connection or of the first three channels
   ends it: a session is whole or dead.
-- A message settles ok when its own tag was confirmed and it was not returned before.
+- A message settles ok when its own tag was confirmed and it was not returned before. One to a fanout settles ok however the
+  broker answers: RabbitMQ 4 refuses it (nack) while the queue of a subscriber that has just left is still being deleted,
+  although all others get it.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ class AmqpSession:
         self._sent = 0
         self._confirms = Tags()
         self._returned: set[int] = set()
+        self._fleeting: set[int] = set()
+        """Numbers of messages to fanouts that have not settled."""
         self._unacked = Tags()
         self._first_tag = first_tag()
         self._routes: dict[Address, tuple[str, str, bool]] = {}
@@ -106,6 +110,8 @@ class AmqpSession:
         except BROKEN as error:
             raise self._fail(f"sending failed: {say(error)}") from None
         self._sent = seq
+        if not durable:
+            self._fleeting.add(seq)
         return seq
 
     def settled(self) -> list[Settled]:
@@ -382,6 +388,9 @@ class AmqpSession:
             if seq in self._returned:
                 self._returned.discard(seq)
                 self._settled.append(Settled(seq, False))
+            elif seq in self._fleeting:
+                self._fleeting.discard(seq)
+                self._settled.append(Settled(seq, True))
             else:
                 self._settled.append(Settled(seq, ok))
 

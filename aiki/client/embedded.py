@@ -9,6 +9,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiki.broker import broker_of
@@ -145,7 +146,7 @@ class EmbeddedClient:
         created = store.create_runs(runs, connection=theirs, claim=claim, batch=batch, actor=self._audited_as)
         if created.outgoing and theirs is not None:
             last = _text(created.outgoing[-1].dispatch.run_id)
-            pending = Pending(created.outgoing, claimed_at, lambda: store.get_run(last) is not None)
+            pending = Pending(created.outgoing, claimed_at, partial(_is_there, store, last))
             on_commit(theirs, pending, publisher.put_pending)
         return created.accepted
 
@@ -348,6 +349,12 @@ def _found(found: T | None, run_id: str) -> T:
     if found is None:
         raise RunNotFound(run_id)
     return found
+
+
+def _is_there(store: Store, run_id: str) -> bool:
+    """Whether a run is committed."""
+    with store.db.from_primary():
+        return store.get_run(run_id) is not None
 
 
 def _text(hex_id: str) -> str:

@@ -67,7 +67,7 @@ class Background:
             self._stop.wait(AFTER_FAILURE)
 
     def _work(self, make: Make) -> None:
-        store = open_store(self._settings)
+        store = open_store(self._settings, primary=True)
         chore = make(store, self._settings)
         try:
             while not self._stop.is_set():

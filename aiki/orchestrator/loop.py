@@ -295,7 +295,7 @@ def main(settings: Settings, stop: threading.Event) -> int:
 
     broker = broker_of(settings, heartbeat=BROKER_HEARTBEAT, what="an orchestrator")
     settings.need("database_url", what="an orchestrator")
-    store = open_store(settings, idle_limit=IDLE_LIMIT)
+    store = open_store(settings, idle_limit=IDLE_LIMIT, primary=True)
     background = Background(settings, {"webhooks": Sender, "retention": Retention})
     background.start()
     Orchestrator(store, broker, settings).run(stop)

@@ -71,6 +71,8 @@ class Effects:
     """Deliveries that are of no more use."""
     dispatch: dict[bytes, tuple[RunRow, int, bool]] = field(default_factory=dict)
     """Deliveries to make, by run: the row, when it is due, whether it is marked again (and keeps its epoch)."""
+    publish: list[tuple[RunRow, bool]] = field(default_factory=list)
+    """Runs whose delivery is there and claimed, and that are published now; True: marked again."""
     revoke: list[tuple[RunKey, bool]] = field(default_factory=list)
     """Dispatches that may be out and must not begin; True: interrupt them where they run."""
     unrevoke: list[tuple[bytes, int]] = field(default_factory=list)
@@ -210,7 +212,7 @@ class Applying(Starting, Announcing, RunLogs):
         self._write_revocations(connection, writes, namespace, effects, now)
         writes.insert("aiki_audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
         self._write_steps(writes, namespace, effects, now)
-        due_now = self._write_deliveries(writes, namespace, effects, now)
+        due_now = self._write_deliveries(writes, namespace, effects, now) + effects.publish
         writes.send()
         if effects.logs:
             self.write_logs(connection, namespace, effects.logs)

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import sqlite3
 import ssl
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from types import NoneType
@@ -35,11 +38,21 @@ from aiki.storage.long_statements import allow_long_statements
 T = TypeVar("T")
 IsolationLevel = Literal["READ COMMITTED", "AUTOCOMMIT"]
 
-# MySQL: deadlock, lock wait time-out, statement time-out of a lock (MariaDB), record changed since read (MariaDB snapshot).
-_RETRY_CODES = frozenset({1213, 1205, 1020})
+# Deadlock, lock wait time-out, record changed since read (MariaDB snapshot), rolled back by group replication (MySQL).
+_RETRY_CODES = frozenset({1213, 1205, 1020, 3101})
 # Too many connections, server shutting down, cannot connect, gone away, lost, server not ready, idle session closed.
-_AWAY_CODES = frozenset({1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 1152, 1158, 1159, 1160, 1161, 4031, 1203, 1290})
+_AWAY_CODES = frozenset({1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 1152, 1158, 1159, 1160, 1161, 4031, 1203})
+# Started with --read-only, in a read-only transaction, InnoDB is read-only, refused by group replication, by Galera.
+_READ_ONLY_CODES = frozenset({1290, 1792, 1836, 3100, 1047})
 _TOO_LARGE_CODES = frozenset({1153, 1406, 1301})
+
+_thread = threading.local()
+"""`primary`: what this thread reads, it reads in transactions."""
+
+_SQL_MODE = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_UNSIGNED_SUBTRACTION"
+"""The same everywhere: what does not fit is never cut in silence, and statements mean the same on every server."""
+_OLDEST_CONNECTION = 900
+"""Seconds after which a connection is made anew: so readers, too, leave a server that was the primary once."""
 
 MAX_RETRIES = 8
 ROWS_A_STATEMENT = 500
@@ -47,6 +60,20 @@ BYTES_A_STATEMENT = 512 * 1024
 
 _NAMES = frozenset({"namespace", "kind", "name", "version", "queue", "state", "role", "encoding"})
 """Columns whose text may stand in a statement, as errors and logs show it."""
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@ -]*")
+
+
+def _is_plain(column: str, value: Any) -> bool:
+    """Whether a value can stand in a statement as it is: a number, NULL, a name without anything that means something."""
+    if type(value) in (int, NoneType):
+        return True
+    return column in _NAMES and type(value) is str and _PLAIN.fullmatch(value) is not None
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else f"'{value}'"
 
 
 class RowTooLarge(Exception):
@@ -71,6 +98,8 @@ class Database:
     :param url: SQLAlchemy URL; MySQL and MariaDB through PyMySQL, or SQLite.
     :param timeout: seconds any one statement or connect may take.
     :param idle_limit: seconds after which the server ends an idle session, so that a stopped process frees its locks.
+    :param primary: reads, too, are done in transactions, so that a proxy that sends single reads to replicas, which lag behind,
+        sends these to the primary: for processes that act on what they read.
     :param password_file: holds the password in place of the URL; read for each connection (not for SQLite).
     :param endless: a statement may take as long as it takes, as changes of large tables do; `timeout` is for the connect alone.
     """
@@ -84,6 +113,7 @@ class Database:
         pool_size: int = 8,
         password_file: str = "",
         endless: bool = False,
+        primary: bool = False,
     ) -> None:
         self.timeout = timeout
         self.url = sa.make_url(url)
@@ -100,9 +130,12 @@ class Database:
             )
         # Reads need no transaction: in autocommit mode they cost no COMMIT or ROLLBACK, each a round trip. The pool is shared
         # by all of them, apart from the writers', whose connections are never in that mode.
-        self._reading = self.engine if self.is_sqlite else _mysql_engine(self.url, timeout, idle_limit, pool_size, "AUTOCOMMIT")
+        if self.is_sqlite or primary:
+            self._reading = self.engine
+        else:
+            self._reading = _mysql_engine(self.url, timeout, idle_limit, pool_size, "AUTOCOMMIT")
         if password_file and not self.is_sqlite:
-            _take_password_from(password_file, self.engine, self._reading)
+            _take_password_from(password_file, *{self.engine, self._reading})
         self._placeholder = "?" if self.is_sqlite else "%s"
         self._statements: dict[tuple[Any, ...], str] = {}
         self._max_row: int | None = None
@@ -203,10 +236,22 @@ class Database:
         """Run `work`, which only reads. Repeated like a transaction."""
 
         def once() -> T:
-            with self._reading.connect() as connection:
+            engine = self.engine if getattr(_thread, "primary", False) else self._reading
+            with engine.connect() as connection:
                 return work(connection)
 
         return self._repeated(once)
+
+    @contextmanager
+    def from_primary(self) -> Iterator[None]:
+        """What this thread reads meanwhile is as new as what it has written, even behind a proxy that splits reads and
+        writes: it is read in transactions."""
+        before = getattr(_thread, "primary", False)
+        _thread.primary = True
+        try:
+            yield
+        finally:
+            _thread.primary = before
 
     def _pause_before_retry(self, error: SQLAlchemyError, tries: int) -> float | None:
         """Seconds to wait before the transaction is repeated, or None if repeating it is of no use."""
@@ -219,6 +264,11 @@ class Database:
             return random.uniform(0.005, 0.02) * tries  # noqa: S311  (jitter, not a secret)
         if isinstance(error, DBAPIError) and error.connection_invalidated and tries == 1:
             return 0.0
+        if code in _READ_ONLY_CODES:
+            # After a fail-over the pooled connections lead to what is a replica now: the next ones find the new primary.
+            self.engine.dispose()
+            self._reading.dispose()
+            return 0.0 if tries == 1 else None
         if code in _AWAY_CODES or isinstance(error, OperationalError):
             return None
         raise error
@@ -248,15 +298,15 @@ class Database:
         self, connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
     ) -> None:
         """One multi-row statement. To escape each value of each row is most of what it costs: numbers and names that are the
-        same in all rows are escaped once, by the driver, and what is NULL in all is left out. Users' data is always bound."""
+        same in all rows are written once, and what is NULL in all is left out. All else is bound by the driver, and
+        the connection may be the caller's: any driver that takes `%s` will do."""
         values = list(zip(*rows, strict=True))
         same = [
-            (column in _NAMES or type(of_all[0]) in (int, NoneType)) and of_all.count(of_all[0]) == len(rows) > 1
+            _is_plain(column, of_all[0]) and of_all.count(of_all[0]) == len(rows) > 1
             for column, of_all in zip(columns, values, strict=True)
         ]
         used = [at for at, of_all in enumerate(values) if not (same[at] and of_all[0] is None)]
-        escape = connection.connection.dbapi_connection.escape  # type: ignore[union-attr]
-        row = ", ".join(escape(values[at][0]).replace("%", "%%") if same[at] else "%s" for at in used)
+        row = ", ".join(_literal(values[at][0]) if same[at] else "%s" for at in used)
         sql = f"INSERT INTO {table} ({', '.join(columns[at] for at in used)}) VALUES {', '.join([f'({row})'] * len(rows))}"
         varying = [values[at] for at in used if not same[at]]
         connection.exec_driver_sql(sql, tuple(itertools.chain.from_iterable(zip(*varying, strict=True))))
@@ -537,6 +587,7 @@ def _mysql_engine(
         pool_size=pool_size,
         max_overflow=24,
         pool_timeout=timeout,
+        pool_recycle=_OLDEST_CONNECTION,
         # Transactions here always commit or roll back themselves; a further ROLLBACK would be one more round trip each.
         pool_reset_on_return=None,
         hide_parameters=True,  # payloads never reach a log through an error
@@ -559,7 +610,10 @@ def _mysql_engine(
             raw.close()
             raise pymysql.err.OperationalError(2026, "the server has no TLS, which the URL or AIKI_DATABASE_CA asks for")
         with raw.cursor() as cursor:
-            cursor.execute(f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {max(1, round(timeout) - 1)}")
+            cursor.execute(
+                f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {max(1, round(timeout) - 1)}, "
+                f"sql_mode = '{_SQL_MODE}'"
+            )
 
     # The server ends sessions that were idle for long. One in use is kept, however old: to connect takes some 40 ms of CPU.
     @event.listens_for(engine, "checkin")

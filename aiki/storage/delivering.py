@@ -116,10 +116,7 @@ class Delivering(Applying):
         return out
 
     def _mark_queued(self, namespace: str, again_by_id: dict[bytes, bool], oversized: list[bytes]) -> list[Outgoing]:
-        due_rows: list[tuple[RunRow, bool]] = []
-
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-            due_rows.clear()
             now = self.clock()
             for raw, again in again_by_id.items():
                 run_id, epoch = split_delivery_id(raw)
@@ -130,10 +127,11 @@ class Delivering(Applying):
                 row.state = State.QUEUED.value
                 row.waiting_on = row.waits = None
                 row.dispatched_at = now
-                due_rows.append((row, again))
+                effects.publish.append((row, again))
 
-        self.apply(namespace, [raw[:16] for raw in again_by_id], decide)
-        return self.db.read(lambda connection: self.outgoing(connection, namespace, due_rows, oversized))
+        applied = self.apply(namespace, [raw[:16] for raw in again_by_id], decide)
+        oversized.extend(applied.oversized)
+        return applied.outgoing
 
     def redispatch(self, namespace: str, epoch: int, run_ids: Sequence[bytes]) -> tuple[Applied, list[bytes]]:
         """Have runs that nobody holds go on under the next epoch, if nothing else has happened to them.

@@ -133,7 +133,8 @@ class Outlining(Reading):
             f"MIN(CASE WHEN state IN ('failed', 'dead', 'timed_out') THEN ordinal END), {sums} FROM ("
             f"SELECT s.ordinal, s.kind, s.name, s.created_at, {_STATE} AS state, "
             "COALESCE(s.finished_at, c.finished_at) AS ended, "
-            "s.ordinal - ROW_NUMBER() OVER (PARTITION BY s.kind, s.name ORDER BY s.ordinal) AS island "
+            # To MySQL a row's number is unsigned, and so is a difference with it, which may not be below zero.
+            "s.ordinal - CAST(ROW_NUMBER() OVER (PARTITION BY s.kind, s.name ORDER BY s.ordinal) AS SIGNED) AS island "
             f"FROM aiki_steps s {_CHILD} WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal >= ? AND s.ordinal < ?"
             f") t GROUP BY kind, name, island ORDER BY 1 LIMIT {int(limit)}"
         )

@@ -33,7 +33,9 @@ class Reading(Queues):
         return self.db.read(lambda connection: self._get(connection, raw))
 
     def _view(self, run_id: str) -> RunView:
-        view = self.get_run(run_id)
+        """The run as a verb has just left it."""
+        with self.db.from_primary():
+            view = self.get_run(run_id)
         if view is None:
             raise RunNotFound(run_id)
         return view

@@ -44,14 +44,16 @@ class Rerunning(Steering):
         :raises RunNotFound: there is no such run.
         :raises RunConflict: it has no such step, or one before it has no result yet; or both a step and an input are given.
         """
-        detail = self.detail(run_id)
+        with self.db.from_primary():
+            detail = self.detail(run_id)
+            options = self.options_of(run_id)
         if detail is None:
             raise RunNotFound(run_id)
         if detail.input is None and payload is None:
             raise DecodeError(f"run {run_id} has no recorded input")
         if payload is not None and from_step is not None:
             raise RunConflict("steps were done with the recorded input: give an input or from_step, not both")
-        copy = self._copy(detail.run, payload or detail.input or Payload("json", "[[],{}]"), new_id or str(ids.new_id()))
+        copy = _copy(detail.run, payload or detail.input or Payload("json", "[[],{}]"), options, new_id or str(ids.new_id()))
 
         def work(connection: sa.Connection) -> Created:
             if from_step is None:
@@ -68,10 +70,6 @@ class Rerunning(Steering):
             return created
 
         return self.db.transaction(work)
-
-    def _copy(self, run: RunView, payload: Payload, new_id: str) -> NewRun:
-        options = self.options_of(run.id)
-        return NewRun(new_id, run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options)
 
     def options_of(self, run_id: str) -> dict[str, object]:
         """The options that a run was recorded with, sparse."""
@@ -130,6 +128,10 @@ class Rerunning(Steering):
             sql = f"INSERT INTO {table} (namespace, run_id, {rest}) SELECT namespace, ?, {rest} FROM {table} "
             where = "WHERE namespace = ? AND run_id = ? AND ordinal < ?"
             self.db.execute(connection, sql + where, (target, self.namespace, source, before))
+
+
+def _copy(run: RunView, payload: Payload, options: dict[str, object], new_id: str) -> NewRun:
+    return NewRun(new_id, run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options)
 
 
 def _changed(before: Payload | None, after: Payload | None) -> dict[str, str]:

@@ -75,8 +75,9 @@ class Store(
         timeout: float = 5.0,
         idle_limit: int = 60,
         password_file: str = "",
+        primary: bool = False,
     ) -> None:
-        self.db = Database(url, timeout=timeout, idle_limit=idle_limit, password_file=password_file)
+        self.db = Database(url, timeout=timeout, idle_limit=idle_limit, password_file=password_file, primary=primary)
         self.namespace = namespace
         self.partitions = partitions
         self.clock = clock

@@ -61,9 +61,14 @@ class TestOnSqlite(ClientContract):
 
 class TestOnMariaDB(ClientContract):
     @pytest.fixture
-    def settings(self, tmp_path: Path, mysql_database: str) -> Settings:
-        upgrade(mysql_database)
-        return settings_for(tmp_path, mysql_database)
+    def settings(self, tmp_path: Path, maria_tables: str) -> Settings:
+        return settings_for(tmp_path, maria_tables)
+
+
+class TestOnMySQL9(ClientContract):
+    @pytest.fixture
+    def settings(self, tmp_path: Path, mysql9_tables: str) -> Settings:
+        return settings_for(tmp_path, mysql9_tables)
 
 
 class TransactionContract:
@@ -160,9 +165,8 @@ class TestTransactionsOnSqlite(TransactionContract):
 
 class TestTransactionsOnMariaDB(TransactionContract):
     @pytest.fixture
-    def settings(self, tmp_path: Path, mysql_database: str) -> Settings:
-        upgrade(mysql_database)
-        return settings_for(tmp_path, mysql_database)
+    def settings(self, tmp_path: Path, maria_tables: str) -> Settings:
+        return settings_for(tmp_path, maria_tables)
 
 
 def test_a_process_that_dies_after_the_callers_commit_leaves_the_run_to_the_sweeper(settings: Settings) -> None:

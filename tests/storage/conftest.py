@@ -1,4 +1,4 @@
-"""One store a test, over SQLite and over MariaDB or MySQL: everything here holds on both."""
+"""One store a test, over SQLite, MariaDB and MySQL 9: everything here holds on all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from aiki.storage import Store, upgrade
-from aiki.storage.tables import metadata
 from tests.ready_made import sqlite_database
+from tests.tables import empty
 
 
 class SetClock:
@@ -30,24 +30,29 @@ def clock() -> SetClock:
     return SetClock()
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
+@pytest.fixture(params=["sqlite", "maria"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'aiki.db'}"
     return str(request.getfixturevalue("mysql_database"))
 
 
+@pytest.fixture(params=["sqlite", "maria", "mysql9"])
+def tables_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with empty tables."""
+    if request.param != "sqlite":
+        return str(request.getfixturevalue(f"{request.param}_tables"))
+    return sqlite_database(tmp_path / "aiki.db")
+
+
 @pytest.fixture
-def open_store(database_url: str, clock: SetClock) -> Iterator[Callable[..., Store]]:
+def open_store(tables_url: str, clock: SetClock) -> Iterator[Callable[..., Store]]:
     """Makes stores on the test's database; all are closed afterwards."""
-    if database_url.startswith("sqlite"):
-        sqlite_database(Path(database_url.removeprefix("sqlite:///")))
-    else:
-        upgrade(database_url)
     stores: list[Store] = []
 
     def make(**options: object) -> Store:
-        store = Store(database_url, clock=clock, **options)  # type: ignore[arg-type]
+        store = Store(tables_url, clock=clock, **options)  # type: ignore[arg-type]
         stores.append(store)
         return store
 
@@ -61,25 +66,22 @@ def store(open_store: Callable[..., Store]) -> Store:
     return open_store()
 
 
-@pytest.fixture(scope="module", params=["sqlite", "mysql"])
+@pytest.fixture(scope="module", params=["sqlite", "maria", "mysql9"])
 def shared_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """One database for all tests of a module: to make one takes much longer than most tests."""
-    maria = request.getfixturevalue("maria") if request.param == "mysql" else None
-    url = maria.create_database() if maria else f"sqlite:///{tmp_path_factory.mktemp('db') / 'aiki.db'}"
+    server = None if request.param == "sqlite" else request.getfixturevalue(request.param)
+    url = server.create_database() if server else f"sqlite:///{tmp_path_factory.mktemp('db') / 'aiki.db'}"
     upgrade(url)
     store = Store(url)
     yield store
     store.close()
-    if maria:
-        maria.drop_database(url)
+    if server:
+        server.drop_database(url)
 
 
 @pytest.fixture
 def emptied_store(shared_store: Store, clock: SetClock) -> Store:
     """The module's store, without a row, and with a clock that is set."""
-    names = [table.name for table in metadata.sorted_tables]
     shared_store.clock = clock
-    shared_store.db.transaction(
-        lambda connection: [shared_store.db.execute(connection, f"DELETE FROM {name}", ()) for name in names]
-    )
+    empty(shared_store)
     return shared_store

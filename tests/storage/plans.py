@@ -39,7 +39,8 @@ class Plans:
     def _steps(self) -> Iterator[tuple[str, dict[str, Any]]]:
         with self.store.db.engine.connect() as connection:
             for sql, parameters in self.statements.items():
-                found = connection.exec_driver_sql(f"EXPLAIN {sql}", parameters)
+                # MySQL 9 answers with a tree of text unless told otherwise.
+                found = connection.exec_driver_sql(f"EXPLAIN FORMAT=TRADITIONAL {sql}", parameters)
                 names = list(found.keys())
                 for row in found.fetchall():
                     yield sql, dict(zip(names, row, strict=True))

@@ -129,9 +129,9 @@ def test_a_hundred_at_once_with_one_reference_id_are_one_run(open_store: Callabl
     assert store.count_by_state() == {State.QUEUED: 1}
 
 
-def test_the_callers_transaction_decides(store: Store, database_url: str) -> None:
+def test_the_callers_transaction_decides(store: Store) -> None:
     run = new()
-    callers = sa.create_engine(database_url)
+    callers = sa.create_engine(store.db.url)
     with callers.connect() as connection:
         store.create_runs([run], connection=connection, claim=5)
         connection.rollback()

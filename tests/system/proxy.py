@@ -32,6 +32,10 @@ class Proxy:
         """Pass on again."""
         self._open[way].set()
 
+    def switch(self, target: tuple[str, int]) -> None:
+        """Lead new connections elsewhere; those that are open stay where they are."""
+        self._target = target
+
     def close(self) -> None:
         """End all connections."""
         self._stop.set()
@@ -67,7 +71,7 @@ class Proxy:
                     sink.shutdown(socket.SHUT_WR)
                     break
                 sink.sendall(data)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: the other way has closed both
             pass
         finally:
             if way == "down":

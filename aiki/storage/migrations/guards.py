@@ -47,9 +47,11 @@ LONGBLOB: Final[sa.types.TypeEngine[bytes]] = sa.LargeBinary().with_variant(mysq
 LONGTEXT: Final[sa.types.TypeEngine[str]] = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 OPTIONS: Final[dict[str, Any]] = {
     "mysql_engine": "InnoDB",
+    "mysql_row_format": "DYNAMIC",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_bin",
     "mariadb_engine": "InnoDB",
+    "mariadb_row_format": "DYNAMIC",
     "mariadb_charset": "utf8mb4",
     "mariadb_collate": "utf8mb4_bin",
     "sqlite_with_rowid": False,
