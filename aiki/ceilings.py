@@ -17,8 +17,26 @@ REPORT_BYTES: Final = 1024 * 1024
 DISPATCH_BYTES: Final = 256 * 1024
 """The same of a list of dispatches, published or given back."""
 DISPATCH_RUNS: Final = 50
+HISTORY_INLINE: Final = 1024 * 1024
+"""Bytes of a history that a dispatch carries. The largest values of a longer one stay outside, to be fetched when looked at."""
+HISTORY_FULL: Final = 12 * 1024 * 1024
+"""The same where a worker of an earlier release may take it, which cannot fetch."""
+SMALL_VALUE: Final = 256
+"""Bytes of a value that is never left out."""
+FETCH_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of values that one question asks for, and its answer carries; a larger value goes alone."""
+FETCH_VALUES: Final = 5_000
+"""Values that one question asks for."""
 CONTROL_RUNS: Final = 2000
 """Runs that one control message names."""
+
+# ---------------------------------------------------------------- the database
+CLAIM_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of inputs and histories that one transaction loads for dispatches; what is due beside them is taken by the next one."""
+APPLY_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of reports that one transaction applies; a larger report is applied alone."""
+STEPS_AT_ONCE: Final = 2_000
+"""Steps of histories that are looked at before it is decided which of their values are loaded; a longer history alone."""
 
 # ---------------------------------------------------------------- events
 EVENTS: Final = 1_000

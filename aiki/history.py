@@ -7,7 +7,7 @@ Both travel in the dispatch, and new steps in reports, as JSON lists. The words 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -64,6 +64,35 @@ MAX_STEPS: Final = 1_000_000
 """Steps, arrivals or waits in one message."""
 
 
+class ValueKey(NamedTuple):
+    """Names one text of a run's history. `of`: `s` (a step, `key` its ordinal) or `a` (an arrival, `key` its id); `what`: `r`
+    (the result, or what the arrival carries) or `tb` (the traceback)."""
+
+    of: str
+    key: int | str
+    what: str
+
+
+class Outside:
+    """A text of a history that its dispatch does not carry: it is fetched when it is looked at, with `str()`.
+
+    :param size: its length.
+    """
+
+    __slots__ = ("_fetch", "key", "size")
+
+    def __init__(self, key: ValueKey, size: int, fetch: Callable[[ValueKey], str]) -> None:
+        self.key = key
+        self.size = size
+        self._fetch = fetch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __str__(self) -> str:
+        return self._fetch(self.key)
+
+
 class Step(NamedTuple):
     """One thing that the function issued.
 
@@ -89,7 +118,7 @@ class Step(NamedTuple):
     @property
     def payload(self) -> Payload | None:
         """The recorded result; None where there is none, or it is None."""
-        return Payload(self.more["e"], self.more["r"]) if "r" in self.more else None
+        return Payload(self.more["e"], str(self.more["r"])) if "r" in self.more else None
 
     @property
     def done(self) -> bool:
@@ -118,7 +147,7 @@ class Arrival(NamedTuple):
     @property
     def payload(self) -> Payload | None:
         """The child's result or the event's data; None where it is None."""
-        return None if self.encoding is None or self.text is None else Payload(self.encoding, self.text)
+        return None if self.encoding is None or self.text is None else Payload(self.encoding, str(self.text))
 
     def wakes(self, ordinal: int, name: str) -> bool:
         """Whether this waking is meant for that sleep. One that names no ordinals (of an earlier release) goes by the name."""
@@ -147,6 +176,7 @@ class History:
     :ivar now: the server's time when it was made (microseconds), 0 if nobody has told it.
     :ivar first: the ordinal of the first step of this call of the function.
     :ivar next: the ordinal that the next step gets.
+    :ivar outside: the texts that are not in here, because it would be too large, with their lengths, in the order of the steps.
     """
 
     now: int = 0
@@ -154,25 +184,50 @@ class History:
     next: int = 0
     steps: list[Step] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
+    outside: list[tuple[ValueKey, int]] = field(default_factory=list)
 
     def to_wire(self) -> dict[str, Any]:
-        """As JSON data. `more` is reserved for histories that are told in several parts."""
-        return {"now": self.now, "first": self.first, "next": self.next, "more": 0, "steps": self.steps, "in": self.arrivals}
+        """As JSON data. `more` is 1 if there are texts outside of it: those that cannot fetch them must not read it."""
+        wire = {"now": self.now, "first": self.first, "next": self.next, "more": 0, "steps": self.steps, "in": self.arrivals}
+        return {**wire, "more": 1, "out": [[*key, size] for key, size in self.outside]} if self.outside else wire
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any] | None) -> History:
-        """Read what `to_wire` wrote; raises `MessageError`."""
+    def from_wire(cls, data: Mapping[str, Any] | None, fetch: Callable[[ValueKey], str] | None = None) -> History:
+        """Read what `to_wire` wrote; raises `MessageError`.
+
+        :param fetch: gives a text that is outside when it is looked at; without it there may be none.
+        """
         if data is None:
             return cls()
-        if type(data) is dict and data.get("more"):
-            raise MessageError("a history that is told in several parts is not known here; upgrade the worker first")
         if type(data) is not dict:
             raise MessageError(f"a history that cannot be read: it is {f.shown(data)}")
+        if data.get("more") and fetch is None:
+            raise MessageError("a history with values outside of it cannot be read here; upgrade the worker first")
         wrong = _HISTORY.wrong(data)
         if wrong is not None:
             raise MessageError(f"a history that cannot be read: {wrong}")
         steps = [Step._make(item) for item in data["steps"]]
-        return cls(data["now"], data["first"], data["next"], steps, [Arrival._make(item) for item in data["in"]])
+        found = cls(data["now"], data["first"], data["next"], steps, [Arrival._make(item) for item in data["in"]])
+        if data.get("more") and fetch is not None:
+            found.outside = [(ValueKey(*key), size) for *key, size in data.get("out", ())]
+            found._link(fetch)
+        return found
+
+    def _link(self, fetch: Callable[[ValueKey], str]) -> None:
+        """Put an `Outside` where each text that was left out belongs."""
+        steps = {step.ordinal: step for step in self.steps}
+        places = {arrival.id: at for at, arrival in enumerate(self.arrivals)}
+        for key, size in self.outside:
+            if (key.key not in steps) if key.of == "s" else (key.key not in places):
+                raise MessageError(
+                    f"a history that cannot be read: {f.shown(list(key))} is outside, and of nothing that is inside"
+                )
+            text: Any = Outside(key, size, fetch)
+            if key.of == "s":
+                steps[int(key.key)].more[key.what] = text
+            else:
+                at = places[str(key.key)]
+                self.arrivals[at] = self.arrivals[at]._replace(text=text)
 
 
 # ---------------------------------------------------------------- what a suspended run waits for
@@ -406,6 +461,20 @@ def is_wait(value: Any) -> bool:
 
 is_waits: Final = f.Fields({"all": f.flag, "w": f.list_of(is_wait, MAX_STEPS)}, ("all", "w"))
 """`Waits` as they travel."""
+
+
+def is_value_key(value: Any) -> bool:
+    """A `ValueKey` as it travels."""
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return False
+    of, key, what = value
+    return what in ("r", "tb") and ((of == "s" and f.count(key)) or (of == "a" and f.hex_id(key)))
+
+
+def _is_outside(value: Any) -> bool:
+    return type(value) is list and len(value) == 4 and is_value_key(value[:3]) and f.count(value[3])
+
+
 _HISTORY: Final = f.Fields(
     {
         "now": f.moment,
@@ -413,6 +482,7 @@ _HISTORY: Final = f.Fields(
         "next": f.count,
         "steps": f.list_of(is_step, MAX_STEPS),
         "in": f.list_of(is_arrival, MAX_STEPS),
+        "out": f.list_of(_is_outside, MAX_STEPS),
     },
     ("now", "first", "next", "steps", "in"),
 )

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from aiki import fields as f
 from aiki.errors import MessageError
-from aiki.history import MAX_STEPS, is_options, is_step, is_waits
+from aiki.history import MAX_STEPS, ValueKey, is_options, is_step, is_value_key, is_waits
 
 VERSION: Final = 1
 
@@ -203,6 +203,10 @@ CONTINUED: Final = "continued"
 CHANGED: Final = "changed"
 """Its code does not fit its history: nothing was started. Body: `ms`, `message`."""
 
+FETCH: Final = "fetch"
+"""A workflow looks at values of its history that its dispatch does not carry. Body: `n`: the number of the question; `k`: a
+list of `aiki.history.ValueKey`. Answered with `Values`; it changes nothing."""
+
 ENDS_DISPATCH: Final = frozenset(
     {SUSPENDED, CONTINUED, CHANGED, COMPLETED, FAILED, RETRY, CRASHED, CANCELLED, RETURNED, INQUIRE, UNKNOWN, DROPPED}
 )
@@ -307,6 +311,7 @@ _RAISED: Final = {
     "undone": f.flag,
     "asked": f.flag,
 }
+_are_keys: Final = f.list_of(is_value_key, MAX_STEPS)
 _BODIES: Final[dict[str, f.Fields]] = {
     STARTED: f.Fields({"ms": f.millis}),
     COMPLETED: f.Fields(_RESULT),
@@ -318,6 +323,7 @@ _BODIES: Final[dict[str, f.Fields]] = {
     INQUIRE: f.Fields({"why": f.prose}),
     UNKNOWN: f.Fields({"name": f.prose, "version": f.prose}),
     DROPPED: f.Fields({}),
+    FETCH: f.Fields({"n": f.large, "k": _are_keys}, ("n", "k")),
     PROGRESS: f.Fields({"p": f.optional(f.finite), "m": _a_prose}),
     LOGS: f.Fields({}),  # a line that cannot be read is left out, where they are recorded
     MARKER: f.Fields({"q": f.place}),
@@ -500,6 +506,46 @@ _HEARTBEAT_FIELDS: Final = f.Fields(
     }
 )
 """What the fields of heartbeats hold, whatever their kind."""
+
+
+# ---------------------------------------------------------------- values: orchestrator to a child that asked
+VALUES: Final = "values"
+CAN_FETCH: Final = "fetch"
+"""In a hello's `can`: this worker's children fetch values (`FETCH`) that a history leaves out."""
+KIND_OUTSIDE: Final = "workflow+"
+"""`OPT_KIND` of a workflow whose history leaves values out: earlier releases, which cannot fetch, do not know this kind."""
+
+
+@dataclass(slots=True)
+class Values:
+    """The answer to a `FETCH`: texts by key, as many as fit into it, at least one. None: there is no such value."""
+
+    namespace: str
+    run_id: str
+    number: int
+    texts: dict[ValueKey, str | None]
+
+    def encode(self) -> bytes:
+        """The message's bytes."""
+        content = [self.run_id, self.number, [[*key, text] for key, text in self.texts.items()]]
+        return _encode([VERSION, VALUES, {"ns": self.namespace}, content]).encode("ascii")
+
+    @classmethod
+    def decode(cls, body: bytes) -> Values:
+        """Read a message; raises `MessageError`."""
+        header, content = _open(body, VALUES, _VALUES_HEADER)
+        run_id, number, items = content if type(content) is list and len(content) == 3 else (None, None, None)
+        if not (f.hex_id(run_id) and f.large(number) and _are_values(items)):
+            raise MessageError(f"values that cannot be read: {f.shown(content)}")
+        return cls(header["ns"], run_id, number, {ValueKey(*key): text for *key, text in items})
+
+
+def _is_value(item: Any) -> bool:
+    return type(item) is list and len(item) == 4 and is_value_key(item[:3]) and (item[3] is None or type(item[3]) is str)
+
+
+_are_values: Final = f.list_of(_is_value, MAX_STEPS)
+_VALUES_HEADER: Final = f.Fields({"ns": f.place}, ("ns",))
 
 
 def definitions_digest(definitions: Iterable[Sequence[str]]) -> str:

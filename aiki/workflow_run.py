@@ -321,7 +321,7 @@ class WorkflowRun:
 
     def _told(self, step: Step) -> Exception:
         more = step.more
-        return step_error(step.name, more.get("t", ""), more.get("m", ""), more.get("tb", ""), more.get("a"), step.state)
+        return step_error(step.name, more.get("t", ""), more.get("m", ""), str(more.get("tb", "")), more.get("a"), step.state)
 
     def _noted(self, error: Exception, ordinals: list[int]) -> Exception:
         """The error that is about to be raised in the function."""

@@ -14,6 +14,7 @@ from aiki.broker.base import (
     Kind,
     Session,
     Settled,
+    answers,
     reports,
     work,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "Kind",
     "Session",
     "Settled",
+    "answers",
     "broker_of",
     "open_broker",
     "reports",

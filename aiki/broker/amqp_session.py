@@ -101,7 +101,7 @@ class AmqpSession:
         route = self._routes.get(to)
         if route is None or self._dead is not None or self._wire.abandoned:
             self._check()
-            route = self._routes[to] = self._declare_route(to)
+            route = self._route_of(to)
         exchange, key, durable = route
         seq = self._sent + 1
         message = Message(body, delivery_mode=2 if durable else 1, message_id=str(seq))
@@ -200,7 +200,7 @@ class AmqpSession:
         with self._answer(f"subscribing to {source.kind.value} {source.key}"):
             channel = self._fanout if fanout else self._work
             if fanout:
-                queue = self._topology.subscriber_queue(source.kind, self._name)
+                queue = self._topology.subscriber_queue(source, self._name)
                 queue.declare(channel=self._admin_channel())
                 self._own_queues[source] = queue.name
             else:
@@ -312,6 +312,14 @@ class AmqpSession:
         self._wire.close()
 
     # ------------------------------------------------------------ declaring
+    def _route_of(self, to: Address) -> tuple[str, str, bool]:
+        """Where a message to an address goes; declared once a session. Of answers, whose addresses are many, the kind is."""
+        known = Address(to.kind) if to.kind is Kind.ANSWERS else to
+        if known not in self._routes:
+            self._routes[known] = self._declare_route(known)
+        exchange, _, durable = self._routes[known]
+        return exchange, to.key, durable
+
     def _declare_route(self, to: Address) -> tuple[str, str, bool]:
         exchange = self._topology.exchange(to.kind)
         fanout = to.kind in FANOUTS

@@ -32,7 +32,7 @@ class BrokerMisconfigured(ConfigurationError, BrokerUnavailable):
 
 
 class Kind(StrEnum):
-    """The five roads through the broker."""
+    """The six roads through the broker."""
 
     WORK = "work"
     """Dispatches, one durable queue a namespace and user queue; shared by all who subscribe."""
@@ -44,6 +44,8 @@ class Kind(StrEnum):
     """Fanout to supervisors: each subscriber has a queue of its own, which dies with it. Transient."""
     HEARTBEAT = "heartbeat"
     """Fanout to orchestrators, the same way."""
+    ANSWERS = "control.answers"
+    """Values of histories, to the one child that asked; `key` is its executor. Transient: what is lost is asked for again."""
 
 
 class Address(NamedTuple):
@@ -61,6 +63,11 @@ def work(namespace: str, queue: str) -> Address:
 def reports(partition: int) -> Address:
     """A partition of the reports."""
     return Address(Kind.REPORTS, str(partition))
+
+
+def answers(executor: str) -> Address:
+    """Where one executor's questions are answered."""
+    return Address(Kind.ANSWERS, executor)
 
 
 DEAD = Address(Kind.DEAD)
@@ -138,8 +145,8 @@ class Session(Protocol):
         """Send a message without waiting and return its number (1, 2, 3, … within this session).
 
         Work, reports and dead letters are persistent and confirmed; a message that finds no queue settles as not ok.
-        The queue of the address is declared first, once a session. Control and heartbeats are transient and settle ok
-        even if nobody listens.
+        The queue of the address is declared first, once a session. Control, heartbeats and answers are transient and
+        settle ok even if nobody listens.
 
         :raises MessageTooLarge: it is over `Broker.limit`; nothing was sent, and the session goes on.
         """
@@ -156,7 +163,7 @@ class Session(Protocol):
     def subscribe(self, source: Address, prefetch: int) -> None:
         """Take deliveries from `source` (declared first), at most `prefetch` unacked at a time.
 
-        Control and heartbeats need no ack. Subscribing again changes the prefetch. If the broker ends the
+        Control, heartbeats and answers need no ack. Subscribing again changes the prefetch. If the broker ends the
         subscription (a deleted queue), `receive` raises.
         """
 

@@ -249,7 +249,7 @@ class SqliteSession:
             bodies.setdefault(to, []).append(body)
         for to, several in bodies.items():
             if to.kind in sqlite_store.FANOUTS:
-                sqlite_store.put_fanout(db, to.kind, several)
+                sqlite_store.put_fanout(db, to, several)
                 continue
             queue = sqlite_store.find(db, to) if to in self._declared else sqlite_store.declare(db, to)
             self._declared.add(to)
@@ -306,7 +306,7 @@ class SqliteSession:
             return
         with self._guard(), self._file.transaction(WRITE_TIMEOUT) as db:
             if source.kind in sqlite_store.FANOUTS:
-                queue = sqlite_store.declare_private(db, source.kind, self._id)
+                queue = sqlite_store.declare_private(db, source, self._id)
             else:
                 queue = sqlite_store.declare(db, source)
                 self._declared.add(source)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from aiki.broker.base import Address, BrokerMisconfigured, Kind
 
 VERSION: Final = 1
-FANOUTS: Final = frozenset({Kind.CONTROL, Kind.HEARTBEAT})
+FANOUTS: Final = frozenset({Kind.CONTROL, Kind.HEARTBEAT, Kind.ANSWERS})
 FANOUT_LIMIT: Final = 10_000
 """A subscriber that does not read loses its oldest messages beyond this many."""
 
@@ -96,10 +96,14 @@ def exists(db: sqlite3.Connection, queue: int) -> bool:
     return db.execute("SELECT 1 FROM queues WHERE id = ?", (queue,)).fetchone() is not None
 
 
-def declare_private(db: sqlite3.Connection, kind: Kind, session: int) -> int:
+def _fanout(address: Address) -> str:
+    return f"{address.kind.value}/{address.key}" if address.key else address.kind.value
+
+
+def declare_private(db: sqlite3.Connection, address: Address, session: int) -> int:
     """A subscriber's own queue on a fanout."""
-    name = f"{kind.value}#{session}"
-    cursor = db.execute("INSERT INTO queues (name, fanout, session) VALUES (?, ?, ?)", (name, kind.value, session))
+    name = f"{_fanout(address)}#{session}"
+    cursor = db.execute("INSERT INTO queues (name, fanout, session) VALUES (?, ?, ?)", (name, _fanout(address), session))
     assert cursor.lastrowid is not None
     return cursor.lastrowid
 
@@ -133,9 +137,9 @@ def put(db: sqlite3.Connection, queue: int, bodies: Iterable[bytes]) -> None:
     db.executemany("INSERT INTO messages (queue, body) VALUES (?, ?)", [(queue, body) for body in bodies])
 
 
-def put_fanout(db: sqlite3.Connection, kind: Kind, bodies: list[bytes]) -> None:
+def put_fanout(db: sqlite3.Connection, address: Address, bodies: list[bytes]) -> None:
     """Append messages to the queue of every subscriber, and let those who do not read lose the oldest."""
-    for (queue,) in db.execute("SELECT id FROM queues WHERE fanout = ?", (kind.value,)).fetchall():
+    for (queue,) in db.execute("SELECT id FROM queues WHERE fanout = ?", (_fanout(address),)).fetchall():
         put(db, queue, bodies)
         db.execute(
             "DELETE FROM messages WHERE queue = ?1 AND owner IS NULL AND id <= "

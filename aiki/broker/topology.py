@@ -8,6 +8,7 @@ exchange                  type      queues
 `{prefix}.dead`           fanout    `{prefix}.dead`; the dead-letter exchange of the two above
 `{prefix}.control`        fanout    `{prefix}.control.{session}.{random}`, one a subscriber, exclusive
 `{prefix}.heartbeat`      fanout    `{prefix}.heartbeat.{session}.{random}`, the same
+`{prefix}.control.answers` direct   `{prefix}.control.answers.{session}.{random}`, the same; routing key the executor
 ========================  ========  =========================================================================
 
 Whoever needs a queue declares it with all that it hangs on; declaring again what exists changes nothing. A queue that
@@ -27,7 +28,8 @@ from aiki.broker.base import Address, Kind
 from aiki.errors import ConfigurationError
 
 QUEUE_TYPES: Final = ("classic", "quorum")
-FANOUTS: Final = frozenset({Kind.CONTROL, Kind.HEARTBEAT})
+FANOUTS: Final = frozenset({Kind.CONTROL, Kind.HEARTBEAT, Kind.ANSWERS})
+"""The kinds whose queues are subscribers' own."""
 FANOUT_LIMIT: Final = 10_000
 """A subscriber that does not read loses its oldest messages beyond this many."""
 
@@ -55,7 +57,7 @@ class Topology:
 
     def exchange(self, kind: Kind) -> Exchange:
         """The exchange of a kind."""
-        direct = kind in (Kind.WORK, Kind.REPORTS)
+        direct = kind in (Kind.WORK, Kind.REPORTS, Kind.ANSWERS)
         return Exchange(f"{self.prefix}.{kind.value}", type="direct" if direct else "fanout", durable=True)
 
     def queue_name(self, address: Address) -> str:
@@ -88,15 +90,16 @@ class Topology:
             queue_arguments=arguments,
         )
 
-    def subscriber_queue(self, kind: Kind, session: str) -> Queue:
-        """A queue of one session's own on a fanout, gone with its connection.
+    def subscriber_queue(self, source: Address, session: str) -> Queue:
+        """A queue of one session's own, gone with its connection.
 
         It is named here, not by the server, so that one permission pattern (`^aiki\\.`) covers all.
         """
         readable = re.sub(r"[^A-Za-z0-9._-]", "-", session)[:64]
         return Queue(
-            f"{self.prefix}.{kind.value}.{readable}.{secrets.token_hex(8)}",
-            exchange=self.exchange(kind),
+            f"{self.prefix}.{source.kind.value}.{readable}.{secrets.token_hex(8)}",
+            exchange=self.exchange(source.kind),
+            routing_key=source.key,
             durable=False,
             exclusive=True,
             auto_delete=True,

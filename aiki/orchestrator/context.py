@@ -108,8 +108,6 @@ class Context:
             if runs:
                 self.out.control(namespace, kind, runs)
         self.stirring.note(namespace, sorted(applied.stirred))
-        if applied.oversized:
-            self.fail_oversized(namespace, applied.oversized)
         for key, again in outcome.inquire:
             for carrier in (carriers or {}).get((namespace, key), []):
                 self._inquire(namespace, key, again=again, carrier=carrier)
@@ -154,15 +152,6 @@ class Context:
         # Where its row itself cannot be read or written as others are, this says the least of what became of it. In any case
         # nothing is left that would have it looked at again.
         self.isolation.do("runs", f"run {run_id.hex()}", self.store.give_up_run, namespace, run_id, why)
-
-    def fail_oversized(self, namespace: str, run_ids: Sequence[bytes]) -> None:
-        """These workflows can be dispatched no more."""
-
-        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-            for row in rows.values():
-                core.fail_oversized(row, self.store.clock())
-
-        self.apply_each(namespace, run_ids, decide)
 
     def fail_unsendable(self) -> None:
         """Runs whose dispatch is larger than the broker takes."""

@@ -22,7 +22,6 @@ from aiki.orchestrator import workflows
 from aiki.orchestrator.run_logs import log_records
 from aiki.states import State
 from aiki.storage.applying import Effects
-from aiki.storage.history import MAX_HISTORY
 from aiki.storage.operating import conclude_cancel
 from aiki.storage.rows import CANCEL_ASKED, RunRow, delivery_id
 from aiki.storage.waking import bring_on, pause
@@ -345,19 +344,10 @@ def cannot_go_on(row: RunRow, now: int, why: str) -> None:
         _fail(row, now, "CannotGoOn", f"it cannot go on: {why}"[:MAX_MESSAGE])
 
 
-def fail_oversized(row: RunRow, now: int) -> None:
-    """A workflow whose history no message can carry, for the results that it waited for are too large."""
-    if not row.ended:
-        _fail(row, now, "HistoryLimitExceeded", f"its history has grown over {MAX_HISTORY:,} bytes; {_SMALLER}")
-
-
 def fail_unsendable(row: RunRow, now: int, why: str) -> None:
     """Its dispatch, with its input and what it has to know, is larger than the broker takes."""
     if not row.ended:
         _fail(row, now, "MessageTooLarge", f"it cannot be dispatched: {why}"[:MAX_MESSAGE])
-
-
-_SMALLER: Final = "have its children return less (a reference to large data), or end it earlier with continue_as_new"
 
 
 # ---------------------------------------------------------------- helpers

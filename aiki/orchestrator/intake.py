@@ -12,6 +12,7 @@ from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.context import Carriers, Context
 from aiki.orchestrator.duties import Duties
+from aiki.orchestrator.fetching import Fetching
 from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
 from aiki.orchestrator.inquiries import Inquiries
 from aiki.orchestrator.isolation import Failed
@@ -53,6 +54,7 @@ class Intake:
             cannot_go_on=context.cannot_go_on,
         )
         self.kept = Kept()
+        self.fetching = Fetching(context.store)
 
     def take(self, deliveries: list[Delivery], now: float) -> None:
         """Act on what was received, and on reports that were kept for company until now."""
@@ -110,6 +112,9 @@ class Intake:
                 # Without a look at its run: what has ended or moved on is passed over at the end.
                 key = RunKey(report.run_id, report.epoch)
                 self._judge.add(message.namespace, key, again=report.body.get("why") == "again", carrier=carrier)
+            elif report.kind == m.FETCH:
+                what = f"a question of run {report.run_id}"
+                self._context.isolation.do("reports", what, self.fetching.ask, message.namespace, message.executor, report)
             elif report.kind == m.DROPPED:
                 carriers.setdefault((message.namespace, RunKey(report.run_id, report.epoch)), []).append(carrier)
             elif report.kind == m.MARKER:

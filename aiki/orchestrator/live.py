@@ -31,6 +31,8 @@ class Worker:
     paused: frozenset[str] = frozenset()
     """What it held to be paused by the beat before."""
     said: Said = field(default_factory=lambda: Said([]))
+    fetches: bool = False
+    """Whether its children fetch values that a history leaves out (`messages.FETCH`)."""
     beats: int = 0
     """Beats heard in a row by this orchestrator."""
 
@@ -79,6 +81,8 @@ class Live:
             definitions = frozenset((str(item[0]), str(item[1])) for item in beat.fields.get("definitions", []))
             worker = self.workers[beat.worker] = Worker(beat.namespace, beat.worker, now, definitions)
             worker.queues = frozenset(map(str, beat.fields.get("queues", ())))
+            can = beat.fields.get("can")
+            worker.fetches = isinstance(can, list) and m.CAN_FETCH in can
         if worker is None:
             return False
         worker.heard = now
@@ -109,6 +113,10 @@ class Live:
     def of(self, namespace: str) -> set[str]:
         """The ids of a namespace's live workers."""
         return {worker.id for worker in self.workers.values() if worker.namespace == namespace}
+
+    def can_fetch(self, namespace: str) -> bool:
+        """Whether all live workers of a namespace fetch values that a history leaves out."""
+        return all(worker.fetches for worker in self.workers.values() if worker.namespace == namespace)
 
     def definitions(self, namespace: str) -> dict[tuple[str, str], frozenset[str]]:
         """What the live workers of a namespace know, with the ids of those that do."""

@@ -42,6 +42,9 @@ from aiki.storage.statistics import FOLDED_AT_ONCE
 logger = logging.getLogger("aiki.orchestrator")
 
 REPORT_PREFETCH = 250
+CLAIMED_AT_ONCE = 500
+FEW_CLAIMED = 10
+"""Deliveries that are claimed at once, and the fewest where they are large."""
 RECONCILE_EVERY = 5.0
 MAX_IN_FLIGHT = 2000
 BROKER_HEARTBEAT = 6
@@ -71,6 +74,8 @@ class Orchestrator:
         self._monotonic = monotonic
         self._failures = 0
         self._live = Live(settings.lease)
+        store.can_fetch = self._live.can_fetch
+        self._claim = CLAIMED_AT_ONCE
         self._judge = Judge(random.getrandbits(40) << 20)
         self.isolation = Isolation(store, monotonic)
         self._context = Context(store, settings, self._live, self.isolation, monotonic, self._judge.add)
@@ -143,7 +148,7 @@ class Orchestrator:
         session = self._context.session if self._context.connected else self._connect()
         kept = self._intake.kept
         wait = 0.0
-        if not self.duties.at_once("sweep"):
+        if not (self.duties.at_once("sweep") or self._intake.fetching):
             if nap := kept.nap(self._monotonic()):
                 time.sleep(nap)
             wait = kept.wait(self._monotonic(), timeout)
@@ -155,6 +160,8 @@ class Orchestrator:
         for namespace, applied in self._context.stirring.run_once(now):
             self._context.follow(namespace, applied)
         self.duties.run(now)
+        if self._intake.fetching:
+            self.isolation.do("fetch", "questions of workflows", self._intake.fetching.answer, session)
         self._context.fail_unsendable()
         self._context.out.settle(self._monotonic())
 
@@ -163,6 +170,7 @@ class Orchestrator:
         self._live.deaf()
         self._inquiries.clear()
         self._intake.kept.clear()
+        self._intake.fetching.clear()
         session = self._context.use(None)
         if session is not None:
             session.close()
@@ -208,15 +216,15 @@ class Orchestrator:
         context = self._context
         if context.out.in_flight > MAX_IN_FLIGHT or context.session.blocked:
             return
-        claimed = self._store.claim_due(each=self.isolation.each)
+        claimed = self._store.claim_due(self._claim, each=self.isolation.each)
         context.out.publish(claimed.outgoing)
+        # What is too much to be loaded at once is not claimed time and again.
+        self._claim = max(FEW_CLAIMED, len(claimed.outgoing)) if claimed.left else min(CLAIMED_AT_ONCE, 2 * self._claim)
         expired: dict[str, list[bytes]] = {}
         for namespace, run_id in claimed.expired:
             expired.setdefault(namespace, []).append(run_id)
         for namespace, run_ids in expired.items():
             self._expire(namespace, run_ids)
-        for namespace, run_id in claimed.oversized:
-            context.fail_oversized(namespace, [run_id])
         for namespace, run_id, why in claimed.broken:
             context.cannot_go_on(namespace, run_id, why)
         if claimed.more:

@@ -24,17 +24,15 @@ from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
 from aiki.storage import history as histories
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
-from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS, next_group
+from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS
 from aiki.storage.database import Database, Writes
+from aiki.storage.dispatching import Dispatching
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
     SELECT_RUN,
     RunRow,
     changed,
     delivery_id,
-    dispatch_of,
-    is_suspect,
-    payload_of,
     run_row,
 )
 from aiki.storage.run_logs import LogRecord, RunLogs
@@ -129,7 +127,7 @@ class Applied:
 
     :ivar revoke: never begin; `interrupt`: and stop it where it runs; `soon`: cancel at the next durable point.
     :ivar stirred: runs that something has come to: they are to be looked at (`Effects.arrivals` of others).
-    :ivar oversized: workflows whose history has become too large for a message.
+    :ivar left: how many deliveries are left to whoever sweeps next, for there was no room for them here.
     """
 
     outgoing: list[Outgoing] = field(default_factory=list)
@@ -137,13 +135,13 @@ class Applied:
     interrupt: list[RunKey] = field(default_factory=list)
     soon: list[RunKey] = field(default_factory=list)
     stirred: set[bytes] = field(default_factory=set)
-    oversized: list[bytes] = field(default_factory=list)
+    left: int = 0
 
 
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying(Starting, Announcing, RunLogs):
+class Applying(Starting, Dispatching, Announcing, RunLogs):
     """Changing runs."""
 
     db: Database
@@ -220,14 +218,16 @@ class Applying(Starting, Announcing, RunLogs):
             self.announce_ends(connection, namespace, effects.ended, now)
         started = self.start_children(connection, namespace, effects)
         self._write_arrivals(connection, namespace, effects, now)
-        oversized: list[bytes] = []
+        loaded = self.outgoing(connection, namespace, due_now)
+        if loaded.left:
+            self.leave(connection, namespace, loaded.left, now)
         return Applied(
-            self.outgoing(connection, namespace, due_now, oversized) + started,
+            loaded.outgoing + started,
             [key for key, interrupt in effects.revoke if not interrupt],
             [key for key, interrupt in effects.revoke if interrupt],
             effects.soon,
             {run_id for run_id, _, taken in effects.arrivals if not taken},
-            oversized,
+            len(loaded.left),
         )
 
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
@@ -362,46 +362,6 @@ class Applying(Starting, Announcing, RunLogs):
                 rows.append((namespace, delivery_id(row.id, row.epoch), due_at, int(again)))
         writes.insert("aiki_deliveries", DELIVERY_COLUMNS, rows)
         return due_now
-
-    def outgoing(
-        self,
-        connection: sa.Connection,
-        namespace: str,
-        due: Sequence[tuple[RunRow, bool]],
-        oversized: list[bytes],
-    ) -> list[Outgoing]:
-        """What is to be published of these runs now, with their input; runs that travel together share a group.
-
-        :param oversized: is given the runs whose history no message can carry; they are left out.
-        """
-        if not due:
-            return []
-        inputs = {
-            bytes(run_id): payload_of(encoding, data)
-            for run_id, encoding, data in self.db.where_in(
-                connection,
-                "SELECT run_id, encoding, data FROM aiki_payloads WHERE role = 'input' AND namespace = ? AND run_id",
-                (namespace,),
-                [row.id for row, _ in due],
-            )
-        }
-        workflows = [row for row, _ in due if row.is_workflow]
-        stories = histories.select_histories(self.db, connection, namespace, workflows, self.clock()) if workflows else {}
-        inputs |= histories.select_continued_inputs(self.db, connection, namespace, workflows)
-        groups: dict[tuple[Any, ...], int] = {}
-        out = []
-        for row, again in due:
-            if row.is_workflow and histories.size_of(stories[row.id]) > histories.MAX_HISTORY:
-                oversized.append(row.id)
-                continue
-            # Runs of one name and partition may share a message; suspects travel alone, so that they harm nobody; so do
-            # histories, which may be long.
-            alone = is_suspect(row) or row.history
-            key = (row.name, row.queue, row.partition_no, again, row.id if alone else b"")
-            group = groups.get(key) or groups.setdefault(key, next_group())
-            dispatch = dispatch_of(row, inputs[row.id], stories.get(row.id))
-            out.append(Outgoing(delivery_id(row.id, row.epoch), namespace, row.queue, group, dispatch, again))
-        return out
 
 
 def _tell_parent(row: RunRow, results: dict[bytes, Payload], effects: Effects) -> None:

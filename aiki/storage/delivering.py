@@ -26,6 +26,8 @@ from aiki.storage.rows import (
 )
 from aiki.storage.starting import CLAIM_SECONDS
 
+_PLAIN_INPUT = 32 * 1024
+"""Bytes of input up to which a run is dispatched anew together with very many others."""
 _DISPATCHABLE = frozenset({State.SCHEDULED.value, State.QUEUED.value, State.WAITING.value})
 
 
@@ -36,19 +38,19 @@ class Claimed:
     outgoing: list[Outgoing] = field(default_factory=list)
     expired: list[tuple[str, bytes]] = field(default_factory=list)
     """Runs (namespace, id) whose expiry has come."""
-    oversized: list[tuple[str, bytes]] = field(default_factory=list)
-    """Runs (namespace, id) whose history has become too large for a message."""
     broken: list[tuple[str, bytes, str]] = field(default_factory=list)
     """Runs (namespace, id) of which no dispatch can be made, with the reason."""
+    left: int = 0
+    """How many were claimed, and given back because they are too much to be loaded at once."""
     more: bool = False
 
 
-Part = Callable[[Sequence[bytes]], list[Outgoing]]
-Each = Callable[[Sequence[bytes], Part, Callable[[bytes, str], None]], Iterable[list[Outgoing]]]
+Part = Callable[[Sequence[bytes]], Applied]
+Each = Callable[[Sequence[bytes], Part, Callable[[bytes, str], None]], Iterable[Applied]]
 """Does the work for all items, or for those that do not spoil it; the others are given to the third with the reason."""
 
 
-def _together(items: Sequence[bytes], work: Part, refuse: Callable[[bytes, str], None]) -> Iterable[list[Outgoing]]:  # noqa: ARG001
+def _together(items: Sequence[bytes], work: Part, refuse: Callable[[bytes, str], None]) -> Iterable[Applied]:  # noqa: ARG001
     return [work(items)]
 
 
@@ -100,22 +102,20 @@ class Delivering(Applying):
             else:
                 wanted.setdefault(namespace, {})[raw] = again
         for namespace, again_by_id in wanted.items():
-            oversized: list[bytes] = []
 
-            def mark(
-                raws: Sequence[bytes], namespace: str = namespace, again: dict[bytes, bool] = again_by_id
-            ) -> list[Outgoing]:
-                return self._mark_queued(namespace, {raw: again[raw] for raw in raws}, oversized)  # noqa: B023
+            def mark(raws: Sequence[bytes], namespace: str = namespace, again: dict[bytes, bool] = again_by_id) -> Applied:
+                return self._mark_queued(namespace, {raw: again[raw] for raw in raws})
 
             def refuse(raw: bytes, why: str, namespace: str = namespace) -> None:
                 out.broken.append((namespace, raw[:16], why))
 
-            for outgoing in each(list(again_by_id), mark, refuse):
-                out.outgoing.extend(outgoing)
-            out.oversized.extend((namespace, run_id) for run_id in dict.fromkeys(oversized))
+            for applied in each(list(again_by_id), mark, refuse):
+                out.outgoing.extend(applied.outgoing)
+                out.left += applied.left
+        out.more = out.more or bool(out.left)
         return out
 
-    def _mark_queued(self, namespace: str, again_by_id: dict[bytes, bool], oversized: list[bytes]) -> list[Outgoing]:
+    def _mark_queued(self, namespace: str, again_by_id: dict[bytes, bool]) -> Applied:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             now = self.clock()
             for raw, again in again_by_id.items():
@@ -129,9 +129,7 @@ class Delivering(Applying):
                 row.dispatched_at = now
                 effects.publish.append((row, again))
 
-        applied = self.apply(namespace, [raw[:16] for raw in again_by_id], decide)
-        oversized.extend(applied.oversized)
-        return applied.outgoing
+        return self.apply(namespace, [raw[:16] for raw in again_by_id], decide)
 
     def redispatch(self, namespace: str, epoch: int, run_ids: Sequence[bytes]) -> tuple[Applied, list[bytes]]:
         """Have runs that nobody holds go on under the next epoch, if nothing else has happened to them.
@@ -148,9 +146,11 @@ class Delivering(Applying):
             found = self.db.where_in(
                 connection,
                 "SELECT r.id, r.state = 'queued' AND r.epoch = ? AND r.executor IS NULL AND r.cancel_requested = 0 "
-                "AND r.crashes = 0 AND r.idle_dispatches + 1 < ? AND r.kind = 'task' AND r.pause_requested = 0, "
+                "AND r.crashes = 0 AND r.idle_dispatches + 1 < ? AND r.kind = 'task' AND r.pause_requested = 0 "
+                f"AND LENGTH(p.data) <= {_PLAIN_INPUT}, "
                 "r.name, r.version, r.queue, r.attempt, r.partition_no, "
-                "r.options, r.reference_id, r.kind, p.encoding, p.data "
+                "r.options, r.reference_id, r.kind, p.encoding, "
+                f"CASE WHEN LENGTH(p.data) <= {_PLAIN_INPUT} THEN p.data END "
                 "FROM aiki_runs r JOIN aiki_payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' "
                 "WHERE r.namespace = ? AND r.id",
                 (epoch, SUSPECT_AFTER, namespace),

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from aiki import ids
 from aiki.codec import Payload
-from aiki.history import CHILD_ENDED, COMPLETED, CONTINUE, OPEN, Arrival, History, Step
+from aiki.history import CHILD_ENDED, COMPLETED, CONTINUE, OPEN, Arrival, Step
 from aiki.model import StepView
 from aiki.storage.database import Database
-from aiki.storage.rows import RunRow, payload_of
+from aiki.storage.rows import payload_of
 
 STEP_COLUMNS: Final = (
     *("namespace", "run_id", "ordinal", "kind", "name", "digest", "state", "attempt", "input", "encoding", "data"),
@@ -35,9 +35,18 @@ _SELECT_STEP = (
     "run_id, ordinal, kind, name, digest, state, attempt, input, encoding, data, error_type, error_message, traceback, "
     "error_args, child_id, bound, due_at, created_at"
 )
-MAX_HISTORY: Final = 32 * 1024 * 1024
-"""Bytes of a history that one message can carry to a worker."""
 _SELECT_ARRIVAL = "run_id, id, kind, name, ordinal, outcome, encoding, data, error_type, error_message"
+SELECT_STEP_OUTLINE = (
+    "run_id, ordinal, kind, name, digest, state, attempt, input, encoding, CASE WHEN LENGTH(data) <= {most} THEN data END, "
+    "error_type, error_message, CASE WHEN LENGTH(traceback) <= {most} THEN traceback END, error_args, child_id, bound, due_at, "
+    "created_at, LENGTH(data), LENGTH(traceback)"
+)
+"""As `step_of` reads it, with the texts of up to `most` bytes, and behind it the lengths of both."""
+SELECT_ARRIVAL_OUTLINE = (
+    "run_id, id, kind, name, ordinal, outcome, encoding, CASE WHEN LENGTH(data) <= {most} OR kind = 'wake' THEN data END, "
+    "error_type, error_message, LENGTH(data)"
+)
+"""The same for `arrival_of`."""
 
 
 # ---------------------------------------------------------------- to rows
@@ -147,48 +156,6 @@ def select_signs(
     return out
 
 
-def select_histories(
-    db: Database, connection: sa.Connection, namespace: str, rows: Sequence[RunRow], now: int
-) -> dict[bytes, History]:
-    """What the dispatches of these workflows carry: the steps of the present call of the function, and all arrivals."""
-    out = {row.id: History(now, row.history_from, row.history) for row in rows}
-    # What was before a run went on as new is of no use to it, and may be very long: such runs are asked for one by one.
-    whole = [row for row in rows if not row.history_from]
-    sql = f"SELECT {_SELECT_STEP} FROM aiki_steps WHERE namespace = ? AND run_id"
-    begun = [row.id for row in whole if row.history]
-    found = db.where_in(connection, sql, (namespace,), begun, "ORDER BY run_id, ordinal")
-    arrivals = select_arrivals(db, connection, namespace, [row.id for row in whole])
-    for row in rows:
-        if row.history_from:
-            key = (namespace, row.id, row.history_from)
-            found += db.execute(connection, f"{sql} = ? AND ordinal >= ? ORDER BY ordinal", key).fetchall()
-            text = (
-                f"SELECT {_SELECT_ARRIVAL} FROM aiki_inbox WHERE namespace = ? AND run_id = ? AND (ordinal IS "
-                "NULL OR ordinal >= ?)"
-            )
-            newer = db.execute(connection, f"{text} ORDER BY created_at, id", key).fetchall()
-            arrivals[row.id] = [arrival_of(item) for item in newer]
-    for item in found:
-        out[bytes(item[0])].steps.append(step_of(item))
-    for run_id, those in arrivals.items():
-        out[run_id].arrivals = those
-    return out
-
-
-def select_continued_inputs(
-    db: Database, connection: sa.Connection, namespace: str, rows: Sequence[RunRow]
-) -> dict[bytes, Payload]:
-    """The inputs of runs that went on as new: kept as the result of the step before the present call's first."""
-    out = {}
-    for row in rows:
-        if row.history_from:
-            sql = "SELECT encoding, data FROM aiki_steps WHERE namespace = ? AND run_id = ? AND ordinal = ?"
-            found = db.execute(connection, sql, (namespace, row.id, row.history_from - 1)).fetchone()
-            if found is not None:
-                out[row.id] = payload_of(*found)
-    return out
-
-
 def step_view(row: Sequence[Any], end: Arrival | None, workers: dict[bytes, str]) -> StepView:
     """A `StepView` of a row of `STEP_COLUMNS`; of a child with how it ended, if it has."""
     found = dict(zip(STEP_COLUMNS, row, strict=True))
@@ -203,12 +170,6 @@ def step_view(row: Sequence[Any], end: Arrival | None, workers: dict[bytes, str]
         *(found["due_at"], found["millis"], None if worker is None else workers.get(bytes(worker), bytes(worker).hex())),
         *(found["created_at"], found["finished_at"]),
     )
-
-
-def size_of(history: History) -> int:
-    """About how many bytes a history takes on the wire."""
-    steps = sum(150 + len(step.more.get("r", "")) + len(step.more.get("tb", "")) for step in history.steps)
-    return steps + sum(150 + len(arrival.text or "") for arrival in history.arrivals)
 
 
 def continue_step(ordinal: int, payload: Payload) -> Step:

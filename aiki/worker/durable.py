@@ -13,20 +13,22 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aiki import messages, tracing
+from aiki.broker.base import answers
 from aiki.ceilings import REPORT_BYTES
 from aiki.context import inside_step
 from aiki.errors import TaskCancelled
-from aiki.history import UNDO, History, Step
-from aiki.messages import Dispatch
-from aiki.replay import Changed, LimitReached, Limits, Replay, Stop, Suspended
+from aiki.history import UNDO, History, Step, ValueKey
+from aiki.messages import Dispatch, Report, Values
+from aiki.replay import Changed, Left, LimitReached, Limits, Replay, Stop, Suspended
 from aiki.worker.connection import Connection
 from aiki.worker.describe import describe
+from aiki.worker.fetching import ASK_AGAIN, GIVE_UP, Fetched
 from aiki.worker.gate import Gate
 from aiki.worker.inbox import Inbox
 from aiki.worker.ledger import Ledger
@@ -157,6 +159,39 @@ class Host:
                 ledger.flush()
         return True
 
+    def fetch(self, number: int, keys: Sequence[ValueKey]) -> Values | None:
+        """Ask for values of the run's history, and wait for the answer. None: none is to be had here, the run is given back."""
+        port, dispatch = self._port, self._dispatch
+        connection, inbox = port.connection, port.inbox
+        source = answers(port.ledger.executor)
+        give_up, ask_at = time.monotonic() + GIVE_UP, 0.0
+        subscribed: object = None
+        with port.lock:
+            while time.monotonic() < give_up:
+                self.check()
+                if connection.session is None and not connection.connect():
+                    if self.leaving:
+                        return None
+                    _pause(port.wake, min(connection.retry_in(), _WAIT_SECONDS))
+                    continue
+                if subscribed is not connection.session:  # an answer to the session before is lost with it
+                    if not connection.subscribe(source, 1):
+                        continue
+                    subscribed, ask_at = connection.session, 0.0
+                if time.monotonic() >= ask_at:
+                    ask_at = time.monotonic() + ASK_AGAIN
+                    body = {"n": number, "k": list(keys)}
+                    port.ledger.add(dispatch.partition, Report(messages.FETCH, dispatch.run_id, dispatch.epoch, body), None)
+                port.ledger.flush()
+                for delivery in connection.receive(_WAIT_SECONDS, port.wake):
+                    inbox.accept(delivery)
+                port.ledger.settle()
+                while inbox.values:
+                    found = inbox.values.popleft()
+                    if found.number == number and found.run_id == dispatch.run_id:
+                        return found
+        return None
+
     # ------------------------------------------------------------ steps
     def execute(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], call: StepCall) -> Any:
         """See `aiki.workflow_run.Host`."""
@@ -238,7 +273,9 @@ class Execution:
     def __init__(
         self, port: Port, dispatch: Dispatch, definition: Definition, index: int, progress: Callable[..., None]
     ) -> None:
-        history = History.from_wire(dispatch.options.get(messages.OPT_HISTORY))
+        self._fetched = Fetched(self._ask)
+        history = History.from_wire(dispatch.options.get(messages.OPT_HISTORY), self._fetched.get)
+        self._fetched.expect(history.outside)
         limits = Limits(port.settings.history_steps, port.settings.history_bytes)
         self._replay = Replay(dispatch.name, history, limits)
         self._host = Host(port, dispatch, history, index, progress)
@@ -246,6 +283,12 @@ class Execution:
             dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt, dispatch.options.get(messages.OPT_REFERENCE)
         )
         self.run = WorkflowRun(self._host, self._replay, about, definition.arguments)
+
+    def _ask(self, number: int, keys: Sequence[ValueKey]) -> Values:
+        found = self._host.fetch(number, keys)
+        if found is None:
+            self._replay.leave(Left())
+        return found
 
     def close(self) -> list[Step]:
         """The function is left; what it issued last is still to be reported."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiki import messages
-from aiki.broker.base import Delivery
+from aiki.broker.base import Delivery, Kind
 from aiki.errors import MessageError
-from aiki.messages import Dispatch, DispatchList, Refused, Report
+from aiki.messages import Dispatch, DispatchList, Refused, Report, Values
 from aiki.worker.connection import Connection
 from aiki.worker.ledger import Ledger, Message
 from aiki.worker.registry import Definition, Registry
@@ -43,9 +43,14 @@ class Inbox:
         self._ledger = ledger
         self._connection = connection
         self.jobs: deque[Job] = deque()
+        self.values: deque[Values] = deque(maxlen=8)
+        """Answers to what a workflow asked, the newest last."""
 
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery in: its runs become jobs, or are reported as what they are."""
+        if delivery.source.kind is Kind.ANSWERS:
+            self._take_values(delivery)
+            return
         try:
             found = DispatchList.decode(delivery.body)
             if found.namespace != self._namespace:
@@ -95,11 +100,20 @@ class Inbox:
             inquiry = Report(messages.INQUIRE, refused.run_id, refused.epoch, {"why": "again"})
             self._ledger.add(refused.partition, inquiry, None)
 
+    def _take_values(self, delivery: Delivery) -> None:
+        try:
+            self.values.append(Values.decode(delivery.body))
+        except MessageError as error:
+            _log.error("an answer is passed over: %s", error)
+
     def _queue(self, runs: list[Dispatch], message: Message) -> None:
         definitions = self._registry.definitions
         for dispatch in runs:
             definition = definitions.get((dispatch.name, dispatch.version))
-            if definition is None or definition.kind != dispatch.options.get(messages.OPT_KIND, "task"):
+            kind = dispatch.options.get(messages.OPT_KIND, "task")
+            if kind == messages.KIND_OUTSIDE:
+                kind = "workflow"
+            if definition is None or definition.kind != kind:
                 _log.warning("run %s: this worker does not have %s@%s", dispatch.run_id, dispatch.name, dispatch.version)
                 body = {"name": dispatch.name, "version": dispatch.version}
                 self._ledger.add(dispatch.partition, Report(messages.UNKNOWN, dispatch.run_id, dispatch.epoch, body), message)

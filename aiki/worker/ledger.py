@@ -51,7 +51,7 @@ class Ledger:
         self._slot = slot
         self._namespace = namespace
         self._worker = worker
-        self._executor = executor
+        self.executor = executor
         self._batch: dict[int, list[tuple[Report, Message | None, int]]] = {}
         connection.shrink = _shrunk
         self._groups: deque[_Group] = deque()
@@ -101,7 +101,7 @@ class Ledger:
                 address = self._addresses[partition] = reports(partition)
             found = [report for report, _, _ in part]
             members = [message for _, message, _ in part if message is not None]
-            body = ReportList(self._namespace, self._worker, self._executor, found).encode()
+            body = ReportList(self._namespace, self._worker, self.executor, found).encode()
             out.append(self._connection.post(address, body, _Token(group, members)))
         return out
 

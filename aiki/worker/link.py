@@ -173,6 +173,7 @@ class Link:
             "concurrency": self._options.concurrency,
             "definitions": self._registry.triples(),
             "version": aiki.__version__,
+            "can": [messages.CAN_FETCH],
             "nonce": self._nonce,
         }
         self._tell(messages.HELLO, self.held(), fields)

@@ -19,7 +19,7 @@ from typing import Any, Final
 from aiki.broker.base import DEAD, Address, Broker, Delivery, Depth, Kind, Session, Settled, first_tag
 from aiki.errors import BrokerUnavailable, ConfigurationError
 
-FANOUTS: Final = (Kind.CONTROL, Kind.HEARTBEAT)
+FANOUTS: Final = (Kind.CONTROL, Kind.HEARTBEAT, Kind.ANSWERS)
 
 
 class Message:
@@ -160,9 +160,11 @@ class SimulatedBroker:
             insort(queue.ready, message)
         self.poke(queue)
 
-    def broadcast(self, kind: Kind, body: bytes, sender: str) -> None:
+    def broadcast(self, to: Address, body: bytes, sender: str) -> None:
         self._number += 1
-        for subscription in self.fanouts[kind]:
+        for subscription in self.fanouts[to.kind]:
+            if subscription.queue.address != to:
+                continue
             at = self.clock.now() + self.faults.delay()
             subscription.queue.ready.append(Message(self._number, body, at, sender))
             self.poke(subscription.queue)
@@ -379,7 +381,7 @@ class SimulatedSession:
         broker.faults.told("sent", self, to, body)
         ok = True
         if to.kind in FANOUTS:
-            broker.broadcast(to.kind, body, self.name)
+            broker.broadcast(to, body, self.name)
         elif to not in broker.queues or broker.faults.refuse(to):
             ok = False
         else:

@@ -8,7 +8,6 @@ from typing import Any
 from aiki import codec, ids
 from aiki import messages as m
 from aiki.history import CHILD_ENDED, EVENT_SENT, History, Step
-from aiki.storage import history as histories
 from aiki.storage.rows import SELECT_RUN, run_row
 from tests.replay.host import Ended, World
 from tests.storage.bench import Bench
@@ -43,7 +42,8 @@ class StoredWorld(World):
         def read(connection: Any) -> History:
             sql = f"SELECT {SELECT_RUN} FROM aiki_runs WHERE id = ?"
             row = run_row(store.db.execute(connection, sql, (bytes.fromhex(self.id),)).fetchone())
-            return histories.select_histories(store.db, connection, "default", [row], self.bench.clock.now)[row.id]
+            [outgoing] = store.outgoing(connection, "default", [(row, False)]).outgoing
+            return History.from_wire(outgoing.dispatch.options[m.OPT_HISTORY])
 
         return store.db.read(read)
 
