@@ -27,14 +27,15 @@ FETCH_BYTES: Final = 4 * 1024 * 1024
 """Bytes of values that one question asks for, and its answer carries; a larger value goes alone."""
 FETCH_VALUES: Final = 5_000
 """Values that one question asks for."""
+FAN_OUT_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of submissions that a workflow's process keeps until its function waits for something: a fan-out that is more than a
+history may hold is refused before its first run starts. What is larger than this starts part by part."""
 CONTROL_RUNS: Final = 2000
 """Runs that one control message names."""
 
 # ---------------------------------------------------------------- the database
 CLAIM_BYTES: Final = 16 * 1024 * 1024
 """Bytes of inputs and histories that one transaction loads for dispatches; what is due beside them is taken by the next one."""
-APPLY_BYTES: Final = 16 * 1024 * 1024
-"""Bytes of reports that one transaction applies; a larger report is applied alone."""
 STEPS_AT_ONCE: Final = 2_000
 """Steps of histories that are looked at before it is decided which of their values are loaded; a longer history alone."""
 

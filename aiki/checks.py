@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +14,7 @@ from aiki.errors import AikiError, Unavailable
 from aiki.settings import Settings, hidden
 
 if TYPE_CHECKING:
-    from aiki.broker import Session
+    from aiki.broker import Broker, Session
     from aiki.storage import Store
 
 Verdict = Literal["ok", "note", "fail"]
@@ -180,11 +181,36 @@ def _broker(settings: Settings) -> Iterator[Check]:
         return
     try:
         yield Check("broker", "ok", f"{where} answers")
+        if not settings.broker_url.startswith("sqlite"):
+            yield _message_size(broker, settings)
         yield from _queues(session, settings)
     except AikiError as error:
         yield Check("queues", "fail", str(error))
     finally:
         session.close()
+
+
+def _message_size(broker: Broker, settings: Settings) -> Check:
+    """RabbitMQ does not tell its limit: a message of the size that we allow is sent to nobody, on a connection of its own."""
+    from aiki.broker import answers
+
+    size = broker.limit.bytes
+    words = f"messages of up to {size:,} bytes (AIKI_MAX_MESSAGE)"
+    session = broker.connect("aiki doctor", settings.timeout)
+    try:
+        # An executor that there is not: nobody has a queue for it.
+        session.send(answers(f"doctor-{size}"), bytes(size))
+        deadline = time.monotonic() + settings.timeout
+        while not session.settled() and time.monotonic() < deadline:
+            session.receive(0.1)
+    except AikiError as error:
+        if broker.limit.bytes < size:
+            todo = f"set AIKI_MAX_MESSAGE={broker.limit.bytes} everywhere, or raise max_message_size of RabbitMQ"
+            return Check("messages", "fail", f"the broker takes {broker.limit.bytes:,} bytes at most, and {words}", todo)
+        return Check("messages", "note", f"{words}: {error}", "see that the broker takes messages of that size")
+    finally:
+        session.close()
+    return Check("messages", "ok", words)
 
 
 def _queues(session: Session, settings: Settings) -> Iterator[Check]:

@@ -36,6 +36,8 @@ from aiki.history import (
 WARN_SHARE: Final = 0.8
 """Share of the history's limit from which on it is told."""
 _STEP_BYTES: Final = 120
+_SUBMISSION: Final = 400
+"""About what a submission takes beside its input."""
 _NAMED: Final = 5
 
 
@@ -113,6 +115,8 @@ class Replay:
         self._events: dict[str, deque[Arrival]] = {}
         self._wakings: deque[Arrival] = deque()
         self._fresh: dict[int, Step] = {}
+        self.held = 0
+        """Bytes of the submissions that are still to be reported."""
         self._weight = 0
         self.stop: Stop | None = None
         """Why the function is being left; from then on nothing may be done."""
@@ -236,18 +240,23 @@ class Replay:
         """Have this step, new or changed, reported; the same step."""
         self._weight += len(step.more.get("r", ""))
         self._fresh[step.ordinal] = step
+        if "run" in step.more:
+            self.held += _SUBMISSION + len(step.more["run"][6])
         self.reported = max(self.reported, step.ordinal + 1)
         return step
 
     def take_fresh(self) -> list[Step]:
         """What is to be reported since the last call, in order of issue."""
         fresh, self._fresh = self._fresh, {}
+        self.held = 0
         return list(fresh.values())
 
-    @property
-    def fresh(self) -> int:
-        """How many steps `take_fresh` would give."""
-        return len(self._fresh)
+    def withhold(self) -> None:
+        """Start nothing that was not reported yet: the run fails, and what it would have submitted was for nothing."""
+        first = min((ordinal for ordinal, step in self._fresh.items() if "run" in step.more), default=None)
+        if first is not None:
+            self._fresh = {ordinal: step for ordinal, step in self._fresh.items() if ordinal < first}
+            self.reported = first
 
     def leave(self, stop: Stop) -> NoReturn:
         """Leave the function, now and at every further durable operation."""

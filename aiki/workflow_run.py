@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Protocol, Typ
 
 from aiki import codec, history, ids, tracing
 from aiki.arguments import Arguments
+from aiki.ceilings import FAN_OUT_BYTES
 from aiki.codec import Payload
 from aiki.context import check_durable
 from aiki.errors import ConfigurationError, PayloadError, RetryLater, TimeLimitExceeded, WorkflowCancelled
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-REPORT_AT: Final = 200
-"""Steps that are handed to the host in one report while the function issues many."""
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -352,7 +351,7 @@ class WorkflowRun:
             step = self._replay.issue(kind, task.name, digest, **more)
             self._cancel_point(step)
             self._replay.put(step)
-            if self._replay.fresh >= REPORT_AT:
+            if self._replay.held >= FAN_OUT_BYTES:
                 self._host.report(self._replay.take_fresh())
         elif step.state == CANCELLED:
             raise self._cancelled(task.name)

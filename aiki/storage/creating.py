@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from aiki import ids
+from aiki.ceilings import MESSAGE_ROOM
 from aiki.clock import SECOND, Clock
 from aiki.errors import PayloadTooLarge, ReferenceConflict, RunConflict
 from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
@@ -99,6 +100,7 @@ class Creating:
     db: Database
     namespace: str
     partitions: int
+    max_message: int
     clock: Clock
     origin: Origin
     _durations: Durations
@@ -122,6 +124,8 @@ class Creating:
         :raises RunConflict: an id belongs to a run of another name.
         :raises PayloadTooLarge: the database refuses rows of that size.
         """
+        for run in runs:
+            self._check_sendable(run)
         try:
             if connection is not None:
                 return self._create(connection, self.namespace, runs, claim, batch, actor)
@@ -135,6 +139,15 @@ class Creating:
                 f"the database refuses a payload of that size ({error}); raise its max_allowed_packet, or lower "
                 "AIKI_MAX_PAYLOAD so that callers are told earlier"
             ) from None
+
+    def _check_sendable(self, run: NewRun) -> None:
+        """Refuse an input that no message can carry. Inside of one, quotes and backslashes of its text take two bytes."""
+        text, room = run.input.text, self.max_message - MESSAGE_ROOM
+        if 2 * len(text) > room and (size := len(text) + text.count('"') + text.count("\\")) > room:
+            raise PayloadTooLarge(
+                f"the input of {run.name} takes {size:,} bytes in a message, and there is room for {room:,}; pass a reference "
+                "to large data, or raise AIKI_MAX_MESSAGE and the broker's own limit (max_message_size of RabbitMQ)"
+            )
 
     def _create(
         self,

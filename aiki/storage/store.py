@@ -15,6 +15,7 @@ import os
 import weakref
 from collections.abc import Callable
 
+from aiki.ceilings import MAX_MESSAGE
 from aiki.clock import SECOND, Clock, now_us
 from aiki.settings import Settings
 from aiki.storage.attention import NeedsAttention
@@ -71,6 +72,7 @@ class Store(
         *,
         namespace: str = "default",
         partitions: int = 4,
+        max_message: int = MAX_MESSAGE,
         clock: Clock = now_us,
         timeout: float = 5.0,
         idle_limit: int = 60,
@@ -80,6 +82,7 @@ class Store(
         self.db = Database(url, timeout=timeout, idle_limit=idle_limit, password_file=password_file, primary=primary)
         self.namespace = namespace
         self.partitions = partitions
+        self.max_message = max_message
         self.clock = clock
         self.origin = NOWHERE
         self.hides: Callable[[str], bool] | None = None
@@ -128,6 +131,7 @@ def open_store(settings: Settings, **overrides: object) -> Store:
         settings.database_url,
         namespace=settings.namespace,
         partitions=settings.partitions,
+        max_message=settings.max_message,
         timeout=settings.timeout,
         password_file=settings.database_password_file,
         **overrides,  # type: ignore[arg-type]

@@ -302,8 +302,10 @@ class Execution:
 
     def stopped(self, body: dict[str, Any]) -> str | None:
         """The kind of report if the function was left by us, with its body filled; None if it came to an end of its own."""
-        body["n"] = self._replay.reported
         stop: Stop | None = self._replay.stop
+        if isinstance(stop, LimitReached):
+            self._replay.withhold()
+        body["n"] = self._replay.reported
         if stop is None:
             return None
         if isinstance(stop, Suspended):

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from aiki.broker import CONTROL, DEAD, HEARTBEAT, Broker, Depth, Session, Settled, reports, work
-from aiki.errors import BrokerUnavailable, ConfigurationError
+from aiki.broker import CONTROL, DEAD, HEARTBEAT, Broker, Depth, Session, Settled, answers, reports, work
+from aiki.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from tests.broker.kits import Kit, bodies, nothing, publish, settle, take
 from tests.waiting import wait_until
 
@@ -341,6 +341,30 @@ class BrokerContract:
         publish(sender, road, b"late")
         assert bodies(take(one, 1)) == [b"late"]
         nothing(two)
+
+    def test_an_answer_reaches_the_one_who_asked(self, kit: Kit) -> None:
+        one, two, sender = kit.connect(), kit.connect(), kit.connect()
+        publish(sender, answers("w/0.1"), b"nobody listens")
+        one.subscribe(answers("w/0.1"), 5)
+        two.subscribe(answers("w/0.2"), 5)
+        publish(sender, answers("w/0.1"), *numbered(20))
+        publish(sender, answers("w/0.2"), b"two")
+        got = take(one, 20)
+        one.ack(got)
+        assert bodies(got) == numbered(20)
+        assert {delivery.source for delivery in got} == {answers("w/0.1")}
+        assert bodies(take(two, 1)) == [b"two"]
+        nothing(one)
+
+    def test_what_is_too_large_is_refused_and_the_session_goes_on(self, kit: Kit) -> None:
+        session = kit.connect()
+        kit.broker.limit.bytes = 1000
+        publish(session, A, b"before")
+        with pytest.raises(MessageTooLarge, match="a message of 1,001 bytes is more than the broker takes"):
+            session.send(A, b"x" * 1001)
+        publish(session, A, b"x" * 1000)
+        session.subscribe(A, 5)
+        assert [len(body) for body in bodies(take(session, 2))] == [6, 1000]
 
     # ------------------------------------------------------------ questions
     def test_depth_and_purge(self, kit: Kit) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from aiki.broker.base import DEAD, Address, Broker, Delivery, Depth, Kind, Session, Settled, first_tag
+from aiki.broker.base import DEAD, Address, Broker, Delivery, Depth, Kind, Session, Settled, SizeLimit, first_tag
+from aiki.ceilings import MAX_MESSAGE
 from aiki.errors import BrokerUnavailable, ConfigurationError
 
 FANOUTS: Final = (Kind.CONTROL, Kind.HEARTBEAT, Kind.ANSWERS)
@@ -123,6 +124,7 @@ class SimulatedBroker:
 
     def __init__(self, clock: Any = None, faults: Faults | None = None) -> None:
         self.url = "simulated://"
+        self.limit = SizeLimit(MAX_MESSAGE)
         self.clock = clock or RealTime()
         self.faults = faults or Faults()
         self.queues: dict[Address, Queue] = {}
@@ -217,6 +219,7 @@ class SimulatedSession:
     def send(self, to: Address, body: bytes) -> int:
         with self.broker.clock.lock:
             self._check()
+            self.broker.limit.check(body)
             if to.kind not in FANOUTS and to not in self._declared:
                 self.broker.declare(to)
                 self._declared.add(to)

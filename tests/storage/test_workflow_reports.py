@@ -253,7 +253,8 @@ def test_an_event_that_a_step_took_is_bound_to_it(bench: Bench) -> None:
     bench.suspend(run, EVENT, steps=(step(0, "event", "paid", "completed", b=taken, e="json", r="1"), step(1, "event", "paid")))
     assert bench.state(run) == WAITING, "it does not count a second time"
     bench.send(run, "paid", 2)
-    assert [(a.ordinal, a.text) for a in bench.history(run).arrivals] == [(0, "1"), (None, "2")]
+    assert [(a.ordinal, a.text) for a in bench.history(run).arrivals] == [(None, "2")], "the step tells what it took"
+    assert [(kind, ordinal) for kind, ordinal, _, _ in bench.inbox(run)] == [("event", 0), ("event", None)]
 
 
 def test_events_are_deduplicated_by_their_reference_id(bench: Bench) -> None:

@@ -1,0 +1,46 @@
+"""How much memory an orchestrator takes, whatever waits for it. With AIKI_TEST_FULL=1 as much as is promised."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from aiki.broker import open_broker, work
+from aiki.history import Wait
+from aiki.storage import open_store
+from tests.scale import FULL
+from tests.storage.bench import Bench, step
+from tests.storage.conftest import SetClock
+from tests.system.system import Process, System
+from tests.waiting import wait_until
+
+PROMISED_MIB = 300
+
+
+def peak_mib(process: Process) -> float:
+    """The most that a process has had in memory."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def test_workflows_with_long_histories_that_go_on_together(embedded_system: System) -> None:
+    """300 of 1 MB each: they are loaded and sent part by part."""
+    count = 300 if FULL else 120
+    clock = SetClock()
+    clock.now = time.time_ns() // 1000
+    bench = Bench(open_store(embedded_system.settings, clock=clock), clock)
+    for _ in range(count):
+        run = bench.start()
+        results = [step(n, "step", "large", "completed", 1, e="json", r=f'"{"x" * 50_000}"') for n in range(20)]
+        bench.suspend(run, Wait("sleep", 20, 20, "nap", None, 0.0001), steps=(*results, step(20, "sleep", "nap")))
+        bench.out.clear()
+    orchestrator = embedded_system.orchestrator()
+    session = open_broker(embedded_system.settings.broker_url, prefix=embedded_system.settings.prefix).connect("test")
+
+    def sent() -> bool:
+        depth = session.depth(work("default", "default"))
+        return depth is not None and depth.ready >= count
+
+    wait_until(sent, 120, f"all to be dispatched\n{embedded_system.tails()}")
+    session.close()
+    assert peak_mib(orchestrator) < PROMISED_MIB
