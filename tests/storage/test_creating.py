@@ -160,7 +160,7 @@ def test_a_payload_the_database_cannot_take_is_refused_readably_and_nothing_is_r
     from aiki.storage import upgrade
 
     upgrade(mysql_database)
-    store = Store(mysql_database, clock=clock)
+    store = Store(mysql_database, clock=clock, max_message=10**9)
     with store.db.engine.connect() as connection:
         limit = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar() or 0)
     run = NewRun(str(ids.new_id()), "a", codec.encode("x" * (limit + 10), limit=10**9))
