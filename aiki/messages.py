@@ -534,7 +534,7 @@ class Values:
     def decode(cls, body: bytes) -> Values:
         """Read a message; raises `MessageError`."""
         header, content = _open(body, VALUES, _VALUES_HEADER)
-        run_id, number, items = content if type(content) is list and len(content) == 3 else (None, None, None)
+        run_id, number, items = content if type(content) is list and len(content) == 3 else ("", -1, [])
         if not (f.hex_id(run_id) and f.large(number) and _are_values(items)):
             raise MessageError(f"values that cannot be read: {f.shown(content)}")
         return cls(header["ns"], run_id, number, {ValueKey(*key): text for *key, text in items})
