@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from aiki.clock import SECOND
 from aiki.errors import AikiError, Unavailable
-from aiki.settings import Settings, hidden
+from aiki.settings import DEFAULT_PARTITIONS, Settings, hidden
+from aiki.signing import REQUIRE, Installation
 
 if TYPE_CHECKING:
     from aiki.broker import Broker, Session
@@ -49,10 +50,11 @@ def checks(settings: Settings) -> Iterator[Check]:
         todo = "start the processes here, or set AIKI_DATABASE_URL and AIKI_BROKER_URL both"
         yield Check("embedded files", "fail", f"{hidden(absent[0])} is not there, but its companion is named", todo)
         return
+    known: list[Installation] = []
     if settings.database_url:
-        yield from _database(settings)
+        yield from _database(settings, known)
     if settings.broker_url:
-        yield from _broker(settings)
+        yield from _broker(settings, known[0] if known else None)
     if not settings.server_url:
         for url, name in ((settings.database_url, "AIKI_DATABASE_URL"), (settings.broker_url, "AIKI_BROKER_URL")):
             if not url:
@@ -74,7 +76,8 @@ def _server(settings: Settings) -> Check:
     return Check("server", "ok", f"{settings.server_url} answers")
 
 
-def _database(settings: Settings) -> Iterator[Check]:
+def _database(settings: Settings, known: list[Installation]) -> Iterator[Check]:
+    """The database; what it says of itself goes into `known`."""
     from aiki.storage import Store, schema
 
     try:
@@ -95,9 +98,12 @@ def _database(settings: Settings) -> Iterator[Check]:
         namespace=settings.namespace,
         timeout=settings.timeout,
         password_file=settings.database_password_file,
+        partitions=settings.partitions,
     )
     try:
         yield from _contents(store, settings)
+        known.append(store.installation())
+        yield from _installation(known[0], settings)
     except Unavailable as error:
         yield Check("database", "fail", str(error))
     finally:
@@ -128,6 +134,24 @@ def _contents(store: Store, settings: Settings) -> Iterator[Check]:
     yield Check(
         "dead letters", "note" if dead else "ok", str(dead), "see the page Dead letters, unreadable messages" if dead else ""
     )
+
+
+def _installation(found: Installation, settings: Settings) -> Iterator[Check]:
+    yield Check("installation", "ok", found.id)
+    if settings.partitions not in (0, found.partitions):
+        todo = f"unset AIKI_PARTITIONS, or change the record: aiki installation partitions {settings.partitions}"
+        yield Check("partitions", "fail", f"{found.partitions} on record, AIKI_PARTITIONS is {settings.partitions}", todo)
+    else:
+        more = f", {found.reading} are read" if found.reading > found.partitions else ""
+        yield Check("partitions", "ok", f"{found.partitions}{more}")
+    if found.signatures != REQUIRE:
+        todo = "once all processes are of this release: aiki installation require-signatures"
+        yield Check("signatures", "note", "messages without a signature are believed", todo)
+    elif found.other is not None:
+        todo = "once every AIKI_WORKER_KEY is replaced: aiki installation finish-rotation"
+        yield Check("signatures", "note", "required; the secret is being changed, and two count", todo)
+    else:
+        yield Check("signatures", "ok", "required")
 
 
 def _versions(store: Store, workers: list[str]) -> Iterator[Check]:
@@ -167,8 +191,8 @@ def _outbox(store: Store) -> Check:
     return Check("outbox", "fail", f"{gauged.due:,} deliveries are due, the oldest since {late:.0f} s", todo)
 
 
-def _broker(settings: Settings) -> Iterator[Check]:
-    from aiki.broker import broker_of
+def _broker(settings: Settings, installation: Installation | None) -> Iterator[Check]:
+    from aiki.broker import BrokerForeign, broker_of
 
     where = hidden(settings.broker_url)
     try:
@@ -183,7 +207,16 @@ def _broker(settings: Settings) -> Iterator[Check]:
         yield Check("broker", "ok", f"{where} answers")
         if not settings.broker_url.startswith("sqlite"):
             yield _message_size(broker, settings)
-        yield from _queues(session, settings)
+        if installation is not None and session.is_claimed():
+            session.claim(installation.id)
+        yield from _queues(
+            session, settings, installation.reading if installation else settings.partitions or DEFAULT_PARTITIONS
+        )
+    except BrokerForeign as error:
+        todo = (
+            "give one of the two another AIKI_PREFIX, virtual host or database; or, if the other's database is gone for good: "
+        )
+        yield Check("broker", "fail", f"it is that of installation {error.owner}", f"{todo}aiki installation take-broker")
     except AikiError as error:
         yield Check("queues", "fail", str(error))
     finally:
@@ -213,19 +246,19 @@ def _message_size(broker: Broker, settings: Settings) -> Check:
     return Check("messages", "ok", words)
 
 
-def _queues(session: Session, settings: Settings) -> Iterator[Check]:
+def _queues(session: Session, settings: Settings, partitions: int) -> Iterator[Check]:
     from aiki.broker import DEAD, reports, work
 
     session.receive(0.0)
     if session.blocked:
         yield Check("broker", "fail", f"takes no messages: {session.blocked}", "free memory or disk on the broker")
-    depths = [session.depth(reports(partition)) for partition in range(settings.partitions)]
+    depths = [session.depth(reports(partition)) for partition in range(partitions)]
     missing = depths.count(None)
     if missing == len(depths):
         todo = "start one: aiki orchestrator"
         yield Check("orchestrator", "fail", "the report queues are not there: none has ever run here", todo)
     elif missing:
-        todo = "set AIKI_PARTITIONS to the same number everywhere"
+        todo = "see that orchestrators run: they declare them within seconds"
         yield Check("orchestrator", "fail", f"{missing} of {len(depths)} report queues are not there", todo)
     elif not any(depth.consumers for depth in depths if depth):
         waiting = sum(depth.ready for depth in depths if depth)

@@ -354,6 +354,9 @@ SNAPSHOT: Final = "snapshot"
 `now`: the server's time (microseconds); `more`: 1 if more such messages follow; `paused` and `number` as `QUEUES` has them."""
 RESEND_HELLO: Final = "hello?"
 """Workers the sender does not know should say hello. Fields: none."""
+KEYS: Final = "keys"
+"""A worker's namespace has another key than it named in its hello, or it named none. Fields: `worker`; `sealed`: the keys,
+sealed to the hello's `pk` (see `aiki.sealing`); `proof`: made with the key that the worker named, empty if it is not known."""
 DRAIN: Final = "drain"
 """Finish what runs, give back the rest and stop. Fields: `worker`; `at_once`: 1 to kill what runs and give that back too."""
 QUEUES: Final = "queues"
@@ -396,6 +399,8 @@ _CONTROL_FIELDS: Final = f.Fields(
         "now": f.moment,
         "more": f.flag,
         "at_once": f.flag,
+        "sealed": f.ascii_text(4096),
+        "proof": f.ascii_text(64),
         "paused": _places,
         "number": f.large,
     }
@@ -438,7 +443,9 @@ class Heartbeat:
 
     :ivar worker: the incarnation's id, 32 hex digits, new at each start of `aiki-worker`.
     :ivar held: what its children have begun and not seen confirmed, and what dead children left until their crash report is.
-    :ivar fields: by kind. hello: `name`, `host`, `pid`, `queues` (list), `concurrency`, `definitions`
+    :ivar fields: all: `at`: the server's time (microseconds) as the worker knows it. hello and beat: `kid`: which key the
+        worker has (`aiki.signing.key_state`). hello: `pk`: a public key, `nonce`: rises with each hello of the worker,
+        `name`, `host`, `pid`, `queues` (list), `concurrency`, `definitions`
         (list of `[name, version, kind]`), `version` (Aiki's). beat: `children` (list of `{slot, pid, run, name, ms, rss}`),
         `digest` (of the definitions), `draining`: 0 or 1, `rss`: KiB of the supervisor and the link, `paused`: those of its
         queues that it holds to be paused. answer: `nonce`.
@@ -500,6 +507,9 @@ _HEARTBEAT_FIELDS: Final = f.Fields(
         "nonce": f.large,
         "paused": _places,
         "digest": f.ascii_text(64),
+        "at": f.moment,
+        "kid": f.ascii_text(64),
+        "pk": f.ascii_text(64),
         "draining": f.flag,
         "rss": f.large,
         "children": f.list_of(lambda value: _is_child(value) and f.shallow(value, 4), 10_000),

@@ -15,9 +15,12 @@ from aiki.errors import ConfigurationError
 EMBEDDED_DIR = ".aiki"
 URLS: Final = ("server_url", "database_url", "broker_url")
 """The settings that say where things are, taken as a whole."""
-SECRETS: Final = frozenset({"api_key", "metrics_token"})
+SECRETS: Final = frozenset({"api_key", "metrics_token", "worker_key"})
 """Settings whose values are shown to nobody."""
 MAX_SECONDS = 86400
+MAX_PARTITIONS: Final = 64
+DEFAULT_PARTITIONS: Final = 4
+"""Of a new installation."""
 DEFAULT_NAMESPACE = "default"
 DEFAULT_MASK = (
     "*password*,*passwd*,passphrase,*secret*,*token*,authorization,*apikey*,*accesskey*,*privatekey*,*credential*,cookie,"
@@ -43,7 +46,9 @@ class Settings:
         connection: so a password that is rotated is taken up.
     :ivar prefix: begins the name of every exchange and queue.
     :ivar namespace: the tenant all of this process's runs belong to.
-    :ivar partitions: number of report queues; all processes must agree.
+    :ivar partitions: number of report queues; 0: as the installation has it on record. Another number than that is refused.
+    :ivar worker_key, worker_key_file: for workers: the key of their namespace (or a file that holds it), as
+        `aiki installation worker-key` prints it; empty: an orchestrator hands it out.
     :ivar queue_type: `classic` or `quorum`, for the durable RabbitMQ queues. Classic is as safe on one node; on a cluster
         choose quorum.
     :ivar max_payload: largest encoded argument list or result, in bytes.
@@ -75,9 +80,11 @@ class Settings:
     database_password_file: str = ""
     broker_url: str = ""
     broker_password_file: str = ""
+    worker_key: str = ""
+    worker_key_file: str = ""
     prefix: str = "aiki"
     namespace: str = DEFAULT_NAMESPACE
-    partitions: int = 4
+    partitions: int = 0
     queue_type: str = "classic"
     max_payload: int = 8 * 1024 * 1024
     max_message: int = MAX_MESSAGE
@@ -161,8 +168,10 @@ class Settings:
         return min(self.max_payload, self.max_message - MESSAGE_ROOM)
 
     def _check(self) -> None:
-        if not 1 <= self.partitions <= 64:
-            raise ConfigurationError(f"partitions={self.partitions}: it must be from 1 to 64")
+        if not 0 <= self.partitions <= MAX_PARTITIONS:
+            raise ConfigurationError(
+                f"partitions={self.partitions}: it must be from 1 to {MAX_PARTITIONS}, or 0 for the number on record"
+            )
         if self.queue_type not in ("classic", "quorum"):
             raise ConfigurationError(f"queue_type={self.queue_type!r}: it must be classic or quorum")
         # Written so that NaN is refused too.

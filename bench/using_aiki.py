@@ -69,7 +69,7 @@ class AikiContender(Contender):
         time.sleep(0.5)  # what the start has left to do is not to be counted
 
     def _consumed(self) -> bool:
-        return all(self._broker.consumers(f"{self.config.run}.reports.{n}") for n in range(app.settings.partitions))
+        return all(self._broker.consumers(f"{self.config.run}.reports.{n}") for n in range(app.settings.partitions or 4))
 
     def enqueue(self, count: int) -> None:
         if self.variant == "single":

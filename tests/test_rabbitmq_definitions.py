@@ -144,3 +144,27 @@ def test_a_user_without_a_password_cannot_log_in(configured: RabbitServer) -> No
             _session(configured, "worker")
     finally:
         configured.ctl("change_password", "aiki-worker", "of-the-worker")
+
+
+def test_whose_the_broker_is_can_be_put_on_record_and_seen(configured: RabbitServer) -> None:
+    """By the processes that know the database; a worker's account cannot change it."""
+    mine, other = "a" * 32, "b" * 32
+    with closing(_session(configured, "server")) as server:
+        assert not server.is_claimed()
+        server.claim(mine)
+        assert server.is_claimed()
+    with closing(_session(configured, "orchestrator")) as orchestrator:
+        orchestrator.claim(mine)
+    for who in ("orchestrator", "server"):
+        with closing(_session(configured, who)) as session:
+            with pytest.raises(base.BrokerForeign) as caught:
+                session.claim(other)
+            assert caught.value.owner == mine
+    with closing(_session(configured, "worker")) as worker:
+        worker.claim(other)  # refused by the broker, which is said in the log, and nothing else
+    with closing(_session(configured, "worker")) as worker, pytest.raises(BrokerUnavailable, match=r"(?i)access.*refused"):
+        worker.claim(other, anew=True)
+    with closing(_session(configured, "orchestrator")) as orchestrator:
+        orchestrator.claim(mine)
+        orchestrator.claim(other, anew=True)
+        orchestrator.claim(other)

@@ -13,7 +13,7 @@ from aiki.settings import Settings, check_name
 def test_an_argument_wins_over_the_environment_and_that_over_the_default() -> None:
     environ = {"AIKI_PREFIX": "env", "AIKI_TIMEOUT": "2.5", "AIKI_PARTITIONS": "", "OTHER": "x"}
     settings = Settings.load(environ, prefix="given", namespace=None)
-    assert (settings.prefix, settings.timeout, settings.partitions, settings.namespace) == ("given", 2.5, 4, "default")
+    assert (settings.prefix, settings.timeout, settings.partitions, settings.namespace) == ("given", 2.5, 0, "default")
 
 
 def test_without_urls_it_is_the_embedded_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_tls_is_for_every_node() -> None:
     ("environ", "says"),
     [
         ({"AIKI_PARTITIONS": "many"}, "AIKI_PARTITIONS='many': it must be of type int"),
-        ({"AIKI_PARTITIONS": "0"}, "partitions=0"),
+        ({"AIKI_PARTITIONS": "65"}, "partitions=65"),
         ({"AIKI_QUEUE_TYPE": "stream"}, "queue_type='stream'"),
         ({"AIKI_TIMEOUT": "0"}, "timeout"),
         ({"AIKI_TIMEOUT": "nan"}, "timeout"),

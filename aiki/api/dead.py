@@ -211,7 +211,7 @@ def requeue() -> Response:
     A dispatch is marked, so that nobody executes it while its run is elsewhere by now."""
     asked = body(_WHICH)
     there = _found(asked["letters"])
-    letters.requeue(backend().settings, there, store().namespace)
+    letters.requeue(backend().settings, store(), there, store().namespace)
     return _done(there, requeued=True, reason=asked.get("reason", ""))
 
 

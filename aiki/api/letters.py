@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from aiki.broker import broker_of, reports, work
+from aiki.broker import reports, work
 from aiki.broker.base import Address, Session
 from aiki.errors import BrokerUnavailable, ConfigurationError, MessageError, RunConflict
 from aiki.messages import DispatchList
+from aiki.owning import owned_broker
 from aiki.settings import Settings, check_name
+from aiki.storage import Store
 from aiki.storage.dead import DeadLetter
 
 CONFIRM: Final = 5.0
@@ -43,11 +45,10 @@ def body_of(letter: DeadLetter) -> bytes:
         return letter.body  # perhaps a worker of another release can read it
 
 
-def requeue(settings: Settings, letters: Sequence[DeadLetter], namespace: str) -> None:
+def requeue(settings: Settings, store: Store, letters: Sequence[DeadLetter], namespace: str) -> None:
     """Publish letters, and wait until the broker answers for all. Raises `BrokerUnavailable`: some may have been sent."""
     addressed = [(address_of(letter, namespace), body_of(letter)) for letter in letters]
-    broker = broker_of(settings, what="publishing dead letters again")
-    session = broker.connect("aiki api letters", settings.timeout)
+    session = owned_broker(settings, store)[0].connect("aiki api letters", settings.timeout)
     try:
         _confirmed(session, {session.send(to, body) for to, body in addressed})
     finally:

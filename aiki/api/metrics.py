@@ -98,7 +98,9 @@ class Observer:
         session = broker.connect("aiki metrics", min(2.0, settings.timeout))
         try:
             depths = {name: session.depth(work(*name)) for name in names}
-            partitions = {number: session.depth(reports(number)) for number in range(settings.partitions)}
+            partitions = {
+                number: session.depth(reports(number)) for number in range(self._backend.store.installation().reading)
+            }
             dead = session.depth(DEAD)
             session.receive(0.0)
             seen.blocked = bool(session.blocked)

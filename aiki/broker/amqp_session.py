@@ -15,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +24,16 @@ from time import monotonic
 from typing import Any, Final
 
 from amqp import Message, spec
-from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed
 from kombu.entity import Queue
 
-from aiki.broker.base import Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, SizeLimit, first_tag
+from aiki.broker.base import Address, BrokerForeign, BrokerMisconfigured, Delivery, Depth, Kind, Settled, SizeLimit, first_tag
 from aiki.broker.tags import Tags
 from aiki.broker.topology import FANOUTS, STORAGE_VERSION, Topology
 from aiki.broker.wire import Wire
 from aiki.errors import BrokerUnavailable, ConfigurationError
+
+_log = logging.getLogger("aiki.broker")
 
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds for the broker to answer a declaration or a question."""
@@ -284,6 +287,34 @@ class AmqpSession:
                 return int(self._admin_channel().queue_purge(name) or 0)
             except NotFound:
                 return 0
+
+    def claim(self, installation: str, *, anew: bool = False) -> None:
+        """See `Session.claim`. An account that may not declare the record (of an older definitions.json) cannot look either."""
+        exchange = self._topology.owner(installation)
+        owner: str | None = None
+        with self._answer("looking whose the broker is"):
+            channel = self._admin_channel()
+            if anew:
+                channel.exchange_delete(exchange.name)
+            try:
+                exchange.declare(channel=channel)
+            except PreconditionFailed as error:
+                owner = self._topology.owner_in(say(error))
+                if owner is None:
+                    raise
+            except AccessRefused as error:
+                _log.warning("whose the broker is cannot be seen: %s; see rabbitmq/README.md", say(error))
+        if owner is not None:
+            raise BrokerForeign(owner)
+
+    def is_claimed(self) -> bool:
+        """See `Session.is_claimed`."""
+        with self._answer("looking whether the broker is anybody's"):
+            try:
+                self._admin_channel().exchange_declare(self._topology.owner("").name, "direct", passive=True)
+            except NotFound:
+                return False
+        return True
 
     def _queue_of(self, source: Address) -> str | None:
         self._check()

@@ -31,6 +31,14 @@ class BrokerMisconfigured(ConfigurationError, BrokerUnavailable):
     """
 
 
+class BrokerForeign(BrokerMisconfigured):
+    """The broker is another installation's, whose id is `owner`."""
+
+    def __init__(self, owner: str, message: str = "") -> None:
+        super().__init__(message or f"the broker is that of installation {owner}")
+        self.owner = owner
+
+
 class Kind(StrEnum):
     """The six roads through the broker."""
 
@@ -80,7 +88,8 @@ class Delivery:
     """A message taken and not acked. `tag` belongs to its session.
 
     `headers` are for people. Those of a dead letter: `reason` (rejected, expired, maxlen, …), `queue` (kind and key of
-    where it was, such as `work/default/payments`), `time` (Unix seconds).
+    where it was, such as `work/default/payments`), `time` (Unix seconds). `namespace` is that for which it is signed, empty
+    where it is not; `believed` is whether its signature is right, or none is asked for (see `aiki.broker.signed`).
     """
 
     source: Address
@@ -88,6 +97,8 @@ class Delivery:
     redelivered: bool
     tag: int
     headers: Mapping[str, Any] = field(default_factory=dict)
+    namespace: str = ""
+    believed: bool = True
 
 
 class Settled(NamedTuple):
@@ -184,6 +195,16 @@ class Session(Protocol):
 
     def purge(self, source: Address) -> int:
         """Throw away the ready messages of a queue; how many there were."""
+
+    def claim(self, installation: str, *, anew: bool = False) -> None:
+        """Record that the broker, under this prefix, is this installation's, unless it is on record as somebody's.
+
+        :param anew: whosever it was.
+        :raises BrokerForeign: it is another's.
+        """
+
+    def is_claimed(self) -> bool:
+        """Whether it is on record as somebody's."""
 
     def beat(self) -> None:
         """Keep the connection alive. To be called every few seconds while `receive` is not."""

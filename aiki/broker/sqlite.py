@@ -25,7 +25,18 @@ from time import monotonic
 from typing import Any, Final
 
 from aiki.broker import owners, sqlite_store
-from aiki.broker.base import TAG_BITS, Address, BrokerMisconfigured, Delivery, Depth, Kind, Settled, SizeLimit, first_tag
+from aiki.broker.base import (
+    TAG_BITS,
+    Address,
+    BrokerForeign,
+    BrokerMisconfigured,
+    Delivery,
+    Depth,
+    Kind,
+    Settled,
+    SizeLimit,
+    first_tag,
+)
 from aiki.broker.owners import OwnerLock
 from aiki.broker.sqlite_file import BrokerFile, FileBusy
 from aiki.ceilings import MAX_MESSAGE
@@ -374,6 +385,20 @@ class SqliteSession:
             own = self._subscriptions.get(source)
             return None if own is None else own.queue
         return sqlite_store.find(db, source)
+
+    def claim(self, installation: str, *, anew: bool = False) -> None:
+        """See `Session.claim`."""
+        self._check()
+        with self._guard(), self._file.transaction(WRITE_TIMEOUT) as db:
+            owner = sqlite_store.claim(db, installation, anew)
+        if owner != installation:
+            raise BrokerForeign(owner)
+
+    def is_claimed(self) -> bool:
+        """See `Session.is_claimed`."""
+        self._check()
+        with self._guard(), self._file.reading() as db:
+            return sqlite_store.owner(db) is not None
 
     def beat(self) -> None:
         """See `Session.beat`."""

@@ -71,6 +71,24 @@ def create(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+# ---------------------------------------------------------------- whose it is
+def owner(db: sqlite3.Connection) -> str | None:
+    """The installation that the file belongs to, or None."""
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'owner'").fetchone() is None:
+        return None  # made by a release that did not ask
+    row = db.execute("SELECT installation FROM owner").fetchone()
+    return None if row is None else str(row[0])
+
+
+def claim(db: sqlite3.Connection, installation: str, anew: bool) -> str:
+    """Whose the file is from here on: the installation's, unless it was another's and is not claimed anew."""
+    db.execute("CREATE TABLE IF NOT EXISTS owner (one INTEGER PRIMARY KEY CHECK (one = 1), installation TEXT NOT NULL)")
+    if anew:
+        db.execute("DELETE FROM owner")
+    db.execute("INSERT OR IGNORE INTO owner VALUES (1, ?)", (installation,))
+    return str(owner(db))
+
+
 # ---------------------------------------------------------------- queues
 def queue_name(address: Address) -> str:
     """How an address is called in the file, and to people: `work/default/payments`, `reports/3`, `dead`."""

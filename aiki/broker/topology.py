@@ -9,6 +9,7 @@ exchange                  type      queues
 `{prefix}.control`        fanout    `{prefix}.control.{session}.{random}`, one a subscriber, exclusive
 `{prefix}.heartbeat`      fanout    `{prefix}.heartbeat.{session}.{random}`, the same
 `{prefix}.control.answers` direct   `{prefix}.control.answers.{session}.{random}`, the same; routing key the executor
+`{prefix}.owner`          direct    none; its alternate exchange is called `{prefix}.installation.{id}` (see `owner`)
 ========================  ========  =========================================================================
 
 Whoever needs a queue declares it with all that it hangs on; declaring again what exists changes nothing. A queue that
@@ -59,6 +60,20 @@ class Topology:
         """The exchange of a kind."""
         direct = kind in (Kind.WORK, Kind.REPORTS, Kind.ANSWERS)
         return Exchange(f"{self.prefix}.{kind.value}", type="direct" if direct else "fanout", durable=True)
+
+    def owner(self, installation: str) -> Exchange:
+        """The exchange that says whose all this is.
+
+        RabbitMQ refuses to declare an exchange that exists with other arguments, and names both values: so it is a record that
+        is made by whoever comes first, that nobody can take away by reading it, and that any client can compare with.
+        """
+        arguments = {"alternate-exchange": f"{self.prefix}.installation.{installation}"}
+        return Exchange(f"{self.prefix}.owner", type="direct", durable=True, arguments=arguments)
+
+    def owner_in(self, text: str) -> str | None:
+        """The installation that an error about that exchange names as its owner."""
+        found = re.search(rf"current is '{re.escape(self.prefix)}\.installation\.([0-9a-f]{{32}})'", text)
+        return None if found is None else found[1]
 
     def queue_name(self, address: Address) -> str:
         """The name of a durable queue."""

@@ -55,6 +55,9 @@ COMMANDS: Final[dict[str, _Where]] = {
     "batches": _Where("aiki.cli.batches", "batches", "What is done to many runs at once: list, watch, stop."),
     "users": _Where("aiki.cli.users", "users", "Who may sign in to the dashboard: add, change, disable."),
     "keys": _Where("aiki.cli.keys", "keys", "What programs ask the server with: add and revoke API keys."),
+    "installation": _Where(
+        "aiki.cli.installation", "installation", "Whose database and broker these are; partitions, signatures, keys."
+    ),
     "alive": _Where("aiki.cli.alive", "alive", "Health checks for containers."),
     "doctor": _Where("aiki.cli.doctor", "doctor", "Check database, broker, orchestrator and workers."),
 }

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from aiki.broker import broker_of
 from aiki.client import forks
 from aiki.client.publisher import CLAIM, Pending, Publisher
 from aiki.client.recording import Recorder
@@ -23,6 +22,7 @@ from aiki.errors import RunNotFound
 from aiki.ids import parse_id
 from aiki.messages import CANCEL, CANCEL_SOON, DRAIN, QUEUES, REVOKE, Control, RunKey
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, Steered, StepView
+from aiki.owning import owned_broker
 from aiki.settings import Settings
 from aiki.storage import Store, open_store
 from aiki.storage.auditing import NOWHERE, Origin
@@ -54,7 +54,7 @@ class _Parts:
     def open(cls, settings: Settings) -> _Parts:
         """Connect."""
         store = open_store(settings)
-        return cls(store, Publisher(broker_of(settings), store) if settings.broker_url else Recorder())
+        return cls(store, Publisher(owned_broker(settings, store)[0], store) if settings.broker_url else Recorder())
 
 
 class EmbeddedClient:

@@ -191,7 +191,7 @@ def do_letters(verb: str) -> Response:
     verb, found = one_of(verb, _LETTER_VERBS), _letters(request.form.getlist("letter"))
     try:
         if verb == "requeue":
-            api_letters.requeue(backend().settings, found, store().namespace)
+            api_letters.requeue(backend().settings, store(), found, store().namespace)
     except (RunConflict, BrokerUnavailable) as error:
         return _letters_form(verb, [item.id for item in found], str(error))
     client().forget_letters([item.id for item in found], requeued=verb == "requeue", reason=why())

@@ -17,6 +17,8 @@ from aiki.storage.applying import Applied, Effects
 from aiki.storage.rows import RunRow
 
 _APPLIED = core.RUN_REPORTS - {m.INQUIRE}
+_TELLING = frozenset({m.COMPLETED, m.FAILED, m.RETRY, m.CRASHED, m.CANCELLED, m.SUSPENDED, m.CONTINUED})
+"""Reports of what was done. Of a run that is not on record they are kept for people; all others are passed over."""
 BATCH = 500
 """Reports a transaction."""
 BATCH_BYTES = 4 * 1024 * 1024
@@ -171,10 +173,12 @@ class Inbound:
 
     def _transaction(self, namespace: str, items: Sequence[Item]) -> tuple[Applied, Outcome]:
         outcome = Outcome()
+        strays: list[Report] = []
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             nonlocal outcome
             outcome = Outcome()
+            strays.clear()
             rules = self._rules(namespace)
             for run_id in suspended:
                 if run_id in rows:  # looked at here, too: a report that is stale looks at nothing
@@ -186,6 +190,8 @@ class Inbound:
                         core.fail_unwritable(row, item.report, rules, effects, item.wrong, item.source)
                 elif row is not None:
                     core.apply_report(row, item.report, item.source, rules, effects, outcome)
+                elif item.report.kind in _TELLING:
+                    strays.append(item.report)
                 elif item.report.kind in (m.STARTED, m.PROGRESS):
                     outcome.abort.append(RunKey(item.report.run_id, item.report.epoch))
 
@@ -194,6 +200,8 @@ class Inbound:
         suspended = [item.run_id for item in items if item.report.kind == m.SUSPENDED]
         run_ids = [item.run_id for item in items]
         applied = self._store.apply(namespace, run_ids, decide, attempts=attempts, arrived=suspended)
+        for report in strays:
+            self._refused(namespace, report, "its run is not on record: it was deleted, or is of another database")
         return applied, outcome
 
     def _refuse(self, namespace: str, item: Item, why: str) -> tuple[Applied, Outcome] | None:

@@ -19,6 +19,7 @@ from aiki.orchestrator.isolation import Failed
 from aiki.orchestrator.judge import Carrier, Judge
 from aiki.orchestrator.letters import Letters
 from aiki.orchestrator.reconciler import Reconciler
+from aiki.orchestrator.trust import Trust, see_whose
 from aiki.orchestrator.wishes import Wishes
 from aiki.storage.roster import STOPPED
 
@@ -38,6 +39,7 @@ class Intake:
         wishes: Wishes,
         letters: Letters,
         duties: Duties,
+        trust: Trust,
     ) -> None:
         self._context = context
         self._judge = judge
@@ -46,6 +48,7 @@ class Intake:
         self._wishes = wishes
         self._letters = letters
         self._duties = duties
+        self._trust = trust
         self._inbound = Inbound(
             context.store,
             context.rules,
@@ -148,7 +151,8 @@ class Intake:
             beat = _decoded(Heartbeat, delivery)
             if isinstance(beat, str):
                 return beat
-            self._take_heartbeat(beat, now)
+            if self._trust.admits(delivery, beat, self._context.out):
+                self._take_heartbeat(beat, now)
             return None
 
         found = self._context.isolation.attempt(work)
@@ -200,7 +204,9 @@ M = TypeVar("M", ReportList, Heartbeat)
 def _decoded(kind: type[M], delivery: Delivery) -> M | str:
     """The message, or what is wrong with it."""
     try:
-        return kind.decode(delivery.body)
+        message = kind.decode(delivery.body)
+        see_whose(delivery, message.namespace)
+        return message
     except MessageError as error:
         return str(error)
 

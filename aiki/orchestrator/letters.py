@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -27,9 +27,16 @@ _decoder: Final = json.JSONDecoder()
 
 
 class Letters:
-    """Keeps dead letters. A letter that the database refuses is cut, and in the end only logged: it never comes back."""
+    """Keeps dead letters. A letter that the database refuses is cut, and in the end only logged: it never comes back.
 
-    def __init__(self, store: Store, isolation: Isolation, namespace: str) -> None:
+    :param namespace: the orchestrator's own.
+    :param why_refused: says why a message is not believed, empty if it is.
+    """
+
+    def __init__(
+        self, store: Store, isolation: Isolation, namespace: str, why_refused: Callable[[bytes], str] = lambda body: ""
+    ) -> None:
+        self._why_refused = why_refused
         self._store = store
         self._isolation = isolation
         self._namespace = namespace
@@ -39,6 +46,8 @@ class Letters:
         headers = delivery.headers
         reason = _text(headers.get("reason", "unknown"), 255)
         source = _text(headers.get("queue", ""), 255)
+        if reason == "rejected" and (refused := self._why_refused(delivery.body)):
+            reason = f"not believed: {refused}"
         self.keep(self.namespace_of(delivery.body), source, reason, delivery.body, headers)
 
     def keep(self, namespace: str, source: str, reason: str, body: bytes, headers: Mapping[str, Any] | None = None) -> None:

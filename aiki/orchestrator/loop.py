@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from aiki import messages as m
-from aiki.broker import DEAD, HEARTBEAT, Broker, Session, reports
+from aiki.broker import DEAD, HEARTBEAT, Broker, BrokerMisconfigured, Session, reports
 from aiki.clock import SECOND
 from aiki.errors import BrokerUnavailable, StorageUnavailable
 from aiki.messages import RunKey
@@ -33,7 +33,9 @@ from aiki.orchestrator.judge import Judge
 from aiki.orchestrator.letters import Letters
 from aiki.orchestrator.live import Live, Worker
 from aiki.orchestrator.reconciler import Reconciler, inquire
+from aiki.orchestrator.trust import Trust
 from aiki.orchestrator.wishes import Wishes
+from aiki.owning import InstallationRing
 from aiki.settings import Settings
 from aiki.storage import Store
 from aiki.storage.roster import ALIVE, LOST, STOPPED
@@ -47,6 +49,7 @@ FEW_CLAIMED = 10
 """Deliveries that are claimed at once, and the fewest where they are large."""
 RECONCILE_EVERY = 5.0
 MAX_IN_FLIGHT = 2000
+SAY_AGAIN = 3600.0
 BROKER_HEARTBEAT = 6
 """Seconds. An orchestrator that is stopped holds the report partitions until RabbitMQ gives it up, after two of these."""
 IDLE_LIMIT = 8
@@ -57,6 +60,7 @@ class Orchestrator:
     """Moves runs on.
 
     :param monotonic: seconds; for tests.
+    :param ring: the keys of whoever made `broker` with them; None: messages are not signed.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Orchestrator:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         stale_after: float = 30.0,
+        ring: InstallationRing | None = None,
     ) -> None:
         self._store = store
         self._broker = broker
@@ -87,8 +92,15 @@ class Orchestrator:
         self._indexing = Indexing(store)
         self._batching = Batching(store, settings.batch_rate, self.isolation)
         self.duties = Duties(self.isolation, self._table())
-        letters = Letters(store, self.isolation, settings.namespace)
-        self._intake = Intake(self._context, self._judge, self._inquiries, self._reconciler, self._wishes, letters, self.duties)
+        self._reading = 0
+        """How many report partitions are subscribed to."""
+        self._misconfigured = ("", 0.0)
+        """What was said of it, and until when that counts."""
+        trust = Trust(ring, store.clock)
+        letters = Letters(store, self.isolation, settings.namespace, trust.why_refused)
+        self._intake = Intake(
+            *(self._context, self._judge, self._inquiries, self._reconciler, self._wishes, letters, self.duties, trust)
+        )
 
     def _table(self) -> list[Duty]:
         """The duties: name, period in seconds, what is done."""
@@ -106,6 +118,7 @@ class Orchestrator:
             Duty("statistics", 300.0, lambda now: self._store.drop_old_statistics()),
             Duty("reconcile", RECONCILE_EVERY, self._reconcile),
             Duty("revocations", RECONCILE_EVERY, self._purge_revocations),
+            Duty("partitions", 5.0, self._read_partitions),
             Duty("idempotency", 10.0, lambda now: self._store.purge_idempotency()),
         ]
 
@@ -124,10 +137,22 @@ class Orchestrator:
             except (StorageUnavailable, BrokerUnavailable) as error:
                 self._failures += 1
                 pause = min(0.1 * 2**self._failures, 3.0) * random.uniform(0.7, 1.3)  # noqa: S311
-                logger.warning("%s; next try in %.1f s", error, pause)
+                self._say_why(error, pause)
                 self.disconnect()
                 stop.wait(pause)
         self.close()
+
+    def _say_why(self, error: StorageUnavailable | BrokerUnavailable, pause: float) -> None:
+        """What somebody has to mend is said once, and then once in a while, however often it is tried again."""
+        if not isinstance(error, BrokerMisconfigured):
+            self._misconfigured = ("", 0.0)
+            logger.warning("%s; next try in %.1f s", error, pause)
+            return
+        now = self._monotonic()
+        said, until = self._misconfigured
+        if said != str(error) or now >= until:
+            self._misconfigured = (str(error), now + SAY_AGAIN)
+            logger.error("%s; it is tried again until that is mended", error)
 
     def run_once(self, timeout: float) -> None:
         """One turn: wait at most `timeout` seconds for messages, and do all that is to be done.
@@ -197,8 +222,8 @@ class Orchestrator:
         self._context.use(session)
         session.subscribe(HEARTBEAT, 1000)
         session.subscribe(DEAD, 20)
-        for partition in range(self._settings.partitions):
-            session.subscribe(reports(partition), REPORT_PREFETCH)
+        self._reading = 0
+        self._read_partitions(0.0)
         now = self._monotonic()
         for row in self._store.workers(ALIVE, all_namespaces=True):
             self._live.know(row.namespace, row.id, row.definitions, now)
@@ -207,10 +232,17 @@ class Orchestrator:
         # Workers whose hello nobody heard wait for an answer; those known already only answer again.
         for namespace in {self._settings.namespace, *self._store.namespaces()}:
             self._context.out.control(namespace, m.RESEND_HELLO)
-        logger.info("listening: %d report partitions, %d workers on record", self._settings.partitions, len(self._live.workers))
+        logger.info("listening: %d report partitions, %d workers on record", self._reading, len(self._live.workers))
         return session
 
     # ------------------------------------------------------------ duties
+    def _read_partitions(self, now: float) -> None:
+        """Take reports from all partitions that there are: somebody may have raised their number."""
+        reading = self._store.installation().reading
+        for partition in range(self._reading, reading):
+            self._context.session.subscribe(reports(partition), REPORT_PREFETCH)
+        self._reading = max(self._reading, reading)
+
     def _sweep(self, now: float) -> None:
         """Publish what is due."""
         context = self._context
@@ -299,14 +331,16 @@ def main(settings: Settings, stop: threading.Event) -> int:
     from aiki.orchestrator.background import Background
     from aiki.orchestrator.retention import Retention
     from aiki.orchestrator.webhooks import Sender
+    from aiki.owning import owned_broker
     from aiki.storage import open_store
 
-    broker = broker_of(settings, heartbeat=BROKER_HEARTBEAT, what="an orchestrator")
+    broker_of(settings, what="an orchestrator")  # what is wrong with its URL is told first
     settings.need("database_url", what="an orchestrator")
     store = open_store(settings, idle_limit=IDLE_LIMIT, primary=True)
+    broker, ring = owned_broker(settings, store, heartbeat=BROKER_HEARTBEAT)
     background = Background(settings, {"webhooks": Sender, "retention": Retention})
     background.start()
-    Orchestrator(store, broker, settings).run(stop)
+    Orchestrator(store, broker, settings, ring=ring).run(stop)
     background.close()
     store.close()
     return 0

@@ -5,7 +5,7 @@ The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `
 again), `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging`
 (metrics), `statistics`, `attention` (what is wrong), `webhooks`, `purging` (retention).
 again), `queues`, `batches`, `dead`, `why`, `roster` (workers, orchestrators, definitions, revocations), `reconciling`,
-`gauging` (metrics), `webhooks`, `purging` (retention), `idempotency`.
+`gauging` (metrics), `webhooks`, `purging` (retention), `idempotency`, `installing` (who this is).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from aiki.storage.database import Database
 from aiki.storage.dead import Dead
 from aiki.storage.gauging import Gauging
 from aiki.storage.idempotency import Idempotency
+from aiki.storage.installing import Installing
 from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
 from aiki.storage.outside import Outside
@@ -42,6 +43,7 @@ from aiki.storage.why import Explaining
 
 
 class Store(
+    Installing,
     BatchWork,
     Dead,
     Roster,
@@ -137,6 +139,7 @@ def open_store(settings: Settings, **overrides: object) -> Store:
         **overrides,  # type: ignore[arg-type]
     )
     store.check_schema()
+    store.agree_on_partitions()
     return store
 
 

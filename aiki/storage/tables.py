@@ -630,3 +630,21 @@ leftovers = sa.Table(
     **_OPTIONS,
 )
 """Runs that were deleted and whose steps and arrivals, too many for one transaction, are still to be."""
+
+installation = sa.Table(
+    "aiki_installation",
+    metadata,
+    sa.Column("one", sa.SmallInteger, nullable=False),
+    sa.Column("id", _ascii(32), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("partitions", sa.SmallInteger, nullable=False),
+    sa.Column("reading", sa.SmallInteger, nullable=False),
+    sa.Column("secret", _binary(32), nullable=False),
+    sa.Column("other", _binary(32)),
+    sa.Column("switch_at", sa.BigInteger, nullable=False),
+    sa.Column("signatures", _ascii(16), nullable=False),
+    sa.Column("hands_out", sa.SmallInteger, nullable=False),
+    sa.PrimaryKeyConstraint("one"),
+    **_OPTIONS,
+)
+"""The one row of what the database says of itself, see `aiki.signing.Installation`. `one` is 1."""

@@ -26,8 +26,10 @@ from aiki.broker.base import CONTROL, HEARTBEAT, Broker, Delivery, reports
 from aiki.errors import MessageError
 from aiki.history import FAILED, OPEN, RETRY, STEP, Step, Wait, Waits
 from aiki.messages import Control, Heartbeat, Held, Report, ReportList, RunKey, definitions_digest
+from aiki.sealing import Opener
 from aiki.worker import notices
 from aiki.worker.connection import Connection
+from aiki.worker.keys import WorkerRing
 from aiki.worker.notices import LeftRun, Lines, Notice
 from aiki.worker.options import Options
 from aiki.worker.process import rss_kib
@@ -71,6 +73,7 @@ class Link:
         supervisor: Lines,
         wakes: list[int],
         clock: Callable[[], float] = time.monotonic,
+        ring: WorkerRing | None = None,
     ) -> None:
         self._worker = worker
         self._registry = registry
@@ -80,11 +83,14 @@ class Link:
         self._supervisor = supervisor
         self._wakes = wakes
         self._clock = clock
+        self._ring = WorkerRing(shared, self._namespace) if ring is None else ring
+        self._opener = Opener()
         self._connection = Connection(broker, f"aiki-worker {options.name}", self._on_lost, clock)
         self._listening = False
         self._hellos: dict[int, int] = {}
         """Unanswered hellos of this session: nonce to monotonic nanoseconds."""
-        self._nonce = 0
+        self._nonce = time.monotonic_ns() // 1000
+        """Rises with each hello of this worker, also of a link that takes this one's place."""
         self._next_hello = 0.0
         self._next_beat = 0.0
         self._next_complaint = 0.0
@@ -159,7 +165,10 @@ class Link:
 
     def _say_hello(self, now: float) -> None:
         if self._hellos and now >= self._next_complaint:
-            _log.warning("no orchestrator answers; children that have no snapshot of the revocations wait for it")
+            _log.warning(
+                "no orchestrator answers; children that have no snapshot of the revocations wait for it (if orchestrators run, "
+                "see in their log whether this worker needs AIKI_WORKER_KEY)"
+            )
             self._next_complaint = now + COMPLAIN_SECONDS
         self._nonce += 1
         self._hellos[self._nonce] = time.monotonic_ns()
@@ -175,8 +184,18 @@ class Link:
             "version": aiki.__version__,
             "can": [messages.CAN_FETCH],
             "nonce": self._nonce,
+            "pk": self._opener.public,
+            "kid": self._ring.state,
         }
         self._tell(messages.HELLO, self.held(), fields)
+
+    def _take_keys(self, control: Control, *, proven: bool) -> None:
+        if (
+            control.fields.get("worker") == self._worker
+            and self._ring.take(control.fields, proven, self._opener)
+            and self._hellos
+        ):
+            self._say_hello(self._clock())  # the one before was not signed with it
 
     def _take_snapshot(self, control: Control) -> None:
         if control.fields.get("worker") != self._worker or not self._hellos:
@@ -212,6 +231,9 @@ class Link:
             _log.error("a control message is passed over: %s", error)
             return
         if control.namespace != self._namespace:
+            return
+        if control.kind == messages.KEYS:
+            self._take_keys(control, proven=delivery.believed and bool(delivery.namespace))
             return
         if control.kind == messages.SNAPSHOT:
             self._take_snapshot(control)
@@ -311,6 +333,7 @@ class Link:
             "digest": self._digest,
             "draining": int(self._shared.draining),
             "rss": rss_kib(os.getppid()) + rss_kib(os.getpid()),
+            "kid": self._ring.state,
             "paused": [queue for queue, paused in zip(self._options.queues, self._shared.paused, strict=True) if paused],
         }
         self._tell(messages.BEAT, self.held(), fields)
@@ -332,6 +355,8 @@ class Link:
         return out
 
     def _tell(self, kind: str, held: list[Held], fields: dict[str, Any]) -> None:
+        if self._shared.clock_offset:
+            fields["at"] = self._shared.clock_offset + time.monotonic_ns() // 1000
         self._connection.tell(HEARTBEAT, Heartbeat(self._namespace, kind, self._worker, held, fields).encode())
 
     # ------------------------------------------------------------ reports

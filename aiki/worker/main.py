@@ -34,6 +34,9 @@ def main(options: Options) -> int:
         return EXIT_USAGE
     try:
         supervisor = Supervisor(options, registry, broker)
+    except ConfigurationError as error:
+        sys.stderr.write(f"aiki-worker: {error}\n")
+        return EXIT_USAGE
     except OSError as error:
         sys.stderr.write(f"aiki-worker: it cannot start: {error}\n")
         return EXIT_FAILED

@@ -8,6 +8,7 @@ store of a word is seen whole by the others::
     slots      each: 16 words (`_PID` … below), then 1024 entries of 64 bytes
     revoked    262,144 x 24 bytes: run 16s, epoch u32, unused u32; entry i stands at i modulo 262,144
     paused     one byte for each of the worker's queues: 1 while it is paused
+    identity   a word (rises with each change, odd while it is written), its length, and up to 496 bytes: the worker's keys
 
 A slot's entries are the runs its child has *begun*: entry i stands at i modulo 1024; `TAIL` counts those begun, `HEAD` those
 whose report is confirmed; those between are *held*. `EXECUTING` is 1 + the index of the entry whose user code runs, or 0.
@@ -40,6 +41,7 @@ _SLOT_BYTES = _SLOT_WORDS * _WORD + ENTRIES * _ENTRY_BYTES
 _REVOKED = struct.Struct("<16sI")
 _REVOKED_BYTES = 24
 REVOKED_ENTRIES: Final = 1 << 18
+_IDENTITY_BYTES = 512
 
 # words of the header
 _GO, _DRAIN, _REVOKED_COUNT, _CLOCK, _PAUSES = 0, 1, 2, 3, 4
@@ -290,7 +292,8 @@ class Shared:
         size = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES + REVOKED_ENTRIES * _REVOKED_BYTES
         self._paused = size
         self._queues = queues
-        self._map = mmap.mmap(-1, size + -(-queues // _WORD) * _WORD)
+        self._identity = size + -(-queues // _WORD) * _WORD
+        self._map = mmap.mmap(-1, self._identity + _IDENTITY_BYTES)
         self._words = memoryview(self._map).cast("Q")
         self._revoked = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES
         self.slots = [Slot(self._map, self._words, number) for number in range(slots)]
@@ -336,6 +339,36 @@ class Shared:
         """Set which queues are paused. Only the link calls this."""
         self._map[self._paused : self._paused + self._queues] = bytes(paused)
         self._words[_PAUSES] += 1
+
+    # ------------------------------------------------------------ keys
+    @property
+    def identity_version(self) -> int:
+        """Rises with each change of the identity; 0 before the first."""
+        return int(self._words[self._identity // _WORD])
+
+    @property
+    def identity(self) -> tuple[int, bytes] | None:
+        """The version and the bytes of what `identify` wrote last; None: nothing yet, or it is being written."""
+        version = self.identity_version
+        length = int(self._words[self._identity // _WORD + 1])
+        data = self._map[self._identity + 2 * _WORD : self._identity + 2 * _WORD + length]
+        return (version, data) if version and version % 2 == 0 and version == self.identity_version else None
+
+    @property
+    def identity_bytes(self) -> bytes:
+        """What `identify` wrote last; empty if it wrote nothing. For the link, which alone writes it."""
+        found = self.identity
+        return b"" if found is None else found[1]
+
+    def identify(self, data: bytes) -> None:
+        """Tell the children who the worker is. Only the link calls this."""
+        if len(data) > _IDENTITY_BYTES - 2 * _WORD:
+            raise ValueError(f"an identity of {len(data)} bytes")
+        at = self._identity // _WORD
+        self._words[at] |= 1
+        self._words[at + 1] = len(data)
+        self._map[self._identity + 2 * _WORD : self._identity + 2 * _WORD + len(data)] = data
+        self._words[at] += 1
 
     @property
     def revoked_count(self) -> int:

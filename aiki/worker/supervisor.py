@@ -24,8 +24,10 @@ from typing import Any, Final
 
 from aiki import ids, logs
 from aiki.broker.base import Broker
+from aiki.broker.signed import SignedBroker
 from aiki.worker import notices
 from aiki.worker.child import Child, Identity, prepare_standard_streams
+from aiki.worker.keys import WorkerRing
 from aiki.worker.link import Link
 from aiki.worker.notices import LeftRun, Lines, Notice
 from aiki.worker.options import EXIT_COLD, EXIT_WARM, Options
@@ -82,6 +84,7 @@ class Supervisor:
         self._warm = self._cold = False
         self._oom = OomWatch()
         self._next_oom = 0.0
+        self._make_ring()  # a key that cannot be read is told at once
         self._wakeup, self._wakeup_write = socket.socketpair()
 
     # ------------------------------------------------------------ life
@@ -193,7 +196,8 @@ class Supervisor:
         def main() -> int:
             prepare_standard_streams()
             logs.identify(child=identity.slot)
-            return Child(identity, self._registry, self._options, self._shared, self._broker).run()
+            broker = SignedBroker(self._broker, self._make_ring())
+            return Child(identity, self._registry, self._options, self._shared, broker).run()
 
         place.kill = place.cancel = None
         place.born = time.monotonic()
@@ -209,8 +213,9 @@ class Supervisor:
             ours.close()
             prepare_standard_streams()
             wakes = [place.wake for place in self._places]
-            lines = Lines(theirs)
-            return Link(self.worker, self._registry, self._options, self._shared, self._broker, lines, wakes).run()
+            lines, ring = Lines(theirs), self._make_ring()
+            broker = SignedBroker(self._broker, ring)
+            return Link(self.worker, self._registry, self._options, self._shared, broker, lines, wakes, ring=ring).run()
 
         self._link_born = time.monotonic()
         self._link_pid = self._fork("aiki-link", main)
@@ -220,6 +225,10 @@ class Supervisor:
             self._link.send("death", notice=notice.to_wire())
         if self._stopping and not any(place.pid for place in self._places):
             self._link.send("stop")
+
+    def _make_ring(self) -> WorkerRing:
+        settings = self._registry.settings
+        return WorkerRing(self._shared, settings.namespace, settings.worker_key)
 
     def _fork(self, title: str, main: Callable[[], int]) -> int:
         """Run `main` in a new process called `title`, which ends with its result; returns the process id."""

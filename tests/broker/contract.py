@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from aiki.broker import CONTROL, DEAD, HEARTBEAT, Broker, Depth, Session, Settled, answers, reports, work
+from aiki.broker import CONTROL, DEAD, HEARTBEAT, Broker, BrokerForeign, Depth, Session, Settled, answers, reports, work
 from aiki.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge
 from tests.broker.kits import Kit, bodies, nothing, publish, settle, take
 from tests.waiting import wait_until
@@ -32,6 +32,25 @@ class BrokerContract:
         assert isinstance(kit.broker, Broker)
         assert isinstance(kit.connect(), Session)
         assert kit.broker.url == kit.url
+
+    # ------------------------------------------------------------ whose it is
+    def test_it_belongs_to_the_first_installation_that_claims_it(self, kit: Kit) -> None:
+        mine, other = "a" * 32, "b" * 32
+        first, second = kit.connect(), kit.connect()
+        assert not first.is_claimed()
+        first.claim(mine)
+        second.claim(mine)
+        assert second.is_claimed()
+        stranger = kit.connect()
+        with pytest.raises(BrokerForeign) as caught:
+            stranger.claim(other)
+        assert caught.value.owner == mine
+        third = kit.connect()
+        third.claim(other, anew=True)
+        third.claim(other)
+        with pytest.raises(BrokerForeign):
+            kit.connect().claim(mine)
+        publish(third, A, b"it is used as before")
 
     # ------------------------------------------------------------ sending and settling
     def test_messages_come_in_the_order_sent(self, kit: Kit) -> None:

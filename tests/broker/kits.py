@@ -72,8 +72,8 @@ class AmqpKit(Kit):
             channel = connection.default_channel
             for address in addresses:
                 channel.queue_delete(self.broker.topology.queue_name(address))
-            for kind in Kind:
-                channel.exchange_delete(f"{self.prefix}.{kind.value}")
+            for name in (*(kind.value for kind in Kind), "owner"):
+                channel.exchange_delete(f"{self.prefix}.{name}")
 
 
 class SqliteKit(Kit):

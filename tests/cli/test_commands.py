@@ -106,7 +106,8 @@ def test_an_orchestrator_says_why_it_cannot_start(tmp_path: Path) -> None:
     done = aiki("orchestrator", "--broker", "redis://x", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "aiki: broker URL begins with 'redis'; it must be amqp://, amqps:// or sqlite:///\n"
-    away = aiki("orchestrator", "--database", NOWHERE, cwd=tmp_path, AIKI_TIMEOUT="1")
+    places = ["--database", NOWHERE, "--broker", f"sqlite:///{tmp_path}/b.db"]
+    away = aiki("orchestrator", *places, cwd=tmp_path, AIKI_TIMEOUT="1")
     assert away.returncode == 4
     assert "127.0.0.1" in away.stderr
     assert len(away.stderr.splitlines()) == 1

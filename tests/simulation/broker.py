@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from aiki.broker.base import DEAD, Address, Broker, Delivery, Depth, Kind, Session, Settled, SizeLimit, first_tag
+from aiki.broker.base import DEAD, Address, Broker, BrokerForeign, Delivery, Depth, Kind, Session, Settled, SizeLimit, first_tag
 from aiki.ceilings import MAX_MESSAGE
 from aiki.errors import BrokerUnavailable, ConfigurationError
 
@@ -131,6 +131,7 @@ class SimulatedBroker:
         self.fanouts: dict[Kind, list[Subscription]] = {kind: [] for kind in FANOUTS}
         self.sessions: list[SimulatedSession] = []
         self.away = False
+        self.owner: str | None = None
         self._number = 0
 
     def connect(self, name: str, timeout: float = 5.0) -> Session:
@@ -315,6 +316,15 @@ class SimulatedSession:
             count = len(queue.ready)
             queue.ready.clear()
             return count
+
+    def claim(self, installation: str, *, anew: bool = False) -> None:
+        if self.broker.owner is None or anew:
+            self.broker.owner = installation
+        if self.broker.owner != installation:
+            raise BrokerForeign(self.broker.owner)
+
+    def is_claimed(self) -> bool:
+        return self.broker.owner is not None
 
     def beat(self) -> None:
         with self.broker.clock.lock:
