@@ -17,7 +17,7 @@ from aiki.errors import ConfigurationError, UnknownTask
 from aiki.handle import Handle
 from aiki.ids import parse_id
 from aiki.model import Accepted, NewRun, RunFilter, RunView
-from aiki.options import Seconds, TaskOptions, check_task_name, moment, refuse
+from aiki.options import MAX_VERSION, Seconds, TaskOptions, check_task_name, is_plain, moment, refuse
 from aiki.retry import RetryPolicy
 from aiki.settings import Settings, check_name
 from aiki.states import State
@@ -236,8 +236,10 @@ class Aiki:
         for option in unknown:
             refuse(where, option, _TASK_OPTIONS)
         defaults = TaskOptions.check(where, **given)
-        if not isinstance(version, str) or not 1 <= len(version) <= 64 or not version.isprintable():
-            raise ConfigurationError(f"{where}: version={version!r}: it must be text of 1 to 64 characters")
+        if not is_plain(version, MAX_VERSION):
+            raise ConfigurationError(
+                f"{where}: version={version!r}: it must be 1 to {MAX_VERSION} printable characters, without spaces around them"
+            )
 
         def define(function: Callable[..., Any]) -> Task[..., Any]:
             return self._define(kind, function, name, version, defaults)

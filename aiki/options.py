@@ -29,6 +29,7 @@ OPT_MAX_CRASHES: Final = "mc"
 MAX_SECONDS: Final = 100 * 366 * 86400
 MAX_NAME: Final = 200
 MAX_REFERENCE: Final = 255
+MAX_VERSION: Final = 64
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 _RETRY_HINT = "use retry=RetryPolicy.exponential(...), or raise RetryLater(seconds) in the task"
@@ -261,13 +262,23 @@ def _wire(
     return {key: value for key, value in found.items() if value is not None}
 
 
+def is_plain(text: Any, longest: int) -> bool:
+    """Whether this is text of 1 to `longest` printable characters without spaces around them.
+
+    MySQL takes no notice of spaces at the end when it compares text: `"job"` and `"job "` would be one key there.
+    """
+    return isinstance(text, str) and 1 <= len(text) <= longest and text.isprintable() and text == text.strip()
+
+
 def check_reference(where: str, value: Any) -> str | None:
     """A reference id or None; raises `ConfigurationError`."""
     if value is None:
         return None
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_REFERENCE or not value.isprintable():
-        raise ConfigurationError(f"{where}: reference_id={value!r}: it must be 1 to {MAX_REFERENCE} printable characters")
-    return value
+    if not is_plain(value, MAX_REFERENCE):
+        raise ConfigurationError(
+            f"{where}: reference_id={value!r}: it must be 1 to {MAX_REFERENCE} printable characters, without spaces around them"
+        )
+    return str(value)
 
 
 def _run_id(where: str, value: Any) -> str | None:
@@ -283,13 +294,17 @@ def _run_id(where: str, value: Any) -> str | None:
 
 def check_task_name(where: str, name: str) -> str:
     """A task's name; raises `ConfigurationError`."""
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
-        raise ConfigurationError(f"{where}: name={name!r}: it must be 1 to {MAX_NAME} printable characters")
+    if not is_plain(name, MAX_NAME):
+        raise ConfigurationError(
+            f"{where}: name={name!r}: it must be 1 to {MAX_NAME} printable characters, without spaces around them"
+        )
     return name
 
 
 def check_step_name(name: str) -> str:
     """A step's name; raises `ConfigurationError`."""
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-        raise ConfigurationError(f"step name {name!r}: it must be 1 to {MAX_NAME} printable characters")
+    if not is_plain(name, MAX_NAME):
+        raise ConfigurationError(
+            f"step name {name!r}: it must be 1 to {MAX_NAME} printable characters, without spaces around them"
+        )
     return name

@@ -16,7 +16,16 @@ from aiki.context import workflow_here
 from aiki.errors import AikiError, ConfigurationError, NotDurable
 from aiki.handle import Handle
 from aiki.model import DefinitionInfo, NewRun, OnConflict
-from aiki.options import OPT_MAX_CRASHES, OnParentCancel, RunOptions, Seconds, TaskOptions, check_limits, refuse
+from aiki.options import (
+    OPT_MAX_CRASHES,
+    OnParentCancel,
+    RunOptions,
+    Seconds,
+    TaskOptions,
+    check_limits,
+    check_reference,
+    refuse,
+)
 from aiki.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -335,7 +344,7 @@ class BoundTask(Generic[P, R]):
             options.due_at,
             options.expires_at,
             self._wire,
-            reference_id or options.reference_id,
+            options.reference_id if reference_id is None else check_reference(task.name, reference_id),
             options.on_conflict,
         )
 

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from aiki import ids
 from aiki.ceilings import MESSAGE_ROOM
 from aiki.clock import SECOND, Clock
-from aiki.errors import PayloadTooLarge, ReferenceConflict, RunConflict
+from aiki.errors import PayloadTooLarge, ReferenceConflict, RunConflict, StorageUnavailable
 from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
 from aiki.model import Accepted, Created, NewRun, Outgoing
 from aiki.states import State
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
-from aiki.storage.database import Database, Insert, RowTooLarge, is_duplicate
+from aiki.storage.database import CHANGED_SINCE_READ, Database, Insert, RowTooLarge, error_code, is_duplicate
 from aiki.storage.rows import EXPIRY_EPOCH, delivery_id
 
 RUN_COLUMNS = (
@@ -123,12 +123,13 @@ class Creating:
         :raises ReferenceConflict: a reference id belongs to another input.
         :raises RunConflict: an id belongs to a run of another name.
         :raises PayloadTooLarge: the database refuses rows of that size.
+        :raises StorageUnavailable: with `connection`, that its transaction must be rolled back and repeated.
         """
         for run in runs:
             self._check_sendable(run)
         try:
             if connection is not None:
-                return self._create(connection, self.namespace, runs, claim, batch, actor)
+                return self._create_within(connection, runs, claim, batch, actor)
             if len(runs) == 1 and runs[0].reference_id is None and len(runs[0].input.text) < SMALL:
                 made = self._create_one(runs[0], claim, actor)
                 if made is not None:
@@ -148,6 +149,20 @@ class Creating:
                 f"the input of {run.name} takes {size:,} bytes in a message, and there is room for {room:,}; pass a reference "
                 "to large data, or raise AIKI_MAX_MESSAGE and the broker's own limit (max_message_size of RabbitMQ)"
             )
+
+    def _create_within(
+        self, connection: sa.Connection, runs: Sequence[NewRun], claim: float | None, batch: int | None, actor: str
+    ) -> Created:
+        """As `_create`, in the caller's transaction, whose isolation level is the caller's too."""
+        try:
+            return self._create(connection, self.namespace, runs, claim, batch, actor)
+        except OperationalError as error:
+            if error_code(error) != CHANGED_SINCE_READ:
+                raise
+            raise StorageUnavailable(
+                "another process has taken a reference id or a run id since this transaction began, and this server "
+                "(innodb_snapshot_isolation) lets nobody look at what is newer; roll back and repeat, or use READ COMMITTED"
+            ) from error
 
     def _create(
         self,
@@ -225,17 +240,22 @@ class Creating:
                 raise
         row = self.db.execute(
             connection,
-            "SELECT f.run_id, f.input_hash, r.state FROM aiki_reference_ids f "
+            "SELECT f.run_id, f.input_hash, r.state, f.name, f.reference_id FROM aiki_reference_ids f "
             "LEFT JOIN aiki_runs r ON r.namespace = f.namespace AND r.id = f.run_id "
-            "WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ?",
+            f"WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ? {self.db.for_share}",
             (namespace, run.name, run.reference_id),
         ).fetchone()
-        assert row is not None, "reference ids are never deleted while a transaction may look for them"
+        if row is None:
+            raise StorageUnavailable(
+                f"the run of {run.name} with reference id {run.reference_id!r} was deleted this moment; repeat"
+            )
         holder, known_digest, state = bytes(row[0]), bytes(row[1]), row[2]
         if holder == raw and state is None:
             return None
         text = ids.to_text(holder)
-        if known_digest != digest and run.on_conflict == "error":
+        # MySQL takes "job" and "job " for one key: what differs here is another reference id, which cannot be had beside it.
+        other = (row[3], row[4]) != (run.name, run.reference_id)
+        if other or (known_digest != digest and run.on_conflict == "error"):
             raise ReferenceConflict(run.name, run.reference_id or "", text)
         return Accepted(text, State(state or State.QUEUED), False)
 
@@ -265,6 +285,7 @@ class Creating:
             "ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' WHERE r.namespace = ? AND r.id",
             (now, namespace),
             [made[run_id].raw for run_id in unique],
+            self.db.for_share,
         )
         here: set[str] = set()
         for raw, name, state, ours in found:

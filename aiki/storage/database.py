@@ -38,8 +38,9 @@ from aiki.storage.long_statements import allow_long_statements
 T = TypeVar("T")
 IsolationLevel = Literal["READ COMMITTED", "AUTOCOMMIT"]
 
+CHANGED_SINCE_READ = 1020
 # Deadlock, lock wait time-out, record changed since read (MariaDB snapshot), rolled back by group replication (MySQL).
-_RETRY_CODES = frozenset({1213, 1205, 1020, 3101})
+_RETRY_CODES = frozenset({1213, 1205, CHANGED_SINCE_READ, 3101})
 # Too many connections, server shutting down, cannot connect, gone away, lost, server not ready, idle session closed.
 _AWAY_CODES = frozenset({1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 1152, 1158, 1159, 1160, 1161, 4031, 1203})
 # Started with --read-only, in a read-only transaction, InnoDB is read-only, refused by group replication, by Galera.
@@ -438,6 +439,11 @@ class Database:
     def for_update(self) -> str:
         """The clause that locks what a SELECT returns; SQLite's writers are alone anyway."""
         return "" if self.is_sqlite else "FOR UPDATE"
+
+    @property
+    def for_share(self) -> str:
+        """The clause by which a SELECT reads what is committed now, also in a transaction that is REPEATABLE READ."""
+        return "" if self.is_sqlite else "LOCK IN SHARE MODE"
 
     @property
     def skip_locked(self) -> str:

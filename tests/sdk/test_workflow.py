@@ -100,7 +100,7 @@ def test_a_workflow_is_a_definition(app: Aiki) -> None:
         ({"time_limit": 5, "soft_time_limit": 5}, "must be below"),
         ({"version": 2}, "version=2"),
         ({"version": ""}, "version=''"),
-        ({"version": "x" * 65}, "1 to 64 characters"),
+        ({"version": "x" * 65}, "1 to 64 printable characters"),
         ({"name": " x"}, "name=' x'"),
     ],
 )

@@ -1,0 +1,109 @@
+"""`enqueue(session=)` in transactions of REPEATABLE READ, MySQL's default, beside another process that enqueues the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from aiki.errors import ReferenceConflict, RunConflict, StorageUnavailable
+from aiki.model import NewRun
+from aiki.storage import Store, upgrade
+from aiki.storage.database import CHANGED_SINCE_READ
+from tests.services import MariaServer
+from tests.storage.test_creating import new
+
+
+@pytest.fixture(scope="module")
+def store(maria: MariaServer) -> Iterator[Store]:
+    url = maria.create_database()
+    upgrade(url)
+    made = Store(url)
+    yield made
+    made.close()
+    maria.drop_database(url)
+
+
+@contextmanager
+def begun(store: Store) -> Iterator[sa.Connection]:
+    """A transaction that has looked at the tables before the other process writes."""
+    engine = sa.create_engine(store.db.url, isolation_level="REPEATABLE READ")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT * FROM aiki_reference_ids LIMIT 1").fetchall()
+        connection.exec_driver_sql("SELECT * FROM aiki_runs LIMIT 1").fetchall()
+        yield connection
+        connection.rollback()
+    engine.dispose()
+
+
+def named(reference: str, *args: object, **more: object) -> NewRun:
+    return replace(new("shop.charge", *args), reference_id=reference, **more)  # type: ignore[arg-type]
+
+
+def test_a_reference_id_that_another_process_has_taken_since(store: Store) -> None:
+    with begun(store) as connection:
+        other = store.create_runs([named("r-1", 1)]).accepted[0]
+        mine = store.create_runs([named("r-1", 1)], connection=connection).accepted[0]
+        assert (mine.id, mine.created) == (other.id, False)
+        with pytest.raises(ReferenceConflict):
+            store.create_runs([named("r-1", 2)], connection=connection)
+        lenient = store.create_runs([named("r-1", 2, on_conflict="return_existing")], connection=connection).accepted[0]
+        assert lenient.id == other.id
+
+
+def test_many_at_once_of_which_another_process_has_taken_some(store: Store) -> None:
+    runs = [named(f"m-{number}", number) for number in range(5)]
+    with begun(store) as connection:
+        others = store.create_runs([named(f"m-{number}", number) for number in (1, 3)]).accepted
+        made = store.create_runs(runs, connection=connection).accepted
+        assert [item.created for item in made] == [True, False, True, False, True]
+        assert [made[1].id, made[3].id] == [item.id for item in others]
+        connection.commit()
+    assert [store.get_run(item.id).reference_id for item in made] == [f"m-{number}" for number in range(5)]
+
+
+def test_a_run_id_that_another_process_has_taken_since(store: Store) -> None:
+    run = new("shop.charge", 7)
+    with begun(store) as connection:
+        store.create_runs([run])
+        again = store.create_runs([run, new("shop.charge", 8)], connection=connection).accepted
+        assert [item.created for item in again] == [False, True]
+        with pytest.raises(RunConflict, match=r"belongs to a run of 'shop.charge'"):
+            store.create_runs([replace(run, name="shop.other")], connection=connection)
+
+
+def test_the_same_enqueue_again_whose_first_answer_was_lost(store: Store) -> None:
+    run = named("lost-1", 7)
+    with begun(store) as connection:
+        store.create_runs([run])
+        again = store.create_runs([run], connection=connection).accepted[0]
+        assert (again.id, again.created) == (run.id, False)
+
+
+def test_savepoints_and_a_rollback(store: Store) -> None:
+    run = named("s-1", 1)
+    with begun(store) as connection:
+        savepoint = connection.begin_nested()
+        assert store.create_runs([run], connection=connection).accepted[0].created
+        savepoint.rollback()
+        other = store.create_runs([named("s-1", 1)]).accepted[0]
+        with connection.begin_nested():
+            assert store.create_runs([named("s-1", 1)], connection=connection).accepted[0].id == other.id
+            assert store.create_runs([named("s-2", 1)], connection=connection).accepted[0].created
+    assert store.create_runs([named("s-2", 1)]).accepted[0].created, "the caller rolled back"
+
+
+def test_a_server_that_lets_nobody_look_at_what_is_newer_gives_a_readable_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OperationalError("SELECT", (), Exception(CHANGED_SINCE_READ, "Record has changed since last read"))
+
+    with begun(store) as connection:
+        monkeypatch.setattr(Store, "_claim_reference", refuse)
+        with pytest.raises(StorageUnavailable, match="roll back and repeat, or use READ COMMITTED"):
+            store.create_runs([named("c-1", 1)], connection=connection)
