@@ -33,6 +33,7 @@ from aiki.errors import (
     UnknownTask,
     WorkflowCancelled,
     WorkflowChanged,
+    WorkflowStuck,
 )
 from aiki.futures import Future, as_completed, first, gather
 from aiki.handle import Handle
@@ -102,5 +103,6 @@ __all__ = [  # noqa: RUF022  (by noun, in the order in which one meets them)
     "NoCurrentRun",
     "NotDurable",
     "WorkflowChanged",
+    "WorkflowStuck",
     "HistoryLimitExceeded",
 ]

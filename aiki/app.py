@@ -13,6 +13,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
 from aiki import handle as handles
+from aiki.context import refuse_in_workflow
 from aiki.errors import ConfigurationError, UnknownTask
 from aiki.handle import Handle
 from aiki.ids import parse_id
@@ -36,6 +37,10 @@ R = TypeVar("R")
 
 _TASK_OPTIONS = ("name", "queue", "retry", "time_limit", "soft_time_limit", "expires", "version", "max_crashes")
 _PAGE = 200
+_IN_WORKFLOWS = (
+    "Start runs with task.submit(...), wait for them with the future's result(), for others with run.wait_event(name), and use "
+    "what `run` has"
+)
 
 
 class Decorator(Protocol):
@@ -282,7 +287,13 @@ class Aiki:
     # ------------------------------------------------------------ ask
     @property
     def client(self) -> Client:
-        """The client: over HTTP if there is a server's URL, else embedded. Made when it is first needed."""
+        """The client: over HTTP if there is a server's URL, else embedded. Made when it is first needed.
+
+        All that asks or acts goes through it; so it is refused to the code of workflows, outside of their steps.
+
+        :raises NotDurable: a workflow's own code asks for it.
+        """
+        refuse_in_workflow("something that acts or reads outside of the workflow", _IN_WORKFLOWS)
         client = self._client
         if client is None:
             with self._lock:
@@ -324,6 +335,7 @@ class Aiki:
         states = (state,) if isinstance(state, str) else tuple(state)
         if kind not in (None, "task", "workflow"):
             raise ConfigurationError(f"runs: kind={kind!r}: it must be 'task' or 'workflow'")
+        refuse_in_workflow("app.runs(...)", _IN_WORKFLOWS)
         where = RunFilter(
             states=tuple(_state(item) for item in states),
             name=name,

@@ -14,6 +14,9 @@ from aiki.errors import ConfigurationError
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
+_NOTHING: Mapping[str, Any] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """The arguments of one run for `enqueue_many`; `task.call(...)` makes one that type checkers check."""
@@ -31,6 +34,7 @@ class Arguments:
 
     def __init__(self, name: str, fn: Callable[..., Any], skip: int = 0) -> None:
         self._name = name
+        self.fn = fn
         self._what = f"arguments of {name}"
         try:
             self._signature = inspect.signature(fn)
@@ -74,9 +78,10 @@ class Arguments:
         self.check(args, kwargs)
         return codec.encode([list(args), {**kwargs}], limit=limit, what=self._what, compress_above=compress_above or None)
 
-    def canonical(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    def canonical(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], beside: Mapping[str, Any] = _NOTHING) -> str:
         """The call as JSON text that is equal for equal calls, however they are written; defaults are not filled in.
 
+        :param beside: what else is part of the input, by names that are no parameters'.
         :raises TypeError: the function does not take these arguments.
         :raises aiki.PayloadError: an argument cannot be carried.
         """
@@ -84,7 +89,7 @@ class Arguments:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self._name}() {error}; its signature is {self._signature}") from None
-        return codec.canonical(bound.arguments, what=self._what)
+        return codec.canonical({**bound.arguments, **beside} if beside else bound.arguments, what=self._what)
 
 
 def _without_run(name: str, found: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from aiki.errors import AikiError, NotDurable
 
@@ -130,25 +132,72 @@ class DurableRun(Protocol):
         """Start a run of its own; gives a future."""
 
 
-class _Here:
-    """The workflow that this process is executing: one at a time, in one thread."""
+MAX_REFUSALS: Final = 1000
+"""How often a function that is to be left may ask for something durable before it counts as stuck."""
 
-    __slots__ = ("in_step", "run", "thread")
 
-    def __init__(self, run: DurableRun) -> None:
+class Call:
+    """One call of a workflow's function: this process makes one at a time, in one thread.
+
+    :ivar in_step: code of a step runs.
+    :ivar busy: a durable operation is under way.
+    :ivar over: the function has been left; what it held is being freed.
+    :param stuck: called once the function has asked `MAX_REFUSALS` times for something durable although it is to be left.
+    """
+
+    __slots__ = ("_refusals", "_strangers", "_stuck", "busy", "in_step", "over", "run", "thread")
+
+    def __init__(self, run: DurableRun, stuck: Callable[[], object] | None = None) -> None:
         self.run = run
         self.thread = threading.get_ident()
-        self.in_step = False
+        self.in_step = self.busy = self.over = False
+        self._stuck = stuck
+        self._refusals = 0
+        self._strangers = _threads()
+
+    def end(self) -> None:
+        """The function has been left: from now on everything durable is refused, and its run is no longer held."""
+        self.over = True
+        self.run = _NOBODY
+
+    def refused(self) -> None:
+        """Something durable was asked for although the function is to be left, or has been."""
+        self._refusals += 1
+        if self._refusals >= MAX_REFUSALS and self._stuck is not None:
+            self._stuck()
+
+    def step_ended(self) -> None:
+        """Threads that a step has started, and that outlive it, are not the workflow's."""
+        self._strangers |= _threads()
+
+    def has_started(self, thread: int) -> bool:
+        """Whether the workflow's own code may have started this thread, or have given it work."""
+        return thread == self.thread or thread not in self._strangers or _in_pool()
 
 
-_here: _Here | None = None
+class _Nobody:
+    """Stands for the run once its function has been left."""
+
+    def call_task(self, *_: Any) -> Any:
+        _refuse_over()
+
+    submit_task = call_task
+
+
+_NOBODY: Final = _Nobody()
+_here: Call | None = None
+_collector: int | None = None
+"""The thread in which the garbage collector runs."""
 
 
 def workflow_here() -> DurableRun | None:
     """The workflow whose own code calls this; None outside of workflows and inside steps.
 
-    :raises NotDurable: a workflow's code runs, but not in this thread: nothing done here would be recorded.
+    :raises NotDurable: a workflow's code runs, but what is done here would not be recorded: it is another thread, or a
+        finalizer that the garbage collector runs, which may be that of any object.
     """
+    if _collector is not None:
+        _refuse_collected()
     here = _here
     if here is None or here.in_step:
         return None
@@ -160,32 +209,103 @@ def workflow_here() -> DurableRun | None:
     return here.run
 
 
-def check_durable() -> None:
-    """Refuse an operation of a workflow that would not be recorded in its place.
+def check_durable(run: object) -> Call:
+    """Refuse an operation of a workflow's run that would not be recorded in its place; gives the call that it is part of.
 
-    :raises NotDurable: this is inside of a step, or not the workflow's own thread.
+    :raises NotDurable: this is inside of a step, not the workflow's own thread, a finalizer that the garbage collector runs,
+        inside of another operation, or the run is not the one whose function is being called.
     """
+    if _collector is not None:
+        _refuse_collected()
     here = _here
     if here is None:
-        return
+        raise NotDurable(
+            "a durable operation was asked for outside of the call of the workflow's function: use `run`, and what it has "
+            "given, only while the function is called with it"
+        )
     if here.thread != threading.get_ident():
         raise NotDurable(
             "a durable operation was asked for in another thread than the workflow's own: it would not be recorded"
         )
+    if here.over:
+        _refuse_over()
     if here.in_step:
         raise NotDurable(
             "a durable operation was asked for inside of a step: a step is recorded as a whole. Do it in the workflow's own "
             "code, before or after the step"
         )
+    if here.run is not run:
+        raise NotDurable(
+            "a durable operation was asked for through an object of another call of a workflow's function, which is over: it "
+            "would be recorded in the wrong history. Do not keep `run`, futures or sagas longer than the call"
+        )
+    if here.busy:
+        raise NotDurable(
+            "a durable operation was asked for while another one is under way (by a schema, a property or a finalizer): it "
+            "would not be recorded in its place"
+        )
+    return here
+
+
+def belongs_here(run: object) -> bool:
+    """Whether the function that is being called now is this run's."""
+    return _here is not None and _here.run is run
+
+
+def in_own_code(run: object) -> bool:
+    """Whether the code that calls this is the own code of this run's workflow: in its thread, outside of steps."""
+    here = _here
+    return here is not None and here.run is run and not here.in_step and here.thread == threading.get_ident()
+
+
+def executing_workflow() -> bool:
+    """Whether this process is in the call of a workflow's function: then `refuse_in_workflow` has something to look at."""
+    return _here is not None
+
+
+def refuse_in_workflow(what: str, instead: str) -> None:
+    """Refuse what acts or reads outside of the history, where the workflow's own code asks for it.
+
+    :param what: the call, as people write it; `instead`: what to write in workflows.
+    :raises NotDurable: a workflow's own code calls this, or a thread that it may have started. Inside of a step all is allowed.
+    """
+    here = _here
+    if here is None or here.in_step:
+        return
+    if not here.has_started(threading.get_ident()):
+        return
+    if here.over:
+        here.refused()
+    raise NotDurable(
+        f"{what} was called in a workflow's own code: it is not recorded in the history, so it would be done again each time "
+        f"that the function is called, or answer differently. {instead}, or do it inside of a step: a task, or "
+        "run.step(name, fn)"
+    )
+
+
+def _refuse_collected() -> None:
+    if _collector == threading.get_ident():
+        raise NotDurable(
+            "a finalizer that the garbage collector runs has called a task or asked for something durable: it may run at any "
+            "time, in the middle of another run. Close generators and files where they are used (`with`, `contextlib.closing`)"
+        )
+
+
+def _refuse_over() -> NoReturn:
+    if _here is not None:
+        _here.refused()
+    raise NotDurable("something durable was asked for after the workflow's function had been left: nothing is done there")
 
 
 @contextmanager
-def inside_workflow(run: DurableRun) -> Iterator[None]:
-    """While a workflow's function runs."""
+def inside_workflow(run: DurableRun, stuck: Callable[[], object] | None = None) -> Iterator[Call]:
+    """While a workflow's function runs, and while what it held is freed (`Call.end`)."""
     global _here
-    before, _here = _here, _Here(run)
+    _watch_collector()
+    before, _here = _here, Call(run, stuck)
+    del run  # this frame must not hold it longer than `Call.end` says
     try:
-        yield
+        yield _here
     finally:
         _here = before
 
@@ -204,4 +324,25 @@ def inside_step(ordinal: int, attempt: int, name: str = "") -> Iterator[None]:
         if token is not None:
             _current.reset(token)
         if here is not None:
+            here.step_ended()
             here.in_step = False
+
+
+def _threads() -> frozenset[int | None]:
+    return frozenset(thread.ident for thread in threading.enumerate())
+
+
+def _in_pool() -> bool:
+    """Whether this is a thread of an executor: who has given it its work cannot be told, so it counts as the workflow's."""
+    module = sys.modules.get("concurrent.futures.thread")
+    return module is not None and threading.current_thread() in getattr(module, "_threads_queues", ())
+
+
+def _watch_collector() -> None:
+    if _on_collection not in gc.callbacks:
+        gc.callbacks.append(_on_collection)
+
+
+def _on_collection(phase: str, _info: dict[str, int]) -> None:
+    global _collector
+    _collector = threading.get_ident() if phase == "start" else None

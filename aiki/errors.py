@@ -244,8 +244,13 @@ class HistoryLimitExceeded(AikiError):
     """The run's history has grown to its limit; end it with `run.continue_as_new(...)` before that."""
 
 
+class WorkflowStuck(AikiError):
+    """Recorded on a run whose function could not be left when it was to wait: it caught what leaves it again and again."""
+
+
 class NotDurable(AikiError):
-    """A durable operation was asked for where it would not be recorded: in another thread, or outside of a workflow."""
+    """A workflow's code asked for something that would not be recorded: in another thread, outside of the call of its function,
+    in a finalizer; or for what acts or reads outside of the history, such as `enqueue` or `handle.result()`."""
 
 
 # ---------------------------------------------------------------- met inside Aiki

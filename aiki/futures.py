@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from aiki import codec, history
+from aiki import codec, history, ids
 from aiki.clock import SECOND
-from aiki.errors import ConfigurationError, EventTimeout, StepFailed
+from aiki.errors import ConfigurationError, EventTimeout, NotDurable, StepFailed
 from aiki.history import CANCELLED, COMPLETED, FAILED, OPEN, TIMED_OUT, Step, Wait, ranges
 from aiki.replay import digest_of
 from aiki.workflow_run import WorkflowRun
@@ -24,9 +24,8 @@ class Future(ABC, Generic[R_co]):
     """Something that a workflow has started: a task, a child, a sleep, an event."""
 
     def __init__(self, run: WorkflowRun, step: Step) -> None:
-        self.run = run
-        self.step = step
-        self.ordinal = step.ordinal
+        self._run = run
+        self._step = step
 
     def result(self) -> R_co:
         """What came of it; waits for it, holding nothing.
@@ -34,79 +33,104 @@ class Future(ABC, Generic[R_co]):
         :raises StepFailed: it failed (or the original error, where that can be made anew).
         :raises EventTimeout: the event did not come in time.
         """
-        with self.run._operation():
-            if self.run._replay.cancel_delivered:
-                _raise_cancelled(self.run, "wait", [self])
-            if not self.ready():
-                self.run._cancel_wait("wait", _digest("wait", [self]))
-            return self.wait()
+        with self._run._operation():
+            _check_interrupted(self._run, "wait", [self])
+            if not self._ready():
+                self._run._interrupt_wait("wait", _digest("wait", [self]))
+                self._leave()
+            return self._value()
 
-    def wait(self) -> R_co:
+    def _wait(self) -> R_co:
         """As `result`, inside of the operation that has started it and gives it to nobody else."""
-        if not self.ready():
-            self.run._cancel_point(self.step)
-            self.run._give_way()
-            self.run._suspend(self.waits())
-        return self.value()
+        if not self._ready():
+            self._run._interrupt(self._step)
+            self._leave()
+        return self._value()
+
+    def _leave(self) -> NoReturn:
+        self._run._give_way()
+        self._run._suspend(self._waits())
+
+    @property
+    def ordinal(self) -> int:
+        """The ordinal of its step in the run's history."""
+        return self._step.ordinal
+
+    @property
+    def name(self) -> str:
+        """What it is: the name of the task, the workflow, the sleep or the event."""
+        return self._step.name
 
     @abstractmethod
-    def ready(self) -> bool:
+    def _ready(self) -> bool:
         """Whether it has come to an end, by all that is known now."""
 
     @abstractmethod
-    def value(self) -> R_co:
+    def _value(self) -> R_co:
         """Its result, or its error raised. Only when it is ready."""
 
     @abstractmethod
-    def waits(self) -> list[Wait]:
+    def _waits(self) -> list[Wait]:
         """What to wait for while it is not ready."""
 
     @property
-    def failed(self) -> bool:
-        """Whether `value` would raise. Only when it is ready."""
-        return self.step.state in (FAILED, TIMED_OUT, CANCELLED)
+    def _failed(self) -> bool:
+        """Whether `_value` would raise. Only when it is ready."""
+        return self._step.state in (FAILED, TIMED_OUT, CANCELLED)
+
+    @property
+    def _replay_name(self) -> str:
+        """What stands for it where a step's function closes over it."""
+        return f"future {self.ordinal}"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} #{self.step.ordinal} {self.step.name}>"
+        return f"<{type(self).__name__} #{self._step.ordinal} {self._step.name}>"
 
 
 class RunFuture(Future[R_co]):
     """A submitted task or a child workflow: a run of its own.
 
-    :ivar run_id: its id, canonical UUID text.
+    :param shared: whether it has a reference id, under which another run may be known already.
     """
+
+    def __init__(self, run: WorkflowRun, step: Step, *, shared: bool) -> None:
+        super().__init__(run, step)
+        self._shared = shared
 
     @property
     def run_id(self) -> str:
-        """The child's run id."""
-        from aiki import ids
+        """The run's id, canonical UUID text. Under a reference id it may be that of a run that exists: then the workflow
+        is left, to be called again once that is known."""
+        if self._shared and "at" not in self._step.more:
+            with self._run._operation():
+                self._run._give_way()
+                self._run._suspend([Wait(history.RETRY, self.ordinal, self.ordinal, self.name, None, 0.0)])
+        return ids.to_text(bytes.fromhex(self._step.more["c"]))
 
-        return ids.to_text(bytes.fromhex(self.step.more["c"]))
+    def _ready(self) -> bool:
+        """See `Future._ready`."""
+        return self._step.done or self._run._replay.end_of(self._step) is not None
 
-    def ready(self) -> bool:
-        """See `Future.ready`."""
-        return self.step.done or self.run._replay.end_of(self.step) is not None
-
-    def value(self) -> R_co:
-        """See `Future.value`."""
-        if self.step.done:
-            return cast(R_co, self.run._outcome(self.step))
-        end = self.run._replay.end_of(self.step)
+    def _value(self) -> R_co:
+        """See `Future._value`."""
+        if self._step.done:
+            return cast(R_co, self._run._outcome(self._step))
+        end = self._run._replay.end_of(self._step)
         assert end is not None
         if end.outcome == COMPLETED:
-            return cast(R_co, None if end.payload is None else codec.decode(end.payload, what=f"result of {self.step.name}"))
-        error = StepFailed(self.step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome)
-        raise self.run._noted(error, [self.step.ordinal])
+            return cast(R_co, None if end.payload is None else codec.decode(end.payload, what=f"result of {self._step.name}"))
+        error = StepFailed(self._step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome)
+        raise self._run._noted(error, [self._step.ordinal])
 
     @property
-    def failed(self) -> bool:
-        """See `Future.failed`."""
-        end = self.run._replay.end_of(self.step)
-        return self.step.done if end is None else end.outcome != COMPLETED
+    def _failed(self) -> bool:
+        """See `Future._failed`."""
+        end = self._run._replay.end_of(self._step)
+        return self._step.done if end is None else end.outcome != COMPLETED
 
-    def waits(self) -> list[Wait]:
-        """See `Future.waits`."""
-        return [Wait(history.CHILD_ENDED, self.step.ordinal, self.step.ordinal, self.step.name)]
+    def _waits(self) -> list[Wait]:
+        """See `Future._waits`."""
+        return [Wait(history.CHILD_ENDED, self._step.ordinal, self._step.ordinal, self._step.name)]
 
 
 class SleepFuture(Future[bool]):
@@ -116,29 +140,31 @@ class SleepFuture(Future[bool]):
         super().__init__(run, step)
         self._seconds = seconds
 
-    def ready(self) -> bool:
-        """See `Future.ready`."""
-        if self.step.state != OPEN:
+    def _ready(self) -> bool:
+        """See `Future._ready`."""
+        if self._step.state != OPEN:
             return True
-        replay, due = self.run._replay, self._due()
-        waking = replay.waking(self.step)
+        replay, due = self._run._replay, self._due()
+        waking = replay.waking(self._step)
         if waking is not None:
-            self.step = replay.put(self.step._replace(state=COMPLETED, more={"b": waking.id, "e": "json", "r": "true"}))
-        elif self._seconds == 0 or (due is not None and self.run._host.now() >= due):
-            self.step = replay.put(self.step._replace(state=COMPLETED, more={"e": "json", "r": "false"}))
-        return self.step.done
+            self._step = replay.put(self._step._replace(state=COMPLETED, more={"b": waking.id, "e": "json", "r": "true"}))
+        elif self._seconds == 0 or (due is not None and self._run._host.now() >= due):
+            self._step = replay.put(self._step._replace(state=COMPLETED, more={"e": "json", "r": "false"}))
+        return self._step.done
 
-    def value(self) -> bool:
-        """See `Future.value`."""
-        return bool(self.run._outcome(self.step))
+    def _value(self) -> bool:
+        """See `Future._value`."""
+        return bool(self._run._outcome(self._step))
 
-    def waits(self) -> list[Wait]:
-        """See `Future.waits`."""
+    def _waits(self) -> list[Wait]:
+        """See `Future._waits`."""
         due = self._due()
-        return [Wait(history.SLEEP, self.step.ordinal, self.step.ordinal, self.step.name, due, None if due else self._seconds)]
+        return [
+            Wait(history.SLEEP, self._step.ordinal, self._step.ordinal, self._step.name, due, None if due else self._seconds)
+        ]
 
     def _due(self) -> int | None:
-        at = self.step.more.get("at")
+        at = self._step.more.get("at")
         return None if at is None else int(at + self._seconds * SECOND)
 
 
@@ -151,31 +177,33 @@ class EventFuture(Future[Any]):
         self._schema = schema
         self._at = step.more.get("at")
 
-    def ready(self) -> bool:
-        """See `Future.ready`. Events that do not fit the schema are recorded on the way, as steps of their own."""
-        if self.step.state != OPEN:
+    def _ready(self) -> bool:
+        """See `Future._ready`. Events that do not fit the schema are recorded on the way, as steps of their own."""
+        if self._step.state != OPEN:
             return True
-        replay, name = self.run._replay, self.step.name
+        replay, name = self._run._replay, self._step.name
         while (arrival := replay.event(name)) is not None:
             payload = arrival.payload
             more = {"b": arrival.id} if payload is None else {"b": arrival.id, "e": payload.encoding, "r": payload.text}
             wrong = self._refusal(None if payload is None else codec.decode(payload, what=f"event {name}"))
             if wrong is None:
-                self.step = replay.put(self.step._replace(state=COMPLETED, more=more))
+                self._step = replay.put(self._step._replace(state=COMPLETED, more=more))
                 return True
             refused = replay.issue(history.REFUSED, name)
             replay.put(refused._replace(state=FAILED, more={**more, "t": "EventRefused", "m": wrong}))
         due = self._due()
-        if due is None or self.run._host.now() < due:
+        if due is None or self._run._host.now() < due:
             return False
-        self.step = replay.put(self.step._replace(state=TIMED_OUT))
+        self._step = replay.put(self._step._replace(state=TIMED_OUT))
         return True
 
     def _refusal(self, data: Any) -> str | None:
         try:
             self._checked(data)
+        except NotDurable:
+            raise  # not the event's fault
         except Exception as error:  # noqa: BLE001  the user's schema
-            return self.run._host.describe(error)[1][:1000]
+            return self._run._host.describe(error)[1][:1000]
         return None
 
     def _checked(self, data: Any) -> Any:
@@ -186,19 +214,19 @@ class EventFuture(Future[Any]):
             schema = schema()
         return schema.load(data) if hasattr(schema, "load") else schema(data)
 
-    def value(self) -> Any:
-        """See `Future.value`."""
-        if self.step.state == TIMED_OUT:
+    def _value(self) -> Any:
+        """See `Future._value`."""
+        if self._step.state == TIMED_OUT and "t" not in self._step.more:
             span = "" if self._timeout is None else f" within {self._timeout:g} s"
-            error = EventTimeout(f"event {self.step.name!r} was not sent{span}")
-            raise self.run._noted(error, [self.step.ordinal])
-        return self._checked(self.run._outcome(self.step))
+            error = EventTimeout(f"event {self._step.name!r} was not sent{span}")
+            raise self._run._noted(error, [self._step.ordinal])
+        return self._checked(self._run._outcome(self._step))
 
-    def waits(self) -> list[Wait]:
-        """See `Future.waits`."""
+    def _waits(self) -> list[Wait]:
+        """See `Future._waits`."""
         due = self._due()
-        ordinal = self.step.ordinal
-        return [Wait(history.EVENT_SENT, ordinal, ordinal, self.step.name, due, self._timeout if due is None else None)]
+        ordinal = self._step.ordinal
+        return [Wait(history.EVENT_SENT, ordinal, ordinal, self._step.name, due, self._timeout if due is None else None)]
 
     def _due(self) -> int | None:
         if self._at is None or self._timeout is None:
@@ -218,15 +246,15 @@ def gather(*futures: Future[R], return_exceptions: bool = False) -> list[R]:
     with run._operation():
         what = "gather all" if return_exceptions else "gather"
         if return_exceptions:
-            _raise_cancelled(run, what, futures)
+            _check_interrupted(run, what, futures)
         else:
             _raise_failed(run, futures)
-        open_ = [future for future in futures if not future.ready()]
+        open_ = [future for future in futures if not future._ready()]
         if open_:
-            run._cancel_wait(what, _digest(what, futures))
+            run._interrupt_wait(what, _digest(what, futures))
             run._give_way()
             run._suspend(_together(open_), every=True)
-        return [_value(future) for future in futures] if return_exceptions else [future.value() for future in futures]
+        return [_value(future) for future in futures] if return_exceptions else [future._value() for future in futures]
 
 
 def _raise_failed(run: WorkflowRun, futures: Sequence[Future[Any]]) -> None:
@@ -235,16 +263,15 @@ def _raise_failed(run: WorkflowRun, futures: Sequence[Future[Any]]) -> None:
     digest = _digest("gather", futures)
     choice = replay.take(history.CHOICE, "gather", digest)
     if choice is None:
-        failed = [position for position, future in enumerate(futures) if future.ready() and future.failed]
+        failed = [position for position, future in enumerate(futures) if future._ready() and future._failed]
         if not failed:
             return
         choice = _choose(run, "gather", digest, failed[0])
-    if choice.state == CANCELLED:
-        raise run._cancelled("gather")
+    run._check_interrupted(choice)
     try:
-        futures[int(choice.more["r"])].value()
+        futures[int(choice.more["r"])]._value()
     except Exception as error:
-        others = [future.step.ordinal for future in futures if future.ready() and future.failed]
+        others = [future._step.ordinal for future in futures if future._ready() and future._failed]
         run._noted(error, [*others, choice.ordinal])
         raise
 
@@ -268,23 +295,25 @@ def as_completed(*futures: Future[R]) -> Iterator[Future[R]]:
 def _first(run: WorkflowRun, futures: Sequence[Future[R]]) -> Future[R]:
     digest = _digest("first", futures)
     known = run._replay.take(history.CHOICE, "first", digest)
-    if known is not None and known.state == CANCELLED:
-        raise run._cancelled("first")
     if known is not None:
+        run._check_interrupted(known)
         return futures[int(known.more["r"])]
     for position, future in enumerate(futures):
-        if future.ready():
+        if future._ready():
             _choose(run, "first", digest, position)
             return future
-    run._cancel_wait("first", digest)
+    run._interrupt_wait("first", digest)
     run._give_way()
     raise run._left(_together(futures))
 
 
-def _raise_cancelled(run: WorkflowRun, what: str, futures: Sequence[Future[Any]]) -> None:
-    """Raise the cancel that is recorded at this wait, if any."""
-    if run._replay.take(history.CHOICE, what, _digest(what, futures)) is not None:
-        raise run._cancelled(what)
+def _check_interrupted(run: WorkflowRun, what: str, futures: Sequence[Future[Any]]) -> None:
+    """Raise the cancel or the soft limit that is recorded at this wait, if any."""
+    if not run._replay.interrupted:
+        return
+    choice = run._replay.take(history.CHOICE, what, _digest(what, futures))
+    if choice is not None:
+        run._check_interrupted(choice)
 
 
 def _choose(run: WorkflowRun, name: str, digest: str, position: int) -> Step:
@@ -294,11 +323,11 @@ def _choose(run: WorkflowRun, name: str, digest: str, position: int) -> Step:
 
 def _together(futures: Sequence[Future[Any]]) -> list[Wait]:
     """The waits of several; children as ranges, for there may be very many."""
-    children = [future.step.ordinal for future in futures if isinstance(future, RunFuture)]
+    children = [future._step.ordinal for future in futures if isinstance(future, RunFuture)]
     found = [Wait(history.CHILD_ENDED, low, high, "") for low, high in ranges(children)]
     for future in futures:
         if not isinstance(future, RunFuture):
-            found += future.waits()
+            found += future._waits()
     return found
 
 
@@ -311,11 +340,14 @@ def _run_of(futures: Sequence[Future[Any]]) -> WorkflowRun:
         raise ConfigurationError(
             "gather, first and as_completed take futures: what task.submit(...), run.timer(...) and run.event(...) return"
         )
-    return futures[0].run
+    run = futures[0]._run
+    if any(future._run is not run for future in futures):
+        raise NotDurable("gather, first and as_completed take futures of one run; these are of several")
+    return run
 
 
 def _value(future: Future[R]) -> R:
     try:
-        return future.value()
+        return future._value()
     except Exception as error:  # noqa: BLE001  asked for: errors stand among the results
         return cast(R, error)

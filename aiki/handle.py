@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from aiki import codec
+from aiki.context import executing_workflow, refuse_in_workflow
 from aiki.errors import ConfigurationError, ResultTimeout, RunCancelled, RunFailed, Unauthorized, Unavailable
 from aiki.model import End, RunDetail, RunView, StepView
 from aiki.options import check_reference, check_step_name
@@ -21,6 +23,9 @@ R = TypeVar("R")
 
 DEFAULT_TIMEOUT = 60.0
 SOON = 0.05
+_IN_WORKFLOWS = (
+    "In workflows, wait for runs that were submitted with the future's result(), for others with run.wait_event(name)"
+)
 _SLICE = 30.0
 
 apps: weakref.WeakValueDictionary[str, Aiki] = weakref.WeakValueDictionary()
@@ -46,6 +51,8 @@ class Handle(Generic[R]):
 
     @property
     def _client(self) -> Client:
+        if executing_workflow():
+            refuse_in_workflow(f"{sys._getframe(1).f_code.co_name.lstrip('_')}() of {self!r}", _IN_WORKFLOWS)
         return self._app.client
 
     # ------------------------------------------------------------ look

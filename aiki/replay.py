@@ -26,6 +26,7 @@ from aiki.history import (
     OPEN,
     PATCH,
     REFUSED,
+    TIMED_OUT,
     WOKEN,
     Arrival,
     History,
@@ -38,6 +39,8 @@ WARN_SHARE: Final = 0.8
 _STEP_BYTES: Final = 120
 _SUBMISSION: Final = 400
 """About what a submission takes beside its input."""
+_MAX_MESSAGE: Final = 4000
+_MAX_TRACEBACK: Final = 64 * 1024
 _NAMED: Final = 5
 
 
@@ -118,9 +121,13 @@ class Replay:
         self.held = 0
         """Bytes of the submissions that are still to be reported."""
         self._weight = 0
+        self._called = self._called_weight = 0
+        self._looked: set[int] = set()
         self.stop: Stop | None = None
         """Why the function is being left; from then on nothing may be done."""
         self.cancel_delivered = False
+        self.interrupted = False
+        """Whether a cancel or a soft limit was raised at a recorded step."""
         for step in history.steps:
             self._remember(step)
         for arrival in history.arrivals:
@@ -128,8 +135,8 @@ class Replay:
 
     def _remember(self, step: Step) -> None:
         self._weight += _weight(step)
-        if step.state == CANCELLED:
-            self.cancel_delivered = True
+        self.cancel_delivered = self.cancel_delivered or step.state == CANCELLED
+        self.interrupted = self.interrupted or step.state in (CANCELLED, TIMED_OUT)
         if step.kind == PATCH:
             self._patches[step.name] = self._last
         if step.kind in (PATCH, REFUSED):
@@ -155,6 +162,22 @@ class Replay:
         return self._issued_left > 0 or self._reached < self._last
 
     @property
+    def looked_at(self) -> tuple[int, int]:
+        """Steps and bytes of history that the function has come by so far in this call. The same at the same place of the code,
+        the first time and in each replay; `used` is not, for a replay knows what comes later."""
+        return self._called, self._called_weight
+
+    def look(self, step: Step) -> None:
+        """The function gets the result of this step."""
+        if step.ordinal not in self._looked:
+            self._looked.add(step.ordinal)
+            self._called_weight += len(step.more.get("r", "")) + _told_weight(step)
+
+    def _call(self, step: Step) -> None:
+        self._called += 1
+        self._called_weight += _STEP_BYTES + len(step.name) + len(step.more.get("i", ""))
+
+    @property
     def used(self) -> tuple[int, int]:
         """Steps and bytes of history so far."""
         return self._next - self._first, self._weight
@@ -162,7 +185,7 @@ class Replay:
     @property
     def nearly_full(self) -> bool:
         """Whether it is time to continue as new."""
-        steps, size = self.used
+        steps, size = self.looked_at
         return steps >= WARN_SHARE * self._limits.steps or size >= WARN_SHARE * self._limits.bytes
 
     # ------------------------------------------------------------ looking up
@@ -175,7 +198,13 @@ class Replay:
         del self._left[step.ordinal]
         self._issued_left -= step.kind in ISSUED
         self._reached = max(self._reached, step.ordinal)
+        self._call(step)
         return step
+
+    def ordinal_of(self, kind: str, name: str, digest: str = "") -> int | None:
+        """The ordinal of the step that `take` would give, or None."""
+        queue = self._queues.get((kind, name, digest))
+        return queue[0].ordinal if queue else None
 
     def end_of(self, step: Step) -> Arrival | None:
         """How a child ended, or None."""
@@ -226,6 +255,8 @@ class Replay:
         if "i" in more:
             more["i"] = shortened(more["i"])
         step = self._new(kind, name, digest, more)
+        if kind != REFUSED:  # a replay does not come by it
+            self._call(step)
         if not self._issued_left and (kind in ISSUED or self._reached >= self._last):
             self._reached = step.ordinal
         return step
@@ -279,6 +310,12 @@ class Replay:
             "code back in order, or mark the change with `if run.patched(...)`; the run goes on when a worker is started with "
             "the mended code, or when a retry is asked for"
         )
+
+
+def _told_weight(step: Step) -> int:
+    """Of a failure. As it is kept: surrogates are told as text, and what is very long is cut."""
+    sizes = ((step.more.get("m", ""), _MAX_MESSAGE), (step.more.get("tb", ""), _MAX_TRACEBACK))
+    return sum(min(most, len(text.encode("utf-8", "backslashreplace"))) for text, most in sizes)
 
 
 def _weight(step: Step) -> int:

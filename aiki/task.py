@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast
 from aiki import ids, tracing
 from aiki.arguments import Arguments, Call, as_call
 from aiki.clock import SECOND
-from aiki.context import workflow_here
+from aiki.context import executing_workflow, refuse_in_workflow, workflow_here
 from aiki.errors import AikiError, ConfigurationError, NotDurable
 from aiki.handle import Handle
 from aiki.model import DefinitionInfo, NewRun, OnConflict
@@ -275,6 +275,11 @@ class BoundTask(Generic[P, R]):
         """Whether a run that a workflow starts goes on when the workflow is cancelled."""
         return self._options.on_parent_cancel == "abandon"
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether the runs have a reference id, under which another one may be known already."""
+        return self._options.reference_id is not None
+
     def new_child(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], now: int) -> NewRun:
         """The run that `submit` asks for; spans of time count from `now`."""
         run = self._new_run(args, kwargs)
@@ -288,6 +293,7 @@ class BoundTask(Generic[P, R]):
                 "aenqueue cannot write in your transaction, which belongs to this thread; call enqueue(), with an AsyncSession "
                 "as `await session.run_sync(lambda s: task.options(session=s).enqueue(...))`"
             )
+        self._check_place()
         runs = [self._new_run(args, kwargs)]
         return (await asyncio.to_thread(self._send, runs))[0]
 
@@ -348,7 +354,14 @@ class BoundTask(Generic[P, R]):
             options.on_conflict,
         )
 
+    def _check_place(self) -> None:
+        """Raise `NotDurable` in a workflow's own code."""
+        if executing_workflow():
+            name = self.task.name
+            refuse_in_workflow(f"enqueue of {name}", f"Start it with {name.rpartition('.')[2]}.submit(...)")
+
     def _send(self, runs: Sequence[NewRun]) -> list[Handle[R]]:
+        self._check_place()
         task, options = self.task, self._options
         app = task.app
         if options.delay is not None or options.expires_in is not None or task.defaults.expires is not None:

@@ -18,11 +18,20 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Protocol, Typ
 from aiki import codec, history, ids, tracing
 from aiki.arguments import Arguments
 from aiki.ceilings import FAN_OUT_BYTES
+from aiki.closures import brought_along
 from aiki.codec import Payload
-from aiki.context import check_durable
-from aiki.errors import ConfigurationError, PayloadError, RetryLater, TimeLimitExceeded, WorkflowCancelled
+from aiki.context import belongs_here, check_durable, in_own_code
+from aiki.errors import (
+    ConfigurationError,
+    EncodeError,
+    NotDurable,
+    PayloadError,
+    RetryLater,
+    TimeLimitExceeded,
+    WorkflowCancelled,
+)
 from aiki.failures import arguments_of, step_error
-from aiki.history import CANCELLED, COMPLETED, FAILED, Step, Wait, Waits
+from aiki.history import CANCELLED, COMPLETED, FAILED, TIMED_OUT, Step, Wait, Waits
 from aiki.model import NewRun
 from aiki.options import Seconds, check_step_name, seconds
 from aiki.replay import Left, Replay, Stop, Suspended, digest_of
@@ -116,9 +125,20 @@ class WorkflowRun:
     the function must be deterministic: it is called again from the start, with the recorded results, whenever it goes on.
     """
 
-    def __init__(self, host: Host, replay: Replay, about: About, arguments: Arguments) -> None:
+    def __init__(
+        self,
+        host: Host,
+        replay: Replay,
+        about: About,
+        arguments: Arguments,
+        take_limit: Callable[[], BaseException | None] | None = None,
+    ) -> None:
+        """
+        :param take_limit: gives the error of the soft limit of this call of the function, once, when that is over.
+        """
         self._host = host
         self._replay = replay
+        self._take_limit = take_limit
         self._about = about
         self._arguments = arguments
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
@@ -143,7 +163,10 @@ class WorkflowRun:
 
     @property
     def attempt(self) -> int:
-        """1 at first; rises with each retry of the run, and each death of its process."""
+        """1 at first; rises with each retry of the run, and each death of its process. Recorded where the workflow's code asks
+        for it: in each replay it is what it was then."""
+        if in_own_code(self):
+            return self._value("attempt", lambda: self._about.attempt)
         return self._about.attempt
 
     @property
@@ -158,8 +181,8 @@ class WorkflowRun:
 
     @property
     def history_size(self) -> tuple[int, int]:
-        """Steps and bytes of history so far."""
-        return self._replay.used
+        """Steps and bytes of history that the code has come by so far; the same in each replay."""
+        return self._replay.looked_at
 
     @property
     def history_nearly_full(self) -> bool:
@@ -180,6 +203,8 @@ class WorkflowRun:
 
     def progress(self, fraction: float | None, message: str = "") -> None:
         """Show how far the run is: from 0 to 1, or None."""
+        if not belongs_here(self):
+            raise NotDurable("run.progress() was called after the function had been left, or in another run: nothing is shown")
         if not self.replaying:
             self._host.progress(None if fraction is None else float(fraction), str(message))
 
@@ -200,16 +225,30 @@ class WorkflowRun:
         if getattr(fn, "kind", "") == "workflow":
             raise ConfigurationError(f"run.step({name!r}): a workflow is a run of its own; call it, or submit it")
         with self._operation():
-            text = Arguments(name, fn).canonical(args, kwargs)
+            arguments = Arguments(name, fn)
+            text = arguments.canonical(args, kwargs)
             if getattr(fn, "kind", "") == "task":
                 return self._step(history.STEP, name, fn.fn, args, kwargs, text, fn.retry, _limits(fn))  # type: ignore[attr-defined]
-            return self._step(history.STEP, name, fn, args, kwargs, text, RetryPolicy.never())
+            whole = self._with_closure(name, fn, arguments, args, kwargs, text)
+            return self._step(history.STEP, name, fn, args, kwargs, whole, RetryPolicy.never(), plain=text)
+
+    def _with_closure(
+        self, name: str, fn: Any, arguments: Arguments, args: tuple[Any, ...], kwargs: Mapping[str, Any], text: str
+    ) -> str:
+        """The input of a step with what its function brings along. Histories of former releases have it without that."""
+        try:
+            beside = brought_along(fn, name, self._arguments.fn)
+        except EncodeError:
+            if self._replay.ordinal_of(history.STEP, name, digest_of(text)) is None:
+                raise
+            return text
+        return arguments.canonical(args, kwargs, beside) if beside else text
 
     def call_task(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What calling a task inside the workflow does."""
         with self._operation():
             if task.kind == "workflow":
-                return self._submit(task.plain, args, kwargs).wait()
+                return self._submit(task.plain, args, kwargs)._wait()
             text = task.arguments.canonical(args, kwargs)
             return self._step(history.STEP, task.name, task.fn, args, kwargs, text, task.retry, _limits(task))
 
@@ -231,24 +270,30 @@ class WorkflowRun:
         text: str,
         policy: RetryPolicy,
         limits: tuple[float, float] = (0.0, 0.0),
+        plain: str | None = None,
     ) -> Any:
-        """Look up, run, persist."""
+        """Look up, run, persist.
+
+        :param text: the canonical input; `plain`: what it is in histories of former releases, if that may be something else.
+        """
         digest = digest_of(text)
         step = self._replay.take(kind, name, digest)
+        if step is None and plain is not None and plain != text:
+            step = self._replay.take(kind, name, digest_of(plain))
         if step is None:
             self._give_way()
             step = self._replay.issue(kind, name, digest, i=text)
         if step.done:
             return self._outcome(step)
         if kind != history.UNDO:  # what is being undone is undone, cancelled or not
-            self._cancel_point(step)
+            self._interrupt(step)
         self._await_retry(step)
         while True:
             step = self._execute(step, fn, args, kwargs, policy, limits)
             if step.done:
                 return self._outcome(step)
             self._give_way()
-            self._cancel_point(step)
+            self._interrupt(step)
             if step.more["s"] > 0:
                 self._suspend([Wait(history.RETRY, step.ordinal, step.ordinal, step.name, None, step.more["s"])])
 
@@ -290,7 +335,7 @@ class WorkflowRun:
         self._replay.put(done)
         self._persist()
         if error is not None and done.done:
-            raise self._noted(error if "a" in done.more else self._told(done), [done.ordinal])
+            self._outcome(done)  # raises as in each replay
         return done
 
     def _failed(self, step: Step, error: Exception, attempt: int, policy: RetryPolicy, took: dict[str, Any]) -> Step:
@@ -311,11 +356,11 @@ class WorkflowRun:
 
     def _outcome(self, step: Step) -> Any:
         """The recorded result of a step, or its error raised."""
+        self._replay.look(step)
         if step.state == COMPLETED:
             payload = step.payload
             return None if payload is None else codec.decode(payload, what=f"result of {step.name}")
-        if step.state == CANCELLED:
-            raise self._cancelled(step.name)
+        self._check_interrupted(step)
         raise self._noted(self._told(step), [step.ordinal])
 
     def _told(self, step: Step) -> Exception:
@@ -340,22 +385,39 @@ class WorkflowRun:
         kind = history.CHILD if task.kind == "workflow" else history.TASK
         text = task.arguments.canonical(args, kwargs)
         digest = digest_of(text)
+        self._check_submit_interrupted(kind, task.name, digest)
         step = self._replay.take(kind, task.name, digest)
         if step is None:
             self._give_way()
+            self._limit_submit(kind, task.name, digest)
             child: NewRun = bound.new_child(args, kwargs, self._host.now())
             with tracing.producing("submit", task.name, [child]):
                 more: dict[str, Any] = {"i": text, "c": ids.to_bytes(child.id).hex(), "run": child.to_wire()}
             if bound.abandon:
                 more["ab"] = 1
             step = self._replay.issue(kind, task.name, digest, **more)
-            self._cancel_point(step)
+            self._interrupt(step)
             self._replay.put(step)
             if self._replay.held >= FAN_OUT_BYTES:
                 self._host.report(self._replay.take_fresh())
-        elif step.state == CANCELLED:
-            raise self._cancelled(task.name)
-        return RunFuture(self, step)
+        self._check_interrupted(step)
+        return RunFuture(self, step, shared=bound.has_reference)
+
+    def _check_submit_interrupted(self, kind: str, name: str, digest: str) -> None:
+        """Raise the soft limit that was raised here instead of starting the run, if any."""
+        if self._replay.interrupted:
+            mark = digest_of(f"{kind} {name} {digest}")
+            at, started = self._replay.ordinal_of(history.CHOICE, "submit", mark), self._replay.ordinal_of(kind, name, digest)
+            if at is not None and (started is None or at < started):
+                self._check_interrupted(self._replay.take(history.CHOICE, "submit", mark))
+
+    def _limit_submit(self, kind: str, name: str, digest: str) -> None:
+        """Raise a soft limit that is due before a run is started. It is a step of its own: a step that is to be a run, and
+        never became one, could not be retried."""
+        limit = None if self._cancel_due() else self._limit_due()
+        if limit is not None:
+            mark = digest_of(f"{kind} {name} {digest}")
+            self._raise_limit(self._replay.issue(history.CHOICE, "submit", mark), limit)
 
     # ------------------------------------------------------------ waiting
     def sleep(self, name: str, duration: Seconds) -> bool:
@@ -364,7 +426,7 @@ class WorkflowRun:
         When the code says another duration while it sleeps, the new one counts, from when it began to sleep.
         """
         with self._operation():
-            return bool(self._timer(name, duration).wait())
+            return bool(self._timer(name, duration)._wait())
 
     def timer(self, name: str, duration: Seconds) -> Future[bool]:
         """A sleep as a future, for `first` and `gather`."""
@@ -391,7 +453,7 @@ class WorkflowRun:
         :raises EventTimeout: it was not sent in time.
         """
         with self._operation():
-            return self._event(name, timeout, schema).wait()
+            return self._event(name, timeout, schema)._wait()
 
     def event(self, name: str, *, timeout: Seconds | None = None, schema: Any = None) -> Future[Any]:
         """A wait for an event as a future, for `first` and `gather`."""
@@ -411,10 +473,9 @@ class WorkflowRun:
         if step is None:
             self._give_way()
             step = self._replay.issue(kind, name, **more)
-            self._cancel_point(step)
+            self._interrupt(step)
             self._replay.put(step)
-        elif step.state == CANCELLED:
-            raise self._cancelled(name)
+        self._check_interrupted(step)
         return step
 
     # ------------------------------------------------------------ recorded values
@@ -464,7 +525,7 @@ class WorkflowRun:
 
     # ------------------------------------------------------------ inside
     def _operation(self) -> AbstractContextManager[None]:
-        return _Operation(self._host, self._replay)
+        return _Operation(self, self._host, self._replay)
 
     def _give_way(self) -> None:
         """Before anything new: leave the function if the process or the run is to stop."""
@@ -473,21 +534,51 @@ class WorkflowRun:
         if self._host.pausing:
             self._replay.leave(Suspended(Waits(False, [])))
 
-    def _cancel_point(self, step: Step) -> None:
-        """Raise a cancel that is due, once, at this open step."""
-        if self._host.cancel_requested and not self._replay.cancel_delivered:
+    def _interrupt(self, step: Step) -> None:
+        """Raise a cancel or a soft limit that is due, each once, at this open step: recorded, for the replays."""
+        if self._cancel_due():
             self._replay.cancel_delivered = True
             self._replay.put(step._replace(state=CANCELLED, more=_issued(step)))
-            raise self._cancelled(step.name)
+            self._check_interrupted(step._replace(state=CANCELLED))
+        limit = self._limit_due()
+        if limit is not None:
+            self._raise_limit(step, limit)
 
-    def _cancel_wait(self, what: str, digest: str) -> None:
-        """Raise a cancel that is due, once, at a wait for futures. It is a step of its own: what is waited for stays open,
-        and may be waited for again."""
-        if self._host.cancel_requested and not self._replay.cancel_delivered:
-            self._cancel_point(self._replay.issue(history.CHOICE, what, digest))
+    def _limit_due(self) -> BaseException | None:
+        return None if self._take_limit is None else self._take_limit()
 
-    def _cancelled(self, where: str) -> WorkflowCancelled:
-        return WorkflowCancelled(f"the workflow was cancelled at {where}")
+    def _raise_limit(self, step: Step, limit: BaseException) -> NoReturn:
+        kind, message, _ = self._host.describe(limit)
+        told = {"t": kind, "m": message, "a": codec.encode(list(limit.args)).text}
+        stopped = self._replay.put(step._replace(state=TIMED_OUT, more={**_issued(step), **told}))
+        raise self._noted(self._told(stopped), [step.ordinal])
+
+    def _interrupt_wait(self, what: str, digest: str) -> None:
+        """Raise what is due at a wait for futures. It is a step of its own: what is waited for stays open, and may be waited
+        for again."""
+        if self._cancel_due():
+            self._interrupt(self._replay.issue(history.CHOICE, what, digest))
+        limit = self._limit_due()
+        if limit is not None:
+            self._raise_limit(self._replay.issue(history.CHOICE, what, digest), limit)
+
+    def _cancel_due(self) -> bool:
+        return self._host.cancel_requested and not self._replay.cancel_delivered
+
+    def _check_interrupted(self, step: Step | None) -> None:
+        """Raise again what was raised at this recorded step, if anything was."""
+        if step is None:
+            return
+        if step.state == CANCELLED:
+            raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
+        if step.state == TIMED_OUT and "t" in step.more:
+            raise self._noted(self._told(step), [step.ordinal])
+
+    def forget(self) -> BaseException | None:
+        """The function has been left: let go of what refers to this run; gives the last error that a step gave it."""
+        self._logger = None
+        raised, self.raised = self.raised, None
+        return None if raised is None else raised[0]
 
     def _persist(self) -> None:
         fresh = self._replay.take_fresh()
@@ -514,22 +605,28 @@ class Continued(Stop):
 
 
 class _Operation:
-    """A durable operation: nothing interrupts it, and none begins once the function is being left."""
+    """A durable operation: nothing interrupts it, none begins within it, and none once the function is being left."""
 
-    __slots__ = ("_inner", "_replay")
+    __slots__ = ("_call", "_inner", "_replay", "_run")
 
-    def __init__(self, host: Host, replay: Replay) -> None:
+    def __init__(self, run: WorkflowRun, host: Host, replay: Replay) -> None:
+        self._run = run
         self._inner = host.operation()
         self._replay = replay
 
     def __enter__(self) -> None:
-        check_durable()
+        self._call = check_durable(self._run)
         self._inner.__enter__()
-        if self._replay.stop is not None:
-            self._inner.__exit__(None, None, None)
-            raise self._replay.stop
+        stop = self._replay.stop
+        if stop is None:
+            self._call.busy = True
+            return
+        self._call.refused()
+        self._inner.__exit__(None, None, None)
+        raise stop.with_traceback(None)  # or it would grow each time that it is caught
 
     def __exit__(self, *error: Any) -> None:
+        self._call.busy = False
         self._inner.__exit__(*error)
 
 
@@ -537,7 +634,7 @@ class _Quiet(logging.LoggerAdapter[logging.Logger]):
     """Says nothing while recorded steps are replayed."""
 
     def __init__(self, logger: logging.Logger, run: WorkflowRun) -> None:
-        super().__init__(logger, {"run_id": run.id, "attempt": run.attempt})
+        super().__init__(logger, {"run_id": run.id, "attempt": run._about.attempt})
         self._run = run
 
     def isEnabledFor(self, level: int) -> bool:

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from aiki import ids, messages, tracing
 from aiki.broker.base import Address, Broker, work
@@ -29,6 +29,7 @@ from aiki.messages import Dispatch, Report
 from aiki.worker.connection import Connection
 from aiki.worker.durable import Execution, Port
 from aiki.worker.executor import Attempt, Executor, timeout_delay
+from aiki.worker.freeing import Memory, silence_refusals
 from aiki.worker.gate import Gate
 from aiki.worker.inbox import Inbox, Job
 from aiki.worker.keeper import Keeper
@@ -61,6 +62,8 @@ SLOW_STREAK: Final = 2
 """A run that took a little longer amid short ones perhaps only waited for a processor: that says nothing of the next."""
 SETTLE_PREFETCH: Final = 8
 """Messages that a busy child takes ahead to have them settled, see `Child._settle_backlog`."""
+STUCK_SECONDS: Final = 10.0
+"""How long a workflow's function may take to end once it is to be left."""
 MAX_TOGETHER: Final = 50
 """Runs in a message that is given back."""
 
@@ -101,10 +104,13 @@ class Child:
         self._executor = Executor(registry.settings, self._gate)
         self._lock = threading.Lock()
         parts = (self._lock, self._connection, self._ledger, self._inbox, self._gate, self._slot, shared)
-        self._port = Port(*parts, identity.wake, self._leaving, registry.settings)
+        self._port = Port(*parts, identity.wake, self._leaving, registry.settings, self._abandon)
         self._keeper = Keeper(self._lock, self.upkeep, self._busy)
         self._log = RunLog() if registry.settings.run_logs else None
         self._current: Job | None = None
+        self._durable: Execution | None = None
+        self._left_since = 0.0
+        """Monotonic seconds: since when the workflow's function that runs is to be left; 0 while it is not."""
         self._began = 0
         self._subscribed = False
         self._pauses = 0
@@ -130,6 +136,8 @@ class Child:
         self._install_handlers()
         if self._log is not None:
             self._log.install()
+        silence_refusals()
+        self._memory = Memory()
         default_in_copies(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         with self._lock:
             self._keeper.start()
@@ -352,15 +360,44 @@ class Child:
             self._install_handlers()
         self._gate.arm(index, soft)
         self._began = attempt.began
+        self._durable, self._left_since = attempt.durable, 0.0
         self._current = job
         self._slot.execute(index)
         self._lock.release()
         try:
-            return self._executor.execute(attempt)
+            if attempt.durable is None:
+                return self._executor.execute(attempt)
+            with attempt.durable.call():
+                report = self._executor.execute(attempt)
+                error, attempt.error, attempt.result = attempt.error, None, None
+                attempt.args, attempt.kwargs = [], {}
+                attempt.durable.free(error)
+                return report
         finally:
             self._slot.executed()
             self._lock.acquire()
-            self._current = None
+            self._current = self._durable = None
+
+    def _abandon(self) -> NoReturn:
+        """The main thread cannot leave the workflow's function that it is in."""
+        with self._lock:
+            self._end_stuck()
+
+    def _end_stuck(self) -> NoReturn:
+        """Report the run as failed, give back the rest, and end this process: there is no other way out of that function."""
+        job, durable = self._current, self._durable
+        assert job is not None
+        assert durable is not None
+        dispatch = job.dispatch
+        body: dict[str, Any] = {"ms": (time.monotonic_ns() - self._began) // 1_000_000}
+        kind = durable.stuck_report(body)
+        self._ledger.add_steps(dispatch, durable.close())
+        self._slot.executed()
+        self._finish(self._slot.tail - 1, job, Report(kind, dispatch.run_id, dispatch.epoch, body))
+        _log.error("the function of run %s of %s cannot be left; this child ends for it", dispatch.run_id, dispatch.name)
+        self._leave()
+        logging.shutdown()
+        os._exit(0)
 
     def _finish(self, index: int, job: Job, report: Report) -> None:
         self._ledger.begun_and_reported = index + 1
@@ -391,6 +428,8 @@ class Child:
             error = report.body["type"]
             _log.warning("run %s of %s, attempt %d: %s: %s", run_id, dispatch.name, dispatch.attempt, report.kind, error)
         took = report.body["ms"]
+        if took >= SHORT_MS or messages.OPT_HISTORY in dispatch.options:
+            self._memory.settle()
         if took < SHORT_MS:
             self._streak = max(self._streak, 0) + 1
             if self._streak == SHORT_STREAK:
@@ -438,6 +477,10 @@ class Child:
         if self._log is not None and self._log.waiting and now >= self._next_logs:
             self._next_logs = now + LOG_SECONDS
             self._report_logs(job)
+        if self._durable is not None and self._durable.leaving:
+            self._left_since = self._left_since or now
+            if now - self._left_since >= STUCK_SECONDS:
+                self._end_stuck()
         ledger.flush()
         if ran >= SLOW_SECONDS:
             if self._settling and not self._leaving():

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import inspect
 import os
 import select
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from aiki import messages, tracing
 from aiki.broker.base import answers
 from aiki.ceilings import REPORT_BYTES
-from aiki.context import inside_step
+from aiki.context import Call, inside_step, inside_workflow
 from aiki.errors import TaskCancelled
 from aiki.history import UNDO, History, Step, ValueKey
 from aiki.messages import Dispatch, Report, Values
@@ -29,7 +33,8 @@ from aiki.replay import Changed, Left, LimitReached, Limits, Replay, Stop, Suspe
 from aiki.worker.connection import Connection
 from aiki.worker.describe import describe
 from aiki.worker.fetching import ASK_AGAIN, GIVE_UP, Fetched
-from aiki.worker.gate import Gate
+from aiki.worker.freeing import clear_frames
+from aiki.worker.gate import SOFT, Gate
 from aiki.worker.inbox import Inbox
 from aiki.worker.ledger import Ledger
 from aiki.worker.registry import Definition
@@ -37,6 +42,7 @@ from aiki.worker.slots import Entry, Shared, Slot
 from aiki.workflow_run import About, Continued, StepCall, WorkflowRun
 
 _WAIT_SECONDS: Final = 2.0
+_MAX_STACK: Final = 16 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -53,23 +59,8 @@ class Port:
     wake: int
     leaving: Callable[[], bool]
     settings: Any
-
-
-class _Undisturbed:
-    """Around a durable operation: interrupts wait until it is over."""
-
-    __slots__ = ("_gate", "_host")
-
-    def __init__(self, host: Host, gate: Gate) -> None:
-        self._host = host
-        self._gate = gate
-
-    def __enter__(self) -> None:
-        self._gate.leave()
-        self._host.check()
-
-    def __exit__(self, *error: object) -> None:
-        self._gate.enter()
+    abandon: Callable[[], object]
+    """Report the run as one whose function cannot be left, and end this process."""
 
 
 class Host:
@@ -80,11 +71,11 @@ class Host:
         self._dispatch = dispatch
         self._index = index
         self._latest = history.now
-        self._undisturbed = _Undisturbed(self, port.gate)
         self._runner: asyncio.Runner | None = None
         self._progress = progress
         self._cancel = messages.OPT_CANCEL in dispatch.options
         self._aborted = False
+        self._limit_raised = False
         self.undone = any(step.kind == UNDO for step in history.steps)
 
     # ------------------------------------------------------------ what is asked of the run
@@ -117,7 +108,18 @@ class Host:
     # ------------------------------------------------------------ operations
     def operation(self) -> AbstractContextManager[None]:
         """See `aiki.workflow_run.Host`."""
-        return self._undisturbed
+        return self
+
+    def __enter__(self) -> None:
+        self._port.gate.leave()
+        self.check()
+
+    def __exit__(self, *error: object) -> None:
+        self._port.gate.enter_durable()
+
+    def take_limit(self) -> BaseException | None:
+        """The error of the workflow's own soft limit, once, when that is over."""
+        return self._port.gate.take_soft_limit()
 
     def check(self) -> None:
         """Raise if what is done here is of no more use."""
@@ -244,7 +246,11 @@ class Host:
             if call is None:
                 self._index = index
                 port.ledger.begun_and_reported = index
+            else:
+                self._limit_raised = bool(gate.raised & SOFT)
             gate.arm(index, limits[0])
+            if call is None and self._limit_raised:
+                gate.raised = SOFT  # once a call of the function, and not again for each step
             slot.execute(index)
 
     def _move_requests(self, index: int) -> None:
@@ -282,7 +288,59 @@ class Execution:
         about = About(
             dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt, dispatch.options.get(messages.OPT_REFERENCE)
         )
-        self.run = WorkflowRun(self._host, self._replay, about, definition.arguments)
+        self.run = WorkflowRun(self._host, self._replay, about, definition.arguments, self._host.take_limit)
+        self._port = port
+        self._name = dispatch.name
+        self._call: Call | None = None
+        self._left = False
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around everything that a call of the function causes."""
+        with inside_workflow(self.run, self.stuck) as self._call:
+            yield
+
+    def free(self, error: BaseException | None) -> None:
+        """The function has been left, perhaps by this error: free what it held, inside of `call`, where all is refused."""
+        self.end()
+        left = weakref.ref(self.run)
+        errors = [error, self._replay.stop, self.run.forget()]
+        del self.run
+        clear_frames(errors)
+        errors.clear()
+        error = None
+        if left() is not None:
+            gc.collect()  # something that refers to itself holds it, and perhaps more
+
+    def end(self) -> None:
+        """The function has been left."""
+        self._left = True
+        if self._call is not None:
+            self._call.end()
+
+    def stuck(self) -> NoReturn:
+        """The function cannot be left: it catches what leaves it, over and over. Its run fails, and this process ends."""
+        self._port.abandon()
+        raise AssertionError("unreachable")
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the function is to be left, or is left."""
+        return self._left or self._replay.stop is not None
+
+    def stuck_report(self, body: dict[str, Any]) -> str:
+        """The kind of report of a function that cannot be left, with its body filled."""
+        kind = self.stopped(body)
+        if kind in (messages.CHANGED, messages.FAILED):
+            return kind
+        body.pop("e", None), body.pop("r", None)
+        body["type"], body["outcome"], body["tb"] = "aiki.errors.WorkflowStuck", "failed", _main_stack()
+        body["message"] = (
+            f"the function of {self._name} was to be left while its run waits, and did not end: it catches what leaves it, "
+            "again and again (`except:` or `except BaseException:` without `raise`, a `finally` or a finalizer that never "
+            "ends). Catch Exception instead, or raise again; then retry the run"
+        )
+        return messages.FAILED
 
     def _ask(self, number: int, keys: Sequence[ValueKey]) -> Values:
         found = self._host.fetch(number, keys)
@@ -293,6 +351,7 @@ class Execution:
     def close(self) -> list[Step]:
         """The function is left; what it issued last is still to be reported."""
         self._host.close()
+        self._fetched.close()
         return self._replay.take_fresh()
 
     @property
@@ -302,6 +361,7 @@ class Execution:
 
     def stopped(self, body: dict[str, Any]) -> str | None:
         """The kind of report if the function was left by us, with its body filled; None if it came to an end of its own."""
+        self.end()
         stop: Stop | None = self._replay.stop
         if isinstance(stop, LimitReached):
             self._replay.withhold()
@@ -340,6 +400,12 @@ class Execution:
                 continue
             seen.add(id(one))
             left += [other for other in (one.__cause__, one.__context__) if other is not None]
+
+
+def _main_stack() -> str:
+    """Where the main thread is now, as text."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return "".join(traceback.format_stack(frame))[-_MAX_STACK:]
 
 
 def _pause(wake: int, seconds: float) -> None:

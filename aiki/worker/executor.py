@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aiki import messages, tracing
 from aiki.codec import Payload, decode, encode
-from aiki.context import CurrentRun, inside_workflow, set_current_run
+from aiki.context import CurrentRun, set_current_run
 from aiki.errors import (
     ConfigurationError,
     DecodeError,
@@ -33,7 +33,6 @@ from aiki.worker.describe import describe
 from aiki.worker.durable import Execution
 from aiki.worker.gate import CANCEL, SOFT, Gate
 from aiki.worker.registry import Definition
-from aiki.workflow_run import WorkflowRun
 
 _NO_ARGUMENTS: Final = "[[],{}]"
 _LEFTOVER_SECONDS: Final = 2.0
@@ -86,7 +85,7 @@ class Executor:
         self.last_progress: tuple[float | None, str] | None = None
 
     def execute(self, attempt: Attempt) -> Report:
-        """Execute and report. Never raises."""
+        """Execute and report. Never raises. A workflow is executed inside of its `Execution.call`."""
         self.last_progress = None
         context = contextvars.copy_context()
         span = tracing.begin(attempt.dispatch, attempt.definition.kind, context)
@@ -95,7 +94,8 @@ class Executor:
         report = self._classify(attempt)
         if span is not None:
             tracing.end(span, report, attempt.error)
-        attempt.error = None  # its traceback holds this frame
+        if attempt.durable is None:
+            attempt.error = None  # its traceback holds this frame; a workflow's is cleared (`Execution.free`)
         return report
 
     def close(self) -> None:
@@ -149,17 +149,12 @@ class Executor:
     def _call(self, attempt: Attempt, run: CurrentRun) -> Any:
         set_current_run(run)
         if attempt.durable is not None:
-            return self._call_workflow(attempt.durable.run, attempt)
-        self._gate.enter()
-        result = attempt.definition.fn(*attempt.args, **attempt.kwargs)
-        self._gate.leave()
-        return result
-
-    def _call_workflow(self, run: WorkflowRun, attempt: Attempt) -> Any:
-        with inside_workflow(run):
+            self._gate.enter_durable()
+            result = attempt.definition.fn(attempt.durable.run, *attempt.args, **attempt.kwargs)
+        else:
             self._gate.enter()
-            result = attempt.definition.fn(run, *attempt.args, **attempt.kwargs)
-            self._gate.leave()
+            result = attempt.definition.fn(*attempt.args, **attempt.kwargs)
+        self._gate.leave()
         return result
 
     def _run_async(self, attempt: Attempt, run: CurrentRun, context: contextvars.Context) -> Any:

@@ -42,6 +42,11 @@ class Fetched:
         self._keys = list(outside)
         self._places = {key: at for at, (key, _) in enumerate(self._keys)}
 
+    def close(self) -> None:
+        """The function has been left: let go of who was asked, which holds the whole history."""
+        self._ask = _refuse
+        self._here.clear()
+
     def get(self, key: ValueKey) -> str:
         """The text of a key. Raises `PayloadError` where there is none any more."""
         text = self._here.pop(key, None)
@@ -65,3 +70,7 @@ class Fetched:
                 break
             out.append(other)
         return out
+
+
+def _refuse(_number: int, keys: Sequence[ValueKey]) -> Values:
+    raise PayloadError(f"{len(keys)} values of a history are asked for after the workflow's function has been left")

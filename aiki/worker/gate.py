@@ -23,7 +23,7 @@ CANCEL: Final = 2
 class Gate:
     """Open while user code runs. `raised` tells afterwards which interrupts were delivered (bits `SOFT`, `CANCEL`)."""
 
-    __slots__ = ("_loop", "_slot", "_task", "index", "open", "raised", "soft_limit")
+    __slots__ = ("_loop", "_slot", "_soft", "_task", "index", "open", "raised", "soft_limit")
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
@@ -31,6 +31,7 @@ class Gate:
         self._task: asyncio.Task[Any] | None = None
         self.index = -1
         self.open = False
+        self._soft = True
         self.raised = 0
         self.soft_limit = 0.0
 
@@ -51,13 +52,32 @@ class Gate:
 
     def enter(self) -> None:
         """Open for sync code; raises at once if an interrupt came before."""
+        self._soft = True
         self.open = True
         self.check()
+
+    def enter_durable(self) -> None:
+        """Open for a workflow's own code, between its steps. A soft limit is not raised there but at its next durable point,
+        where that is recorded (`take_soft_limit`): a replay could not raise it at the same place."""
+        self._soft = False
+        self.open = True
+        self.check()
+
+    def _soft_limit_due(self) -> bool:
+        return self._slot.softened == self.index and not self.raised & SOFT
+
+    def take_soft_limit(self) -> SoftTimeLimitExceeded | None:
+        """The error of a soft limit that is over and was raised nowhere; the caller raises it."""
+        if not self._soft_limit_due():
+            return None
+        self.raised |= SOFT
+        return self.soft_error()
 
     def enter_async(self) -> None:
         """Open for the current asyncio task, which is cancelled instead of being raised into."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        self._soft = True
         self.open = True
         self.check()
 
@@ -72,7 +92,7 @@ class Gate:
         if index == self.index and not self.raised & CANCEL:
             self.raised |= CANCEL
             self._deliver(TaskCancelled("the run was cancelled"))
-        elif self._slot.softened == self.index and not self.raised & SOFT:
+        elif self._soft and self._soft_limit_due():
             self.raised |= SOFT
             self._deliver(self.soft_error())
 

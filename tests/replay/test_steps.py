@@ -285,6 +285,8 @@ def test_a_child_keeps_its_id_and_its_input(world: World) -> None:
         ids.append(future.run_id)
         return child(2), future.result()
 
+    assert world.call(flow).waits.items[0].seconds == 0, "under a reference id, which run it is is known once it is recorded"
+    assert ids == []
     world.call(flow)
     world.end_child(1, "two")
     world.call(flow)
