@@ -57,6 +57,11 @@ class SignedBroker:
                 raise
         return SignedSession(session, self._ring, self._refuse)
 
+    def take_refused(self) -> Counter[str]:
+        """How many messages were not believed since the last call, by kind."""
+        taken, self.refused = self.refused, Counter()
+        return taken
+
     def _refuse(self, delivery: Delivery, why: str) -> None:
         kind = delivery.source.kind.value
         self.refused[kind] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final
@@ -20,6 +21,9 @@ MAX_BODY: Final = 4 * 1024 * 1024
 MAX_HEADER: Final = 2_000
 """Characters of a header's value that are kept."""
 MAX_HEADERS: Final = 20
+FORGED: Final = 100
+"""Messages that are not believed of which so many are kept within `FORGED_SECONDS`; the others are counted."""
+FORGED_SECONDS: Final = 60.0
 _HEAD: Final = 64 * 1024
 """Bytes of a message that are looked at to find out its namespace."""
 _CUT: Final = 64 * 1024
@@ -34,9 +38,17 @@ class Letters:
     """
 
     def __init__(
-        self, store: Store, isolation: Isolation, namespace: str, why_refused: Callable[[bytes], str] = lambda body: ""
+        self,
+        store: Store,
+        isolation: Isolation,
+        namespace: str,
+        why_refused: Callable[[bytes], str] = lambda body: "",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._why_refused = why_refused
+        self._monotonic = monotonic
+        self._forged = 0
+        self._forged_until = 0.0
         self._store = store
         self._isolation = isolation
         self._namespace = namespace
@@ -47,8 +59,22 @@ class Letters:
         reason = _text(headers.get("reason", "unknown"), 255)
         source = _text(headers.get("queue", ""), 255)
         if reason == "rejected" and (refused := self._why_refused(delivery.body)):
-            reason = f"not believed: {refused}"
+            self._keep_forged(delivery, source, f"not believed: {refused}")
+            return
         self.keep(self.namespace_of(delivery.body), source, reason, delivery.body, headers)
+
+    def _keep_forged(self, delivery: Delivery, source: str, reason: str) -> None:
+        """Keep what nobody of this installation has sent: some of it, and not much of each, for there may be very much."""
+        now = self._monotonic()
+        if now >= self._forged_until:
+            self._forged_until, self._forged = now + FORGED_SECONDS, 0
+        self._forged += 1
+        if self._forged > FORGED:
+            self._isolation.note("forged", f"a message of {source} is thrown away, one of very many: {reason}")
+            return
+        body = delivery.body
+        cut = {"cut": f"the first {_CUT:,} of {len(body):,} bytes"} if len(body) > _CUT else {}
+        self.keep(self.namespace_of(body), source, reason, body[:_CUT], {**cut, **delivery.headers})
 
     def keep(self, namespace: str, source: str, reason: str, body: bytes, headers: Mapping[str, Any] | None = None) -> None:
         """Keep a message. One that is kept already is not kept twice.

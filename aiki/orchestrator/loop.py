@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from aiki import messages as m
 from aiki.broker import DEAD, HEARTBEAT, Broker, BrokerMisconfigured, Session, reports
+from aiki.broker.signed import SignedBroker
 from aiki.clock import SECOND
 from aiki.errors import BrokerUnavailable, StorageUnavailable
 from aiki.messages import RunKey
@@ -303,6 +304,8 @@ class Orchestrator:
     def _save(self, now: float) -> None:
         """Put on record who was heard and how long runs take, and that this orchestrator lives."""
         self._wishes.say_alive(ALIVE)
+        if isinstance(self._broker, SignedBroker):
+            self.isolation.counted.update({f"{kind}, not believed": n for kind, n in self._broker.take_refused().items()})
         for namespace, beats in self._live.take_fresh().items():
             what = f"heartbeats of namespace {namespace}"
             self.isolation.do("save", what, self._store.heard, namespace, beats)
