@@ -38,6 +38,15 @@ def flaky(label: str, fails: int) -> str:
     return label
 
 
+DEADLY = "deadly"
+"""The label of a step whose process dies."""
+
+
+@app.task(time_limit=60)
+def die(label: str) -> None:
+    effects.do(label)
+
+
 @app.task
 def broken(label: str) -> None:
     effects.do(label)
@@ -176,6 +185,15 @@ def caught(run: WorkflowRun) -> str:
     return "never"
 
 
+@app.workflow
+def deadly(run: WorkflowRun, before: int) -> str:
+    """Kills its process each time, once it has done some things."""
+    for number in range(before):
+        add(f"step {number}", number)
+    die(DEADLY)
+    return "never"
+
+
 def right(name: str, arguments: list[Any], result: Any) -> bool:
     """Whether a completed run's result is a right one."""
     exact: dict[str, Callable[..., Any]] = {
@@ -200,7 +218,7 @@ def right(name: str, arguments: list[Any], result: Any) -> bool:
         return result in ("task", "timer") or str(result).startswith("event ")
     if short == "waiter":
         return isinstance(result, list) and len(result) == arguments[0]
-    return short == "values" and len(result) == 3
+    return short == "values" and len(result) == 3  # and what is deadly completes never
 
 
 def may_fail(name: str) -> bool:

@@ -82,6 +82,10 @@ class Faults:
         """Where in the queue a message goes; its number, or a smaller one to overtake others."""
         return number
 
+    def altered(self, body: bytes) -> bytes:
+        """A message as it arrives."""
+        return body
+
     def point(self) -> None:
         """Between two operations."""
 
@@ -153,7 +157,7 @@ class SimulatedBroker:
     def put(self, queue: Queue, body: bytes, sender: str, headers: dict[str, Any] | None = None) -> None:
         self._number += 1
         at = self.clock.now() + self.faults.delay()
-        insort(queue.ready, Message(self.faults.place(queue, self._number), body, at, sender, headers))
+        insort(queue.ready, Message(self.faults.place(queue, self._number), self.faults.altered(body), at, sender, headers))
         self.poke(queue)
 
     def give_back(self, queue: Queue, messages: Sequence[Message]) -> None:
@@ -165,6 +169,7 @@ class SimulatedBroker:
 
     def broadcast(self, to: Address, body: bytes, sender: str) -> None:
         self._number += 1
+        body = self.faults.altered(body)
         for subscription in self.fanouts[to.kind]:
             if subscription.queue.address != to:
                 continue

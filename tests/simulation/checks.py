@@ -15,6 +15,8 @@ from tests.simulation import app as simulated
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+REFUSED = ("CannotGoOn", "ReportRefused")
+"""How runs fail about which something was raised."""
 TERMINAL = ("completed", "failed", "cancelled", "dead")
 
 
@@ -69,18 +71,33 @@ def check_end(world: World) -> None:
     columns = "id, name, state, history, crashes, parent_id, parent_ordinal, error_type, error_message"
     rows = {row[0]: row for row in world.db.ask(f"SELECT {columns} FROM aiki_runs")}
     for key in world.runs:
-        if bytes.fromhex(key) not in rows:
+        if bytes.fromhex(key) not in rows and key not in world.gone:
             raise wrong(f"run {key} was enqueued and does not exist")
     for row in rows.values():
+        if row[0].hex() in world.unserved:
+            continue
         _check_run(world, row, rows)
         _check_steps(world, row)
         _check_parent(world, row, rows)
     _check_watched(world)
     _check_events(world)
-    for sql in ("SELECT hex(id) FROM aiki_dead_letters", "SELECT * FROM aiki_attempts WHERE error_type = 'ReportRefused'"):
-        if found := world.db.ask(sql):
-            raise wrong(f"{sql}: {found}")
+    _check_refused(world)
     _check_plain_end(world)
+
+
+def _check_refused(world: World) -> None:
+    """Nothing of these runs was refused, unless something was raised."""
+    if world.raising.happened:
+        return
+    for source, reason, body in world.db.ask("SELECT source, reason, body FROM aiki_dead_letters"):
+        if not world.oddities and not world.gone:
+            raise wrong(f"a dead letter of {source}, {reason}: {bytes(body)[:300]!r}")
+        text = bytes(body).decode("ascii", "replace")
+        for key in world.runs:
+            if key in text and key not in world.gone:
+                raise wrong(f"a dead letter of {source} speaks of run {key}, {reason}: {text[:300]}")
+    if found := world.db.ask("SELECT * FROM aiki_attempts WHERE error_type = 'ReportRefused'"):
+        raise wrong(f"reports were refused: {found}")
 
 
 def _check_plain_end(world: World) -> None:
@@ -123,6 +140,9 @@ def _check_run(world: World, row: Any, rows: dict[bytes, Any]) -> None:
     elif state == "dead":
         if kind not in ("WorkerCrashed", "WorkerLost") or crashes < world.settings.max_crashes:
             raise wrong(f"{said} after {crashes} crashes: {kind} {message}")
+    elif state == "failed" and kind in REFUSED and world.raising.happened:
+        if not message:
+            raise wrong(f"{said}, {kind}, and nobody can read why")
     elif state == "failed" and name.endswith("flaky") and (_crashed(world, raw) or "retry" in orders):
         return  # these take its attempts, too
     elif state == "failed" and not simulated.may_fail(name) and not _fell(world, raw):
@@ -178,7 +198,7 @@ _RETRYING = frozenset(task.name for task in simulated.app.definitions.values() i
 def _check_parent(world: World, row: Any, rows: dict[bytes, Any]) -> None:
     """Its parent was told once, and how it ended."""
     raw, _, state, _, _, parent, ordinal, _, _ = row
-    if parent is None:
+    if parent is None or parent not in rows:
         return
     told = world.db.ask("SELECT outcome FROM aiki_inbox WHERE run_id = ? AND kind = 'child' AND ordinal = ?", parent, ordinal)
     if len(told) != 1:
@@ -202,6 +222,8 @@ def _check_watched(world: World) -> None:
             retried = after == "open" and before == "failed"
             if not retried:
                 raise wrong(f"run {raw.hex()}: its recorded step {ordinal} was changed from {before} to {after}")
+        elif what == "recorded step deleted" and raw.hex() in world.gone:
+            continue
         elif what != "worker lost":
             raise wrong(f"run {raw.hex()}: {what}, ordinal {ordinal}: {before} -> {after}")
     for raw, count in ends.items():
@@ -221,6 +243,8 @@ def _check_events(world: World) -> None:
     """No event is lost, none is taken twice."""
     for key, run in world.runs.items():
         raw = bytes.fromhex(key)
+        if key in world.gone:
+            continue
         sql = "SELECT id, data, ordinal, created_at FROM aiki_inbox WHERE run_id = ? AND kind = 'event'"
         rows = world.db.ask(sql, raw)
         found = {json.loads(row[1]): row for row in rows}

@@ -7,7 +7,8 @@ the store uses of it. A test holds the two together.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from aiki.storage.creating import Durations
-from aiki.storage.database import Database, Insert
+from aiki.storage.database import Database
 from aiki.storage.store import Store
 
 T = TypeVar("T")
@@ -92,6 +93,50 @@ class Connection:
             raise DBAPIError(sql, parameters, error) from error
 
 
+class Engine:
+    """What SQLAlchemy's `Engine` is to `Database`: the transactions, and what becomes of them.
+
+    So the real `Database` decides what is repeated, and how it finds out whether a commit happened whose answer was lost.
+    """
+
+    def __init__(self, db: SimulatedDatabase) -> None:
+        self._db = db
+
+    @contextmanager
+    def connect(self) -> Iterator[Any]:
+        """For reads."""
+        self._db.before()
+        yield self._db.connection
+
+    @contextmanager
+    def begin(self) -> Iterator[Any]:
+        """A transaction. It may end as after a deadlock; or be committed, and the connection breaks before that is said."""
+        db = self._db
+        db.before()
+        db._inside = True
+        done = False
+        try:
+            yield db.connection
+            db.committing()
+            if db.again():
+                raise OperationalError("COMMIT", (), _busy())
+            done = True
+        finally:
+            db._inside = False
+            if db.raw.in_transaction:
+                db.raw.execute("COMMIT" if done else "ROLLBACK")
+        db.committed()
+        if db.unanswered():
+            raise OperationalError("COMMIT", (), sqlite3.OperationalError("connection lost"), connection_invalidated=True)
+        db.after()
+
+
+def _busy() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    return error
+
+
 class SimulatedDatabase(Database):
     """`Database` with one connection. `before` and `after` each transaction may raise `StorageUnavailable`, or switch."""
 
@@ -108,13 +153,19 @@ class SimulatedDatabase(Database):
         raw.execute("PRAGMA synchronous=OFF")
         self.connection: Any = Connection(raw)
         self.raw = raw
-        self._tables = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        self.tables = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
         self._inside = False
         self.before: Callable[[], object] = bool
         self.after: Callable[[], object] = bool
         self.committed: Callable[[], object] = bool
+        self.committing: Callable[[], object] = bool
+        """Called inside a transaction, when its work is done."""
         self.again: Callable[[], bool] = bool
-        """Whether a transaction is rolled back and done once more, as after a deadlock."""
+        """Whether a transaction is rolled back, as after a deadlock."""
+        self.unanswered: Callable[[], bool] = bool
+        """Whether the connection breaks after a commit."""
+        self.engine: Any = Engine(self)
+        self._reading = self.engine
 
     def use_sqlalchemy(self) -> None:
         """Have the store's statements run over SQLAlchemy's own connection."""
@@ -123,7 +174,7 @@ class SimulatedDatabase(Database):
 
     def clear(self) -> None:
         """Empty all tables."""
-        for table in self._tables:
+        for table in self.tables:
             if table not in ("aiki_alembic_version", "aiki_schema"):
                 self.raw.execute(f"DELETE FROM {table}")
 
@@ -131,40 +182,10 @@ class SimulatedDatabase(Database):
         """What a check wants to know; outside of everything that is simulated."""
         return self.raw.execute(sql, parameters).fetchall()
 
-    def transaction(self, work: Callable[[Any], T], *, deadline: float | None = None) -> T:
-        self.before()
-        if self.again():
-            self._once(work, commit=False)
-        out = self._once(work, commit=True)
-        self.committed()
-        self.after()
-        return out
-
-    def _once(self, work: Callable[[Any], T], commit: bool) -> T:
-        raw = self.raw
-        raw.execute("BEGIN IMMEDIATE")
-        self._inside = True
-        done = False
-        try:
-            out = work(self.connection)
-            done = commit
-            return out
-        finally:
-            self._inside = False
-            raw.execute("COMMIT" if done else "ROLLBACK")
-
     def read(self, work: Callable[[Any], T]) -> T:
         if self._inside:
             return work(self.connection)
-        self.before()
-        return work(self.connection)
-
-    def write_at_once(self, inserts: Sequence[Insert]) -> None:
-        def work(connection: Any) -> None:
-            for item in inserts:
-                self.insert(connection, *item)
-
-        self.transaction(work)
+        return super().read(work)
 
     def close(self) -> None:
         self.raw.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from aiki import ids
@@ -13,14 +14,18 @@ from aiki.errors import BrokerUnavailable, RunConflict, RunNotFound, StorageUnav
 from aiki.messages import Control, RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.publishing import pack
+from aiki.states import TERMINAL
 from tests.simulation import app as simulated
+from tests.simulation.bodies import runs_of
+from tests.simulation.broker import FANOUTS
 from tests.simulation.checks import check_causes, check_end
+from tests.simulation.growth import QUIET, check_growth, check_queues, purge_all
 from tests.simulation.worker import SimulatedWorker
-from tests.simulation.world import Knobs, Started, World, Wrong, living, runs_of
+from tests.simulation.world import LATER, NOBODY, PARTITIONS, Knobs, Started, World, Wrong, living
 
 SETTLE_SECONDS: Final = 400.0
 """Virtual seconds after the last fault by which everything must have come to its end."""
-ACTIVE: Final = "state NOT IN ('completed', 'failed', 'cancelled', 'dead')"
+ACTIVE: Final = f"state NOT IN ('completed', 'failed', 'cancelled', 'dead') AND queue <> '{NOBODY}'"
 
 
 class Fate:
@@ -44,14 +49,30 @@ class Fate:
         troubles = [
             *(self.kill_child, self.kill_link, self.kill_worker, self.freeze_worker, self.drain_worker),
             *(self.kill_orchestrator, self.freeze_orchestrator, self.drop_session, self.restart_broker, self.broker_away),
-            *(self.storage_away, self.lose_dispatch),
+            *(self.storage_away, self.lose_dispatch, self.odd_message, self.set_clock, self.purge_queue),
         ]
         orders = [
             *(self.send_event, self.send_event, self.cancel, self.terminate, self.pause, self.resume, self.wake, self.retry),
-            self.rerun,
+            *(self.rerun, self.purge_runs),
         ]
+        if rng.random() < 0.25:
+            theme = rng.choice(self._themes())
+            theme = [one for one in theme if one.__name__ not in LATER]
+            return [*theme, self.send_event]
+        troubles = [one for one in troubles if one.__name__ not in LATER]
+        orders = [one for one in orders if one.__name__ not in LATER]
         chosen = rng.sample(troubles, rng.randrange(0, 6)) + rng.sample(orders, rng.randrange(0, 5))
         return [*chosen, self.send_event]
+
+    def _themes(self) -> list[list[Callable[[], None]]]:
+        """What is seldom chosen together, and is interesting together."""
+        return [
+            [self.cancel, self.cancel, self.purge_runs, self.purge_runs, self.no_workers],
+            [self.cancel, self.retry, self.wake, self.pause, self.resume],
+            [self.odd_message] * 4 + [self.kill_orchestrator],
+            [self.set_clock, self.pause, self.kill_orchestrator, self.no_workers],
+            [self.no_workers, self.purge_queue, self.lose_dispatch],
+        ]
 
     # ------------------------------------------------------------ the whole
     def live(self) -> None:
@@ -63,10 +84,20 @@ class Fate:
             pass
         for _ in range(rng.choice((1, 1, 2))):
             world.start_orchestrator(rng.random())
+        if rng.random() < 0.1 and "unserved" not in LATER:
+            self._pending += self._unserved()
+        if rng.random() < 0.05 and "clock_story" not in LATER:
+            self._clock_story()
+        late = bool(self._restarts) or rng.random() < 0.1
         for _ in range(rng.choice((1, 2, 2))):
-            self._start_worker()
+            if late:
+                self._later(rng.choice((10.0, 30.0, 40.0)), self._start_worker)
+            else:
+                self._start_worker()
         starts = [self._new_run() for _ in range(rng.randrange(1, 4))]
-        end = world.scheduler.now + rng.choice((4.0, 8.0, 14.0))
+        if world.knobs.cursed:
+            world.raising.cursed = starts[0].id.replace("-", "")
+        end = world.scheduler.now + (rng.choice((4.0, 8.0, 14.0)) if not late else 45.0)
         self._wait(rng.random())
         while world.scheduler.now < end or starts:
             if starts and rng.random() < 0.5:
@@ -74,8 +105,30 @@ class Fate:
             elif world.scheduler.now < end:
                 rng.choice(self._actions)()
             self._turn()
-            self._wait(rng.expovariate(2.0))
+            self._wait(rng.expovariate(2.0 if not late else 0.5))
         self._settle()
+
+    def _unserved(self) -> list[NewRun]:
+        """Runs that stay for ever, for nobody takes from their queue: they must not hide those that came after them."""
+        runs = []
+        for number in range(self.rng.randrange(3, 7)):
+            run = replace(self.world.new_run(simulated.square, [number]), queue=NOBODY)
+            self.world.runs[run.id.replace("-", "")] = Started(run.name, [number])
+            self.world.unserved.add(run.id.replace("-", ""))
+            runs.append(run)
+        return runs
+
+    def _clock_story(self) -> None:
+        """The server's clock is ahead while there is a worker to take markers; it is right again when there is none."""
+
+        def ahead() -> None:
+            self.world.jumped = 120_000_000
+
+        self._later(2.0, ahead)
+        self._later(20.0, self._clock_right)
+        self._later(20.5, self.no_workers)
+        for at in (3.0, 21.0, 22.0):
+            self._later(at, lambda: self._pending.append(self._new_run()))
 
     def _start_worker(self) -> None:
         """In some worlds the workers do not have all definitions (a deploy that is under way)."""
@@ -83,7 +136,10 @@ class Fate:
         self.world.start_worker(self.rng.sample(names, len(names) // 3) if self._deploying and self.rng.random() < 0.6 else ())
 
     def _new_run(self) -> NewRun:
-        definition, choose = self.rng.choice(simulated.starts())
+        choices = simulated.starts()
+        if self.world.settings.max_crashes <= 3 and "deadly" not in LATER:
+            choices.append((simulated.deadly, lambda rng: [rng.randrange(3)]))
+        definition, choose = self.rng.choice(choices)
         arguments = choose(self.rng)
         run = self.world.new_run(definition, arguments)
         self.world.runs[run.id.replace("-", "")] = Started(definition.name, arguments)
@@ -122,12 +178,14 @@ class Fate:
         self._settle_published()
         if self.rng.random() < 0.3:
             check_causes(self.world)
+        check_queues(self.world)
 
     def _settle(self) -> None:
         """No faults any more: everything comes to its end."""
         world = self.world
         world.say("no more faults")
         world.knobs = Knobs(switch=0.02)
+        world.raising.chance = 0.0
         world.storage_away = 0.0
         world.broker.away = False
         now = world.scheduler.now
@@ -150,6 +208,22 @@ class Fate:
                 self._order("resume", ids.to_text(row[0]), world.store.resume_run)
             self._wait(0.5)
         check_end(world)
+        if world.seed % 3 == 0 and not world.unserved:
+            self._outlive()
+
+    def _outlive(self) -> None:
+        """All runs are purged; nothing of them may be left."""
+        world = self.world
+        world.say("retention")
+        purge_all(world)
+        while world.orchestrators[1:]:
+            world.kill_orchestrator(world.orchestrators[-1])
+        end = world.scheduler.now + QUIET
+        while world.scheduler.now < end:
+            self._settle_published()
+            self._wait(5.0)
+        purge_all(world)
+        check_growth(world)
 
     def _quiet(self) -> bool:
         if self._pending or self._pending_events:
@@ -178,10 +252,13 @@ class Fate:
     # ------------------------------------------------------------ a client
     def _try(self, what: Callable[[], Any]) -> Any:
         """Do something; None where the answer is lost, or it cannot be done."""
+        before = self.world.broke
         try:
             return what()
         except (StorageUnavailable, BrokerUnavailable, RunConflict, RunNotFound) as error:
             self.world.say(f"! {type(error).__name__}: {error}")
+            if isinstance(error, RunConflict) and self.world.broke > before:
+                raise Wrong(f"it was done, and its answer was lost; done again, it says: {error}") from error
             return None
 
     def _enqueue(self) -> None:
@@ -234,7 +311,8 @@ class Fate:
 
     # ------------------------------------------------------------ operators
     def _any_run(self, condition: str = "1 = 1") -> str | None:
-        rows = self.world.db.ask(f"SELECT id FROM aiki_runs WHERE {condition} ORDER BY id")
+        sql = f"SELECT id FROM aiki_runs WHERE {condition} AND queue <> '{NOBODY}' ORDER BY id"
+        rows = self.world.db.ask(sql)
         return ids.to_text(self.rng.choice(rows)[0]) if rows else None
 
     def _order(self, what: str, run_id: str | None, verb: Callable[..., Any], **more: Any) -> Any:
@@ -418,6 +496,63 @@ class Fate:
         seconds = self.rng.choice((0.3, 3.0))
         self.world.say(f"the database is away for {seconds} s")
         self.world.storage_away = self.world.scheduler.now + seconds
+
+    def odd_message(self) -> None:
+        """Somebody sends what nobody can read, or that speaks of nobody."""
+        for _ in range(self.rng.choice((1, 3, 10))):
+            made = self.world.odd.message(PARTITIONS)
+            if made is None:
+                return
+            to, body = made
+            self.world.say(f"odd message to {to.kind}/{to.key}: {body[:100]!r}")
+            self.world.oddities += 1
+            if to.kind in FANOUTS:
+                self.world.broker.broadcast(to, body, "somebody")
+            else:
+                self.world.broker.put(self.world.broker.declare(to), body, "somebody")
+
+    def set_clock(self) -> None:
+        """The server's clock was wrong for a while; it is put right."""
+        if self.world.jumped:
+            return
+        minutes = self.rng.choice((-1, 1, 1, 2))
+        self.world.say(f"the server's clock is set by {minutes} minutes")
+        self.world.jumped = minutes * 60_000_000
+        self._later(self.rng.choice((0.5, 3.0, 8.0)), self._clock_right)
+
+    def _clock_right(self) -> None:
+        self.world.say("the server's clock is right again")
+        self.world.jumped = 0
+
+    def no_workers(self) -> None:
+        """All workers are drained, and others come late."""
+        workers = [worker for worker in self.world.living if not worker.shared.draining]
+        for worker in workers:
+            self.world.say(f"drain {worker.name}")
+            worker.drain()
+        if workers:
+            self._later(self.rng.choice((8.0, 20.0, 40.0)), self._start_worker)
+
+    def purge_queue(self) -> None:
+        """An operator empties a work queue."""
+        for address, queue in self.world.broker.queues.items():
+            if address.kind is Kind.WORK:
+                self.world.say(f"purge {address.key}, {len(queue.ready)} messages")
+                for message in queue.ready:
+                    self.world.purged |= {run for run, _ in runs_of(message.body)}
+                queue.ready.clear()
+
+    def purge_runs(self) -> None:
+        """Retention: what has ended is deleted."""
+        store, before = self.world.store, self.world.clock() + 1
+        for state in TERMINAL:
+            page = self._try(lambda state=state: store.purgeable("default", state, before))  # type: ignore[misc]
+            if page is None or not page.runs:
+                continue
+            self.world.say(f"purge {len(page.runs)} {state} runs")
+            self._try(lambda page=page: (store.purge_runs("default", page.runs, before),))  # type: ignore[misc]
+            there = {row[0] for row in self.world.db.ask("SELECT id FROM aiki_runs")}
+            self.world.gone |= {raw.hex() for raw in page.runs if raw not in there}
 
     def lose_dispatch(self) -> None:
         """A dispatch vanishes from its queue without a trace."""

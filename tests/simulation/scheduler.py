@@ -46,6 +46,8 @@ class Actor:
         self.data: Any = None
         """Whatever its owner wants to remember."""
         self.sessions: list[Any] = []
+        self.skew: int | None = None
+        """Microseconds by which its clock is wrong; None: nobody has asked for the time yet."""
 
     def __repr__(self) -> str:
         return f"<{self.name}>"

@@ -13,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from aiki import ids
+from aiki import clock, ids
 from aiki.settings import Settings
+from aiki.storage import database
 from aiki.worker import child as child_module
 from aiki.worker import connection as connection_module
 from aiki.worker import durable as durable_module
@@ -49,10 +50,10 @@ class VirtualTime:
         return int(self.monotonic() * 1e9)
 
     def time_ns(self) -> int:
-        return self._world.clock() * 1000
+        return self._world.local_clock() * 1000
 
     def time(self) -> float:
-        return self._world.clock() / 1e6
+        return self._world.local_clock() / 1e6
 
     def sleep(self, seconds: float) -> None:
         self._world.scheduler.wait(self._world.scheduler.now + seconds)
@@ -78,7 +79,7 @@ def patched(world: World) -> Iterator[None]:
     """The worker's modules live in the simulation's time."""
     time = VirtualTime(world)
     with ExitStack() as stack:
-        for module in (child_module, durable_module, executor_module, link_module, connection_module):
+        for module in (child_module, durable_module, executor_module, link_module, connection_module, database, clock):
             stack.enter_context(patch.object(module, "time", time))
         stack.enter_context(patch.object(link_module, "select", time))
         stack.enter_context(patch.object(link_module, "TICK_SECONDS", 0.5))
@@ -125,7 +126,7 @@ class SimulatedChild(Child):
 
     def pending(self) -> set[tuple[str, int]]:
         """Reports that are not sent yet: (run, epoch)."""
-        return {(r.run_id, r.epoch) for found, _ in self._ledger._batch.values() for r in found}
+        return {(r.run_id, r.epoch) for found in self._ledger._batch.values() for r, *_ in found}
 
 
 def unconfirmed(connection: Any) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import types
 import uuid
@@ -20,19 +21,29 @@ from aiki.broker import Address, Kind, Session
 from aiki.context import current_run
 from aiki.errors import BrokerUnavailable, StorageUnavailable
 from aiki.model import NewRun
-from aiki.orchestrator import Orchestrator
+from aiki.orchestrator import Orchestrator, reconciler
 from aiki.settings import Settings
 from aiki.storage import creating
 from aiki.storage.store import Store
 from tests.simulation import app as simulated
+from tests.simulation.bodies import runs_of, shortly
 from tests.simulation.broker import Faults, SimulatedBroker, SimulatedSession
 from tests.simulation.database import SimulatedDatabase, simulated_store
+from tests.simulation.growth import Dispatched
+from tests.simulation.odd import Odd, foreign
+from tests.simulation.raising import Raising
 from tests.simulation.scheduler import Actor, Scheduler
 from tests.simulation.worker import SimulatedWorker, patched, registry_of
 
 BEGINNING: Final = 1_800_000_000_000_000
 """Microseconds since the epoch at virtual time 0."""
 PARTITIONS: Final = 2
+LATER: Final = frozenset(os.environ.get("LATER", "broken markers deadly purge_runs unserved clock_story letters").split())
+NOBODY: Final = "nobody"
+"""A queue that no worker ever takes from."""
+
+
+_RETRIED: Final = "SELECT 1 FROM watched WHERE what = 'left a terminal state' AND run_id = ?"
 
 
 class Wrong(AssertionError):
@@ -49,6 +60,9 @@ class Knobs:
     refuse: float = 0.0
     storage: float = 0.0
     lost_answers: float = 0.0
+    """How often a caller does not learn that its transaction was committed."""
+    broken: float = 0.0
+    """How often the connection to the database breaks when a commit is to be answered."""
     repeats: float = 0.0
     slow: float = 0.0
     deaths: float = 0.0
@@ -57,6 +71,14 @@ class Knobs:
     """How often it is stopped for long instead."""
     disorder: float = 0.0
     """How often a report overtakes others of its partition."""
+    raising: float = 0.0
+    """How often a call of an orchestrator's raises anything."""
+    cursed: bool = False
+    """Whether there is a run about which no decision can be made."""
+    clocks: float = 0.0
+    """By how many seconds at most the processes' clocks are wrong."""
+    foreign: float = 0.0
+    """How often a message has keys and fields of another release."""
 
     @classmethod
     def choose(cls, rng: random.Random) -> Knobs:
@@ -76,6 +98,11 @@ class Knobs:
             slow=some(0.3),
             deaths=some(0.15),
             zombies=some(0.5),
+            broken=some(0.03),
+            clocks=rng.choice((0.0, 0.0, 120.0, 3600.0)),
+            foreign=some(0.5),
+            raising=rng.choice((0.0, 0.0, 0.002, 0.01)),
+            cursed=rng.random() < 0.15,
         )
 
 
@@ -156,10 +183,21 @@ class WorldFaults(Faults):
 
     def point(self) -> None:
         self._world.point()
+        self._world.raising.point("at the broker")
+
+    def altered(self, body: bytes) -> bytes:
+        knobs = self._world.knobs
+        if knobs.foreign and self._world.rng.random() < knobs.foreign:
+            return foreign(body, self._world.rng)
+        return body
 
     def told(self, what: str, session: SimulatedSession, to: Address, body: bytes) -> None:
+        if what == "sent":
+            self._world.odd.see(to, body)
         if to.kind is Kind.WORK:
             self._world.note_copies(what, session, body)
+            if what == "sent":
+                self._world.dispatched.note(body)
         if self._world.tell is not None and to.kind is not Kind.HEARTBEAT:
             now, who = self._world.scheduler.now, session.name.removeprefix("aiki-worker ")
             self._world.tell(f"{now:9.4f} {who:12} {what} {to.kind} {to.key}: {shortly(body)}")
@@ -202,6 +240,8 @@ class World:
         self.scheduler = Scheduler(self.rng)
         self.tell = tell
         self.knobs = Knobs.choose(self.rng)
+        for name in LATER & {"broken"}:
+            setattr(self.knobs, name, 0.0)
         self.knobs.disorder = disorder
         self.disorder = disorder
         self.settings = Settings(
@@ -216,7 +256,24 @@ class World:
         self.store.clock = self.clock
         self.store._durations._until = 0.0
         self.db.before, self.db.after = self._before_transaction, self._after_transaction
-        self.db.again = lambda: self.knobs.repeats > 0 and self.rng.random() < self.knobs.repeats
+        self.db.committing = lambda: self.raising.point("before a commit")
+        self.db.again = lambda: self._chance(self.knobs.repeats)
+        self.db.unanswered = self._unanswered
+        self.broke = 0
+        """Commits of clients that were not answered."""
+        self.later = LATER
+        self.odd = Odd(self.rng)
+        self.oddities = 0
+        """Broken messages that were sent."""
+        self.dispatched = Dispatched(self)
+        self.unserved: set[str] = set()
+        """Runs in a queue that no worker takes from."""
+        self.gone: set[str] = set()
+        """Runs that retention has deleted."""
+        self.raising = Raising(self)
+        self.raising.chance = self.knobs.raising
+        self.jumped = 0
+        """Microseconds by which the server's clock was set."""
         self._seen: dict[str, str] = {}
         self.db.committed = self._tell_changes if tell is not None else bool
         self.broker = WorldBroker(VirtualClock(self.scheduler), WorldFaults(self))
@@ -238,10 +295,32 @@ class World:
         self._workers = 0
         self.digest = 0
 
+    def _unanswered(self) -> bool:
+        if self.scheduler.current is not self.scheduler.fate:
+            return self._chance(self.knobs.broken)
+        lost = self._chance(10 * self.knobs.broken)
+        self.broke += lost
+        return lost
+
+    def _chance(self, chance: float) -> bool:
+        return chance > 0 and self.rng.random() < chance
+
     # ------------------------------------------------------------ time, ids, trace
     def clock(self) -> int:
-        """The server's clock."""
-        return BEGINNING + int(self.scheduler.now * 1e6)
+        """The server's clock, microseconds; it may be set."""
+        return BEGINNING + int(self.scheduler.now * 1e6) + self.jumped
+
+    def local_clock(self) -> int:
+        """The clock of the process that asks: its own may be wrong."""
+        actor = self.scheduler.current
+        if actor.skew is None:
+            actor.skew = int(self.rng.uniform(-1.0, 1.0) * self.knobs.clocks * 1e6) if self.knobs.clocks else 0
+        return BEGINNING + int(self.scheduler.now * 1e6) + actor.skew
+
+    @property
+    def in_orchestrator(self) -> bool:
+        """Whether it is an orchestrator that runs."""
+        return self.scheduler.current in self.orchestrators
 
     def monotonic(self) -> float:
         """Every process's monotonic clock."""
@@ -251,7 +330,7 @@ class World:
         """A UUIDv7 as a number."""
         self._ids += 1
         low = ((self._ids & 0xFFFFF) << 42) | self.rng.getrandbits(42)
-        return ((self.clock() // 1000) << 80) | (0x7 << 76) | ((self._ids >> 20) << 64) | (0b10 << 62) | low
+        return ((self.local_clock() // 1000) << 80) | (0x7 << 76) | ((self._ids >> 20) << 64) | (0b10 << 62) | low
 
     def say(self, text: str) -> None:
         """A line of the trace; also what two runs of one seed are compared by."""
@@ -284,10 +363,12 @@ class World:
 
     def _before_transaction(self) -> None:
         self.point()
+        self.raising.point("before a statement")
         self._storage_fault(self.knobs.storage, "the database is away")
 
     def _after_transaction(self) -> None:
         self.point()
+        self.raising.point("after a commit")
         self._storage_fault(self.knobs.lost_answers, "the answer to the commit was lost")
 
     def _storage_fault(self, chance: float, why: str) -> None:
@@ -307,6 +388,10 @@ class World:
         found = self.effects.setdefault(key, [])
         found.append(Effect(self.scheduler.now, worker, actor.name, child.epoch))
         self.say(f"effect {run_id[-6:]} {label!r} epoch {child.epoch}, number {len(found)}")
+        if label == simulated.DEADLY:
+            self.doomed.append((actor, False))
+            self.scheduler.fate.wake_at = min(self.scheduler.fate.wake_at, self.scheduler.now)
+            self.scheduler.wait(self.scheduler.now + 3600.0)
         if self.knobs.deaths and self.rng.random() < self.knobs.deaths:
             self._die(actor)
         return len(found)
@@ -355,6 +440,8 @@ class World:
             return  # it was ended at once, whatever was on its way, and then retried
         if not recorded and run_id in self.copied:
             return
+        if not recorded and self.raising.happened and self.db.ask(_RETRIED, bytes.fromhex(run_id)):
+            return  # it failed because its report could not be applied, and somebody retried it
         if self.lost(worker.id) or (not recorded and by is not None and self.lost(by)):
             return  # somebody was cut off for a lease, and did not know it yet
         what = "recorded" if recorded else "confirmed"
@@ -378,8 +465,8 @@ class World:
 
     def reported(self, body: bytes) -> None:
         """A worker learns that its reports were confirmed."""
-        _, _, header, reports = json.loads(body)
-        for kind, run_id, _, more in reports:
+        _, message, header, reports = json.loads(body)
+        for kind, run_id, _, more in reports if message == "reports" else ():
             if kind == "completed":
                 self.confirmed.setdefault((run_id, ""), header["w"])
             elif kind == "steps":
@@ -431,11 +518,14 @@ class World:
         return [worker for worker in self.workers if not worker.gone]
 
     # ------------------------------------------------------------ for checks
-    def messages(self) -> list[bytes]:
-        """All that the broker has and somebody has taken, and all that a worker keeps until it is confirmed."""
+    def messages(self, besides: str = "") -> list[bytes]:
+        """All that the broker has and somebody has taken, and all that a worker keeps until it is confirmed.
+
+        :param besides: a work queue that is not looked at.
+        """
         found = []
         for address, queue in self.broker.queues.items():
-            if address.kind in (Kind.WORK, Kind.REPORTS):
+            if address.kind in (Kind.WORK, Kind.REPORTS) and not (besides and address.key.endswith(f"/{besides}")):
                 found += [message.body for message in queue.ready]
         for session in self.broker.sessions:
             found += [message.body for _, message in session._unacked.values()]
@@ -454,35 +544,15 @@ class World:
 
     def at_work(self) -> list[str]:
         """What is not settled yet: messages, and what workers hold."""
-        return [body[:200].decode() for body in self.messages()] + [f"{w.name} {w.holds()}" for w in self.living if w.holds()]
+        return [repr(body[:200]) for body in self.messages(NOBODY)] + [
+            f"{w.name} {w.holds()}" for w in self.living if w.holds()
+        ]
 
     # ------------------------------------------------------------ clients
     def new_run(self, definition: Any, arguments: Sequence[Any]) -> NewRun:
         """What a client's enqueue records."""
         run: NewRun = definition.plain._new_run(tuple(arguments), {})
         return run
-
-
-def shortly(body: bytes) -> str:
-    """A message as the trace has it."""
-    _, kind, header, items = json.loads(body)
-    if kind == "dispatch":
-        marks = [mark for mark in ("again", "marker") if mark in header]
-        return " ".join([f"{run[0][-6:]} epoch {run[1]}" for run in items] + marks)
-    if kind == "reports":
-        return f"{header['x'][-5:]}: " + ", ".join(f"{r[0]} {r[1][-6:]} epoch {r[2]} {str(r[3])[:100]}" for r in items)
-    return f"{items[0]} " + " ".join(f"{run_id[-6:]} epoch {epoch}" for run_id, epoch in items[1])
-
-
-def runs_of(body: bytes) -> set[tuple[str, int]]:
-    """(run, epoch) of all that a message speaks of."""
-    _, kind, _, items = json.loads(body)
-    if kind == "dispatch":
-        return {(run[0], run[1]) for run in items}
-    found = set()
-    for report, run_id, epoch, more in items if kind == "reports" else ():
-        found |= {(run, at) for run, at in more["runs"]} if report == "sync" else {(run_id, epoch)}
-    return found
 
 
 @contextmanager
@@ -495,6 +565,9 @@ def living(world: World) -> Iterator[World]:
     world.doomed = []
     with ExitStack() as stack:
         stack.enter_context(patched(world))
+        stack.enter_context(world.raising.patched())
+        stack.enter_context(patch.object(reconciler, "PAGE", 2))
+        stack.enter_context(patch.object(reconciler, "PAGES", 1))
         stack.enter_context(patch.object(ids, "_next", world.next_id))
         stack.enter_context(patch.object(workflow_run, "uuid", made))
         stack.enter_context(patch.object(creating, "time", types.SimpleNamespace(monotonic=world.monotonic)))
