@@ -27,7 +27,7 @@ from amqp import Message, spec
 from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed
 from kombu.entity import Queue
 
-from aiki.broker.base import Address, BrokerForeign, BrokerMisconfigured, Delivery, Depth, Kind, Settled, SizeLimit, first_tag
+from aiki.broker.base import RECEIVED_BYTES, Address, BrokerForeign, BrokerMisconfigured, Delivery, Depth, Kind, Settled, SizeLimit, first_tag
 from aiki.broker.tags import Tags
 from aiki.broker.topology import FANOUTS, STORAGE_VERSION, Topology
 from aiki.broker.wire import Wire
@@ -64,6 +64,7 @@ class AmqpSession:
         self._dead: str | None = None
         self._blocked: str | None = None
         self._inbox: deque[Delivery] = deque()
+        self._inbox_bytes = 0
         self._settled: list[Settled] = []
         self._sent = 0
         self._confirms = Tags()
@@ -134,7 +135,7 @@ class AmqpSession:
         self._move()
         if not (self._inbox or self._settled) and timeout > 0:
             self._wait(monotonic() + timeout, wake)
-        inbox, self._inbox = self._inbox, deque()
+        inbox, self._inbox, self._inbox_bytes = self._inbox, deque(), 0
         return list(inbox)
 
     def _wait(self, deadline: float, wake: int | None) -> None:
@@ -162,9 +163,9 @@ class AmqpSession:
         wire = self._wire
         try:
             wire.push()
-            pulled = wire.pull()
+            pulled = self._inbox_bytes < RECEIVED_BYTES and wire.pull()
             handle = self._connection.on_inbound_frame
-            while True:
+            while self._inbox_bytes < RECEIVED_BYTES:  # what is beyond that stays where it is until this has been taken
                 frame = wire.next_frame()
                 if frame is not None:
                     handle(frame)
@@ -186,7 +187,8 @@ class AmqpSession:
         if now - self._wire.last_write > interval / 2:
             self._connection.send_heartbeat()
             self._wire.push()
-        if now - self._wire.last_read > 2 * interval:
+        # What is full does not read, and says nothing of the broker.
+        if now - self._wire.last_read > 2 * interval and self._inbox_bytes < RECEIVED_BYTES:
             raise TimeoutError(f"no sign of life for {2 * interval:g} s")
 
     # ------------------------------------------------------------ subscriptions
@@ -409,10 +411,13 @@ class AmqpSession:
         headers = message.properties.get("application_headers")
         source = self._consumers[consumer]
         body = message.body or b""
+        self._inbox_bytes += len(body)
         self._inbox.append(Delivery(source, body, redelivered, self._first_tag + tag, _dead_letter(headers) if headers else {}))
 
     def _on_fanout(self, consumer: str, _tag: int, redelivered: bool, _exchange: str, _key: str, message: Message) -> None:
-        self._inbox.append(Delivery(self._consumers[consumer], message.body or b"", redelivered, self._first_tag))
+        body = message.body or b""
+        self._inbox_bytes += len(body)
+        self._inbox.append(Delivery(self._consumers[consumer], body, redelivered, self._first_tag))
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
         self._settle(tag, multiple, True)

@@ -139,6 +139,9 @@ _TOO_LARGE = re.compile(r"message size \d+ .*?max size (\d+)")
 """RabbitMQ's words when it closes a channel because of a message's size."""
 
 
+RECEIVED_BYTES: Final = 16 * 1024 * 1024
+"""About how many bytes of messages one `receive` takes at most, whatever the prefetch; a larger message comes alone. The others
+wait at the broker, or on their way from it."""
 TAG_BITS: Final = 48
 _sessions = count(1)
 

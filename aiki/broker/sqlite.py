@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from aiki.broker import owners, sqlite_store
 from aiki.broker.base import (
+    RECEIVED_BYTES,
     TAG_BITS,
     Address,
     BrokerForeign,
@@ -117,6 +118,7 @@ class SqliteSession:
         self._first_tag = first_tag()
         self._outbox: list[tuple[int, Address, bytes]] = []
         self._outbox_bytes = 0
+        self._first = 0
         self._acks: list[int] = []
         self._requeues: list[int] = []
         self._rejects: list[tuple[int, Address]] = []
@@ -238,8 +240,16 @@ class SqliteSession:
                         raise self._fail("others took it for dead and gave its messages back (was its lock file removed?)")
                     settled = self._write(db)
                     if take:
-                        for subscription in self._subscriptions.values():
-                            taken += self._take(db, subscription)
+                        room = RECEIVED_BYTES - sum(len(delivery.body) for delivery in self._inbox)
+                        self._first += 1  # each queue is the first in its turn: the room may be over after one
+                        order = list(self._subscriptions.values())
+                        first = self._first % max(1, len(order))
+                        for subscription in (*order[first:], *order[:first]):
+                            if room <= 0:
+                                break
+                            found = self._take(db, subscription, room)
+                            room -= sum(len(delivery.body) for delivery in found)
+                            taken += found
             except FileBusy:
                 self._look = True
                 now = monotonic()
@@ -284,21 +294,21 @@ class SqliteSession:
         headers = {"reason": "rejected", "queue": sqlite_store.queue_name(source), "time": time.time()}
         sqlite_store.bury(db, self._id, message, headers)
 
-    def _take(self, db: sqlite3.Connection, subscription: _Subscription) -> list[Delivery]:
+    def _take(self, db: sqlite3.Connection, subscription: _Subscription, most: int) -> list[Delivery]:
         room = subscription.prefetch - subscription.unacked
         source, queue = subscription.source, subscription.queue
         if room <= 0 or not sqlite_store.ready(db, queue):
             return []
         first = self._first_tag
         if source.kind in sqlite_store.FANOUTS:
-            rows = sqlite_store.take_away(db, queue, subscription.prefetch)
+            rows = sqlite_store.take_away(db, queue, subscription.prefetch, most)
             return [Delivery(source, row.body, False, first) for row in rows]
         if source.kind is Kind.REPORTS:
             if not sqlite_store.is_active(db, queue, self._id):
                 return []
         else:
             room = sqlite_store.share(db, queue, room)
-        rows = sqlite_store.take(db, queue, self._id, room)
+        rows = sqlite_store.take(db, queue, self._id, room, most)
         subscription.unacked += len(rows)
         for row in rows:
             self._unacked[row.id] = subscription

@@ -177,16 +177,16 @@ def is_active(db: sqlite3.Connection, queue: int, session: int) -> bool:
     return row is not None and row[0] == session
 
 
-def take(db: sqlite3.Connection, queue: int, session: int, limit: int) -> list[Row]:
-    """The next messages, which belong to the session from here on."""
-    rows = _next(db, queue, limit)
+def take(db: sqlite3.Connection, queue: int, session: int, limit: int, most: int) -> list[Row]:
+    """The next messages, of about `most` bytes together, which belong to the session from here on."""
+    rows = _next(db, queue, limit, most)
     db.executemany("UPDATE messages SET owner = ? WHERE id = ?", [(session, row.id) for row in rows])
     return rows
 
 
-def take_away(db: sqlite3.Connection, queue: int, limit: int) -> list[Row]:
-    """The next messages, which are deleted: they need no ack."""
-    rows = _next(db, queue, limit)
+def take_away(db: sqlite3.Connection, queue: int, limit: int, most: int) -> list[Row]:
+    """The next messages, of about `most` bytes together, which are deleted: they need no ack."""
+    rows = _next(db, queue, limit, most)
     db.executemany("DELETE FROM messages WHERE id = ?", [(row.id,) for row in rows])
     return rows
 
@@ -202,12 +202,21 @@ def share(db: sqlite3.Connection, queue: int, capacity: int) -> int:
     return min(capacity, -(-int(counted) // others))
 
 
-def _next(db: sqlite3.Connection, queue: int, limit: int) -> list[Row]:
+def _next(db: sqlite3.Connection, queue: int, limit: int, most: int) -> list[Row]:
     rows = db.execute(
         "SELECT id, redelivered, headers, body FROM messages WHERE queue = ? AND owner IS NULL ORDER BY id LIMIT ?",
         (queue, limit),
     )
-    return [Row._make(row) for row in rows.fetchall()]
+    out: list[Row] = []
+    size = 0
+    for found in rows:
+        row = Row._make(found)
+        size += len(row.body)
+        if out and size > most:
+            break
+        out.append(row)
+    rows.close()
+    return out
 
 
 def ack(db: sqlite3.Connection, session: int, ids: Iterable[int]) -> None:

@@ -1,0 +1,173 @@
+"""Whatever is raised, at any call of store, broker or decision: every other run completes, and the culprit is readable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import DataError, ProgrammingError
+
+from aiki import messages as m
+from aiki.errors import BrokerUnavailable, StorageUnavailable
+from aiki.orchestrator import core, workflows
+from aiki.states import TERMINAL, State
+from tests.orchestrator.test_loop import Stage
+from tests.orchestrator.test_loop import stage as stage  # noqa: PLC0414  a fixture
+
+ERRORS: tuple[Callable[[], BaseException], ...] = (
+    *(KeyError, OverflowError, AssertionError, RecursionError, MemoryError, UnicodeError, ZeroDivisionError, StopIteration),
+    lambda: DataError("INSERT", {}, ValueError("out of range")),
+    lambda: ProgrammingError("SELECT", {}, ValueError("no such thing")),
+    lambda: StorageUnavailable("it is away"),
+    lambda: BrokerUnavailable("it is away"),
+)
+STORE = (
+    *("apply", "claim_due", "redispatch", "expire", "delivered", "save_worker", "heard", "save_marker", "save_dead_letter"),
+    *("revocations", "all_pauses", "unannounced", "announced", "stirred", "worker_states", "clock", "claim_batches", "running"),
+    *("purge_batches", "stale_queued", "stale_undelivered", "stalled", "namespaces", "fold_tallies", "save_orchestrator"),
+    *("purge_idempotency", "purge_revocations", "wanted_workers", "drop_old_statistics", "save_durations", "runs_of_worker"),
+    *("set_worker_state", "index_failures", "ping", "probe", "workers"),
+)
+CORE = ("apply_report", "settle_inquiry", "bind_holder", "unpark", "fail_unwritable")
+
+
+class Trap:
+    """Raises at the calls whose numbers are given, of all that pass through it."""
+
+    def __init__(self, rng: random.Random, chance: float) -> None:
+        self._rng = rng
+        self._chance = chance
+        self.armed = True
+        self.raised: list[str] = []
+
+    def around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self.armed and self._rng.random() < self._chance:
+                error = self._rng.choice(ERRORS)()
+                self.raised.append(f"{name}: {type(error).__name__}")
+                if self._rng.random() < 0.5:
+                    work(*args, **kwargs)  # it was done, and the answer is lost
+                raise error
+            return work(*args, **kwargs)
+
+        return call
+
+
+def _turn(stage: Stage) -> None:
+    """A turn as `Orchestrator.run` does it: what is away is waited for, and nothing else may come out."""
+    stage.seconds += 0.02
+    stage.clock.move(0.02)
+    for orchestrator in stage.orchestrators:
+        try:
+            orchestrator.run_once(0.0)
+        except (StorageUnavailable, BrokerUnavailable):
+            orchestrator.disconnect()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_error_at_any_call_stops_no_other_run(stage: Stage, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    trap = Trap(rng, 0.04)
+    worker = stage.worker()
+    worker.turn = lambda: _turn(stage)
+    for name in STORE:
+        monkeypatch.setattr(stage.store, name, trap.around(name, getattr(stage.store, name)))
+    for name in CORE:
+        monkeypatch.setattr(core, name, trap.around(name, getattr(core, name)))
+    monkeypatch.setattr(workflows, "stir", trap.around("stir", workflows.stir))
+    connect = stage.broker.connect
+
+    def connected(name: str, timeout: float = 5.0) -> Any:
+        session = connect(name, timeout)
+        for verb in ("send", "settled", "receive", "subscribe", "ack", "reject", "beat"):
+            setattr(session, verb, trap.around(verb, getattr(session, verb)))
+        return session
+
+    monkeypatch.setattr(stage.orchestrators[0], "_broker", type("B", (), {"connect": staticmethod(connected)})())
+    stage.orchestrators[0].disconnect()
+    runs = (
+        stage.enqueue(count=25)
+        + stage.enqueue("b", count=5, kind="workflow")
+        + stage.enqueue(count=5, due_at=stage.clock() + 10**6)
+    )
+    for number in range(1500):
+        trap.armed = number < 700
+        if number % 50 == 0:
+            stage.clock.move(1.0)
+            stage.seconds += 1.0
+            worker.beat()
+        worker.poll()
+        while worker.deliveries:
+            _, message = worker.take()
+            _answer(worker, message, rng)
+        if not trap.armed and number % 20 == 0 and all(stage.state(run) in TERMINAL for run in runs):
+            break
+    states = {run: stage.state(run) for run in runs}
+    broken = {run for run, state in states.items() if state is not State.COMPLETED}
+    assert len(trap.raised) > 30
+    for run in broken:
+        view = stage.store.get_run(run)
+        assert view is not None
+        assert view.error_type in ("ReportRefused", "CannotGoOn"), (view, trap.raised[-20:])
+        assert view.error_message
+    assert len(broken) < len(runs) / 3, trap.raised
+
+
+def _answer(worker: Any, message: Any, rng: random.Random) -> None:
+    """What a worker makes of a list of dispatches: results, inquiries, and markers that come back."""
+    for run in message.runs:
+        if message.again:
+            worker.report(run, m.INQUIRE, why="again")
+        elif rng.random() < 0.1:
+            worker.report(run, m.RETURNED, ms=1)
+        else:
+            worker.report(run, m.COMPLETED, ms=1, e="json", r="1")
+
+
+def _turns(stage: Stage, count: int) -> None:
+    for _ in range(count):
+        stage.turn()
+
+
+def test_a_broken_schema_is_nobodys_fault(stage: Stage) -> None:
+    """A table that is missing stops all, and fails nobody."""
+    worker = stage.worker()
+    runs = stage.enqueue(count=3)
+    _, message = worker.take()
+    db = stage.store.db
+    db.transaction(lambda c: db.execute(c, "ALTER TABLE aiki_attempts RENAME TO elsewhere"))
+    for run in message.runs:
+        worker.report(run, m.FAILED, ms=1, type="E", message="no", tb="")
+    worker.session.settled()
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable, match="aiki_attempts"):
+            _turns(stage, 10)
+    for orchestrator in stage.orchestrators:
+        orchestrator.disconnect()
+    assert all(stage.state(run) is State.QUEUED for run in runs)
+    db.transaction(lambda c: db.execute(c, "ALTER TABLE elsewhere RENAME TO aiki_attempts"))
+    worker.until(lambda: all(stage.state(run) is State.FAILED for run in runs))
+    view = stage.store.get_run(runs[0])
+    assert view is not None
+    assert view.error_type == "E"
+
+
+def test_a_run_whose_row_spoils_every_claim_fails_alone(stage: Stage) -> None:
+    worker = stage.worker()
+    runs = stage.enqueue(count=20)
+    db = stage.store.db
+    key = (runs[7].replace("-", ""),)
+    db.transaction(lambda c: db.execute(c, "UPDATE aiki_runs SET options = '{[' WHERE hex(id) = upper(?)", key))
+    done = 0
+    while done < 19:
+        delivery, message = worker.take()
+        for run in message.runs:
+            worker.report(run, m.COMPLETED, ms=1)
+            done += 1
+        worker.session.ack([delivery])
+    worker.until(lambda: all(stage.state(run) in TERMINAL for run in runs))
+    view = stage.store.get_run(runs[7])
+    assert view is not None
+    assert (view.state, view.error_type) == (State.FAILED, "CannotGoOn")
