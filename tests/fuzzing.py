@@ -147,7 +147,7 @@ def _change(rng: random.Random, message: Any) -> None:
 
 def _odd(rng: random.Random, value: Any) -> Any:
     if isinstance(value, int) and rng.random() < 0.3:
-        return rng.choice((value + 1, -value, value * 2**40, float(value), str(value)))
+        return rng.choice((value + 1, -value, value * 2**40, float(value % 10**15), str(value)[:400]))
     if isinstance(value, str) and rng.random() < 0.3:
         return rng.choice((value * 2, value[:-1], value + "\ud800", value.upper(), f" {value}"))
     return copy.deepcopy(rng.choice(ODD))

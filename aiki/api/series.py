@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_NAMES: Final = 100
 """Names and queues of a namespace that have series of their own."""
+SOURCES: Final = ("reports", "heartbeat", "work", "runs")
+"""What is told from the start, so that the first refusal is seen as a rise."""
 OUTCOMES: Final = ("completed", "failed", "dead", "cancelled")
 TOLD: Final = (10, 50, 100, 500, 1_000, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000, 3_600_000)
 """Milliseconds: those of the bounds of the histograms in the database that are told."""
@@ -113,6 +115,14 @@ class Series(Collector):
         if found.orchestrator_heard is not None:
             silent = self._seconds_since(found.orchestrator_heard)
             yield _gauge("aiki_orchestrator_heard_seconds", "How long ago any orchestrator was heard.", (), {(): silent})
+        refused = CounterMetricFamily(
+            "aiki_refused",
+            "Messages, runs and duties of orchestrators that failed and were set apart, by what they were.",
+            labels=("source",),
+        )
+        for source, count in {**dict.fromkeys(SOURCES, 0), **found.refused}.items():
+            refused.add_metric((source,), count)
+        yield refused
         yield _gauge("aiki_outbox_deliveries", "Deliveries that are recorded, due or not.", (), {(): found.outbox})
         yield _gauge("aiki_outbox_due", "Deliveries that are due and not published yet.", (), {(): found.due})
         late = 0.0 if found.oldest_due is None else self._seconds_since(found.oldest_due)

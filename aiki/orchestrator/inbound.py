@@ -120,9 +120,12 @@ class Kept:
         """How long not to look for more."""
         return min(NAP, max(0.0, self._until - now)) if self._messages and self._busy else 0.0
 
-    def due(self, now: float) -> list[tuple[Delivery, ReportList]]:
-        """What is to be applied now."""
-        if not self._messages or now < self._until:
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
+    def due(self, now: float, *, at_once: bool = False) -> list[tuple[Delivery, ReportList]]:
+        """What is to be applied now; all of it if `at_once`."""
+        if not self._messages or (now < self._until and not at_once):
             return []
         messages, self._messages, self._bytes = self._messages, [], 0
         self._applied = now

@@ -18,6 +18,7 @@ from aiki.orchestrator.inquiries import Inquiries
 from aiki.orchestrator.isolation import Failed
 from aiki.orchestrator.judge import Carrier, Judge
 from aiki.orchestrator.letters import Letters
+from aiki.orchestrator.quarantine import ENOUGH, Quarantine
 from aiki.orchestrator.reconciler import Reconciler
 from aiki.orchestrator.trust import Trust, see_whose
 from aiki.orchestrator.wishes import Wishes
@@ -49,6 +50,7 @@ class Intake:
         self._letters = letters
         self._duties = duties
         self._trust = trust
+        self.quarantine = Quarantine(context.store)
         self._inbound = Inbound(
             context.store,
             context.rules,
@@ -61,6 +63,25 @@ class Intake:
 
     def take(self, deliveries: list[Delivery], now: float) -> None:
         """Act on what was received, and on reports that were kept for company until now."""
+        usual, alone, refused = self.quarantine.sort(deliveries)
+        for delivery in refused:
+            why = f"an orchestrator ended {ENOUGH} times while it worked on this message; none reads it any more"
+            self._letters.keep(self._letters.namespace_of(delivery.body), _source(delivery), why, delivery.body)
+            self._context.session.ack([delivery])
+        for delivery in alone:
+            self.quarantine.begin(delivery)
+            self._take([delivery], now, at_once=True)
+            self.quarantine.end()
+        self._take(usual, now)
+        if refused or not self.kept:
+            self.quarantine.end(*refused)
+
+    def disconnected(self, *, sound: bool) -> None:
+        """The session is gone; `sound`: because the broker or the database went away."""
+        self.kept.clear()
+        self.quarantine.interrupted(sound=sound)
+
+    def _take(self, deliveries: list[Delivery], now: float, *, at_once: bool = False) -> None:
         done: list[Carrier] = []
         for delivery in deliveries:
             if delivery.source.kind is Kind.REPORTS:
@@ -74,7 +95,7 @@ class Intake:
                 done.append(Carrier(delivery))
         batches: dict[str, list[Item]] = {}
         carriers: Carriers = {}
-        for delivery, message in self.kept.due(now):
+        for delivery, message in self.kept.due(now, at_once=at_once):
             found = self._context.isolation.attempt(self._take_reports, delivery, message, batches, carriers, done)
             if isinstance(found, Failed):
                 self._letters.keep(message.namespace, _source(delivery), found.why, message.encode())

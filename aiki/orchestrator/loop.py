@@ -15,6 +15,7 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from aiki import messages as m
@@ -79,6 +80,8 @@ class Orchestrator:
         self._settings = settings
         self._monotonic = monotonic
         self._failures = 0
+        self._sound = True
+        """Whether the session, if it ends now, ends for a cause that has nothing to do with what was received."""
         self._live = Live(settings.lease)
         store.can_fetch = self._live.can_fetch
         self._claim = CLAIMED_AT_ONCE
@@ -121,6 +124,8 @@ class Orchestrator:
             Duty("revocations", RECONCILE_EVERY, self._purge_revocations),
             Duty("partitions", 5.0, self._read_partitions),
             Duty("idempotency", 10.0, lambda now: self._store.purge_idempotency()),
+            Duty("refusals", 2.0, self._count_refusals),
+            Duty("returns", 600.0, lambda now: self._store.purge_returns(self._store.clock() - 86400 * SECOND)),
         ]
 
     @property
@@ -165,6 +170,7 @@ class Orchestrator:
         except (StorageUnavailable, BrokerUnavailable):
             raise
         except Exception as error:
+            self._sound = False
             # Between the units of work there is the session itself: whatever it raises, what it was doing is not known.
             self.isolation.note("loop", words(error))
             logger.exception("the session with the broker is given up")
@@ -195,8 +201,9 @@ class Orchestrator:
         """Drop the session; what was taken and not acked comes back."""
         self._live.deaf()
         self._inquiries.clear()
-        self._intake.kept.clear()
         self._intake.fetching.clear()
+        self._intake.disconnected(sound=self._sound)
+        self._sound = True
         session = self._context.use(None)
         if session is not None:
             session.close()
@@ -320,6 +327,12 @@ class Orchestrator:
     def _reconcile(self, now: float) -> None:
         for namespace, applied in self._reconciler.run_once(self._context.session, now):
             self._context.follow(namespace, applied)
+
+    def _count_refusals(self, now: float) -> None:
+        counted = Counter(self.isolation.counted)
+        if counted:
+            self._store.count_refusals(counted, self.isolation.last)
+            self.isolation.counted -= counted
 
     def _purge_revocations(self, now: float) -> None:
         self._store.purge_revocations(self._store.clock() - 30 * 86400 * SECOND)

@@ -45,6 +45,8 @@ class Gauged:
     orchestrator_heard: int | None = None
     paused: set[tuple[str, str]] = field(default_factory=set)
     webhooks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    """How often orchestrators refused something, by what it was."""
 
 
 class Gauging:
@@ -116,6 +118,8 @@ class Gauging:
         since = self.clock() - int(LISTENING * SECOND)
         out.orchestrators = sum(1 for at in heard if at >= since)
         out.orchestrator_heard = max(heard, default=None)
+        sql = "SELECT source, SUM(times) FROM aiki_refusals GROUP BY source ORDER BY source LIMIT 200"
+        out.refused = {row[0]: int(row[1]) for row in self.db.execute(connection, sql).fetchall()}
         sql = "SELECT namespace, name FROM aiki_queues WHERE paused = 1 LIMIT 1000"
         out.paused = {(row[0], row[1]) for row in self.db.execute(connection, sql).fetchall()}
         out.names |= out.paused

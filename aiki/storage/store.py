@@ -34,6 +34,7 @@ from aiki.storage.people import People
 from aiki.storage.probing import Probing
 from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
+from aiki.storage.refusals import Refusals
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
 from aiki.storage.statistics import Statistics
@@ -61,6 +62,7 @@ class Store(
     Webhooks,
     Purging,
     Probing,
+    Refusals,
 ):
     """All verbs, for one namespace where a verb does not name one.
 

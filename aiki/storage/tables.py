@@ -621,6 +621,32 @@ chores = sa.Table(
 )
 """Who does a chore that one process at a time shall do, and until when it is another's turn if nothing is heard."""
 
+refusals = sa.Table(
+    "aiki_refusals",
+    metadata,
+    _namespace(),
+    sa.Column("source", _ascii(64), nullable=False),
+    sa.Column("times", sa.BigInteger, nullable=False),
+    sa.Column("last_at", sa.BigInteger, nullable=False),
+    sa.Column("why", _ascii(500), nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "source"),
+    **_OPTIONS,
+)
+"""How often orchestrators refused something, by what it was, for metrics."""
+
+returns = sa.Table(
+    "aiki_returns",
+    metadata,
+    _namespace(),
+    sa.Column("digest", _binary(16), nullable=False),
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Column("noted_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("namespace", "digest"),
+    **_OPTIONS,
+)
+"""Messages that came back to an orchestrator, and how often one ended with them in its hands. The namespace is empty: whose a
+message is, is not known before it is read."""
+
 leftovers = sa.Table(
     "aiki_leftovers",
     metadata,

@@ -144,8 +144,8 @@ def test_a_broken_schema_is_nobodys_fault(stage: Stage) -> None:
     for _ in range(2):
         with pytest.raises(StorageUnavailable, match="aiki_attempts"):
             _turns(stage, 10)
-    for orchestrator in stage.orchestrators:
-        orchestrator.disconnect()
+        for orchestrator in stage.orchestrators:
+            orchestrator.disconnect()
     assert all(stage.state(run) is State.QUEUED for run in runs)
     db.transaction(lambda c: db.execute(c, "ALTER TABLE elsewhere RENAME TO aiki_attempts"))
     worker.until(lambda: all(stage.state(run) is State.FAILED for run in runs))
