@@ -27,7 +27,18 @@ from amqp import Message, spec
 from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed
 from kombu.entity import Queue
 
-from aiki.broker.base import RECEIVED_BYTES, Address, BrokerForeign, BrokerMisconfigured, Delivery, Depth, Kind, Settled, SizeLimit, first_tag
+from aiki.broker.base import (
+    RECEIVED_BYTES,
+    Address,
+    BrokerForeign,
+    BrokerMisconfigured,
+    Delivery,
+    Depth,
+    Kind,
+    Settled,
+    SizeLimit,
+    first_tag,
+)
 from aiki.broker.tags import Tags
 from aiki.broker.topology import FANOUTS, STORAGE_VERSION, Topology
 from aiki.broker.wire import Wire
