@@ -27,6 +27,8 @@ HELD: Final = 60.0
 """Seconds after which another orchestrator takes over from one that is gone."""
 EVERY: Final = 60.0
 """Seconds from the end of one round to the next."""
+WORKERS_KEPT: Final = 7 * 86400
+"""Seconds for which workers that stopped or were lost are still listed."""
 REST: Final = 2.0
 GIVEN_UP: Final = 7 * 86400
 """Seconds for which webhook deliveries that were given up are kept."""
@@ -83,7 +85,10 @@ class Retention:
         now = self._store.clock()
         while count := self._store.purge_leftovers():
             yield count
-        for namespace in self._store.namespaces():
+        while count := self._store.purge_workers(now - WORKERS_KEPT * SECOND):
+            yield count
+        # Not those that have definitions: what nobody has defined, and sign-ins, which have no namespace, end too.
+        for namespace in self._store.namespaces_in("aiki_runs", "aiki_audit", "aiki_dead_letters", "aiki_webhook_deliveries"):
             for state, seconds in self._kept.items():
                 if state in (retention.AUDIT, retention.DEAD_LETTERS):
                     yield from self._table(f"aiki_{state}", namespace, now - seconds * SECOND)

@@ -55,6 +55,9 @@ ATTEMPT_COLUMNS = (
     "started_at",
     "finished_at",
 )
+ATTEMPTS_KEPT = 100
+"""Attempts of a run that are kept, the newest: a poll that raises RetryLater may make millions."""
+ATTEMPTS_LOOKED_AT = 16
 FAILURE_COLUMNS = ("namespace", "fingerprint", "run_id", "name", "failed_at")
 
 
@@ -206,6 +209,7 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
         results = [(namespace, run_id, "result", p.encoding, self.db.blob(p.text)) for run_id, p in effects.results]
         writes.insert("aiki_payloads", PAYLOAD_COLUMNS, results)
         writes.insert("aiki_attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
+        self._drop_old_attempts(writes, namespace, effects)
         writes.delete("DELETE FROM aiki_deliveries WHERE namespace = ? AND id", (namespace,), sorted(effects.forget))
         self._write_revocations(connection, writes, namespace, effects, now)
         writes.insert("aiki_audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
@@ -285,6 +289,15 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
             sql = "UPDATE aiki_inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND id"
             self.db.where_in(connection, sql, (namespace, run_id), sorted(map(bytes.fromhex, found)))
         effects.arrived = histories.select_signs(self.db, connection, namespace, run_ids)
+
+    def _drop_old_attempts(self, writes: Writes, namespace: str, effects: Effects) -> None:
+        """Keep the newest attempts of a run that is tried again and again. Looked at now and then: to count them is a read."""
+        for run_id, epoch, *_ in effects.attempts:
+            if epoch >= ATTEMPTS_KEPT and epoch % ATTEMPTS_LOOKED_AT == 0:
+                key = (namespace, run_id)
+                of_run = "aiki_attempts WHERE namespace = ? AND run_id = ?"
+                newest = f"SELECT epoch FROM {of_run} ORDER BY epoch DESC LIMIT {ATTEMPTS_KEPT}"
+                writes.run(f"DELETE FROM {of_run} AND epoch < (SELECT MIN(epoch) FROM ({newest}) t)", (*key, *key))
 
     def _write_steps(self, writes: Writes, namespace: str, effects: Effects, now: int) -> None:
         fresh, known = [], []

@@ -163,6 +163,26 @@ class Purging:
 
         return self.db.transaction(work)
 
+    def purge_workers(self, before: int, limit: int = 500) -> int:
+        """Delete some workers of any namespace that stopped or were lost before `before`; how many."""
+
+        def work(connection: sa.Connection) -> int:
+            found: list[tuple[Any, ...]] = []
+            for state in ("stopped", "lost"):
+                sql = f"SELECT namespace, id FROM aiki_workers WHERE state = ? AND heard_at < ? LIMIT {int(limit)}"
+                found += [(row[0], bytes(row[1])) for row in self.db.execute(connection, sql, (state, before)).fetchall()]
+            for namespace, raw in sorted(found):
+                # It may have said hello again meanwhile.
+                sql = "DELETE FROM aiki_workers WHERE namespace = ? AND id = ? AND heard_at < ?"
+                self.db.execute(connection, sql, (namespace, raw, before))
+            return len(found)
+
+        return self.db.transaction(work)
+
+    def namespaces_in(self, *tables: str) -> list[str]:
+        """See `namespaces_in`."""
+        return namespaces_in(self.db, *tables)
+
     # ------------------------------------------------------------ whose turn it is
     def take_chore(self, name: str, holder: str, seconds: float) -> bool:
         """Whether `holder` may do a chore for so long; nobody else may meanwhile, and asking again prolongs it."""
@@ -190,3 +210,19 @@ class Purging:
             return True
 
         return self.db.transaction(work)
+
+
+def namespaces_in(db: Database, *tables: str) -> list[str]:
+    """The namespaces that have a row in any of the tables, whether or not anything is defined in them."""
+
+    def work(connection: sa.Connection) -> set[str]:
+        out: set[str] = set()
+        for table in tables:
+            sql = f"SELECT namespace FROM {table} WHERE namespace {{}} ? ORDER BY namespace LIMIT 1"
+            row = db.execute(connection, sql.format(">="), ("",)).fetchone()
+            while row is not None:  # from one to the next by the primary key, however many rows each has
+                out.add(row[0])
+                row = db.execute(connection, sql.format(">"), (row[0],)).fetchone()
+        return out
+
+    return sorted(db.read(work))

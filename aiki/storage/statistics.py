@@ -15,6 +15,7 @@ from aiki.clock import SECOND, Clock
 from aiki.model import Count
 from aiki.states import State
 from aiki.storage.database import Database
+from aiki.storage.purging import namespaces_in
 from aiki.storage.tallying import COLUMNS, COUNTERS, MINUTE, RAN, SUMS, WAITED, percentile, row_values, summed, widened
 
 DAY: Final = 86400 * SECOND
@@ -214,10 +215,11 @@ class Statistics:
     def drop_old_statistics(self) -> int:
         """Drop sums that are older than they are kept, of all namespaces; how many."""
         now = self.clock()
+        namespaces = namespaces_in(self.db, "aiki_statistics")
 
         def work(connection: sa.Connection) -> int:
             dropped = 0
-            for (namespace,) in self.db.execute(connection, "SELECT DISTINCT namespace FROM aiki_definitions").fetchall():
+            for namespace in namespaces:
                 for width, kept in WIDTHS.items():
                     sql = "DELETE FROM aiki_statistics WHERE namespace = ? AND width = ? AND at < ?"
                     dropped += int(self.db.execute(connection, sql, (namespace, width // SECOND, now - kept)).rowcount)

@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
+from aiki import codec, ids
+from aiki import messages as m
+from aiki.clock import SECOND
 from aiki.history import Wait
+from aiki.model import NewRun
 from aiki.orchestrator.retention import Retention
 from aiki.settings import Settings
 from aiki.storage import Store, purging
+from aiki.storage.applying import ATTEMPTS_KEPT, ATTEMPTS_LOOKED_AT
 from tests.storage.bench import Bench, child, step, submission
 from tests.storage.conftest import SetClock
 
@@ -230,3 +235,40 @@ def test_it_rests_longer_than_it_works(bench: Bench, clock: SetClock) -> None:
         pass
     assert rests
     assert all(rest >= 1.0 for rest in rests)
+
+
+def test_workers_that_are_long_gone_are_forgotten(bench: Bench, clock: SetClock) -> None:
+    rows = []
+    for number, (state, days) in enumerate((("lost", 8), ("stopped", 8), ("alive", 8), ("lost", 6), ("stopped", 1))):
+        heard = clock() - int(days * DAY * SECOND)
+        rows.append(("red", bytes([number]) * 16, state, f"w{number}", "h", 1, "[]", 1, "[]", "1", "[]", heard, heard))
+    columns = ("namespace", "id", "state", "name", "host", "pid", "queues", "concurrency", "definitions", "version", "children")
+    bench.store.db.transaction(lambda c: bench.store.db.insert(c, "aiki_workers", (*columns, "started_at", "heard_at"), rows))
+    keep(bench, "30d")
+    found = bench.store.db.read(lambda c: bench.store.db.execute(c, "SELECT name FROM aiki_workers ORDER BY name").fetchall())
+    assert [row[0] for row in found] == ["w2", "w3", "w4"], "who is alive is for the orchestrator to judge"
+
+
+def test_namespaces_without_definitions_are_seen_to(bench: Bench, clock: SetClock) -> None:
+    lonely = bench.store.of("lonely")
+    made = lonely.create_runs([NewRun(str(ids.new_id()), "nobody.defined", codec.encode(1))]).accepted[0]
+    lonely.cancel_run(made.id, actor="ann")
+    bench.store.audit("", "sign-in", "ann")
+    clock.move(2 * DAY)
+    assert lonely.get_run(made.id) is not None
+    keep(bench, "cancelled=1d audit=1d")
+    assert lonely.get_run(made.id) is None
+    sql = "SELECT COUNT(*) FROM aiki_audit"
+    assert bench.store.db.read(lambda c: bench.store.db.execute(c, sql).fetchone())[0] == 0
+
+
+def test_a_task_that_is_tried_for_ever_keeps_its_newest_attempts(bench: Bench, clock: SetClock) -> None:
+    register(bench)
+    run = bench.start("shop.part", kind="task")
+    for _ in range(260):
+        bench.report(run, (m.RETRY, {"ms": 1, "type": "RetryLater", "message": "", "tb": "", "delay": 1}))
+        clock.move(2)
+        bench.sweep()
+    rows = bench.everything()["attempts"]
+    assert ATTEMPTS_KEPT <= len(rows) < ATTEMPTS_KEPT + ATTEMPTS_LOOKED_AT
+    assert max(row[2] for row in rows) >= 260
