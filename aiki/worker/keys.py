@@ -11,12 +11,14 @@ import hmac
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiki.errors import DecodeError
-from aiki.sealing import Opener
 from aiki.signing import SECRET_BYTES, Keys, key_state, read_worker_key
 from aiki.worker.slots import Shared
+
+if TYPE_CHECKING:
+    from aiki.sealing import Opener
 
 _log = logging.getLogger(__name__)
 

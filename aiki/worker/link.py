@@ -26,7 +26,6 @@ from aiki.broker.base import CONTROL, HEARTBEAT, Broker, Delivery, reports
 from aiki.errors import MessageError
 from aiki.history import FAILED, OPEN, RETRY, STEP, Step, Wait, Waits
 from aiki.messages import Control, Heartbeat, Held, Report, ReportList, RunKey, definitions_digest
-from aiki.sealing import Opener
 from aiki.worker import notices
 from aiki.worker.connection import Connection
 from aiki.worker.keys import WorkerRing
@@ -84,6 +83,8 @@ class Link:
         self._wakes = wakes
         self._clock = clock
         self._ring = WorkerRing(shared, self._namespace) if ring is None else ring
+        from aiki.sealing import Opener  # only in this process: children do without cryptography's megabytes
+
         self._opener = Opener()
         self._connection = Connection(broker, f"aiki-worker {options.name}", self._on_lost, clock)
         self._listening = False
