@@ -6,6 +6,7 @@ reported, or waited for: then the function is left (`Suspended`), and called aga
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import logging
 import random
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_UNCHANGING: Final = frozenset({str, int, float, bool, bytes, type(None)})
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -320,7 +322,7 @@ class WorkflowRun:
         error: Exception | None = None
         call = StepCall(step, attempt, *limits, -1.0 if killed is None else killed)
         try:
-            value = self._host.execute(fn, args, kwargs, call)
+            value = self._host.execute(fn, *_own_copies(args, kwargs), call)
             payload = (
                 None if value is None else codec.encode(value, limit=self._host.max_payload, what=f"result of {step.name}")
             )
@@ -551,7 +553,8 @@ class WorkflowRun:
         kind, message, _ = self._host.describe(limit)
         told = {"t": kind, "m": message, "a": codec.encode(list(limit.args)).text}
         stopped = self._replay.put(step._replace(state=TIMED_OUT, more={**_issued(step), **told}))
-        raise self._noted(self._told(stopped), [step.ordinal])
+        self._check_interrupted(stopped)
+        raise AssertionError("a step that is stopped raises")
 
     def _interrupt_wait(self, what: str, digest: str) -> None:
         """Raise what is due at a wait for futures. It is a step of its own: what is waited for stays open, and may be waited
@@ -572,6 +575,7 @@ class WorkflowRun:
         if step.state == CANCELLED:
             raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
         if step.state == TIMED_OUT and "t" in step.more:
+            self._replay.look(step)
             raise self._noted(self._told(step), [step.ordinal])
 
     def forget(self) -> BaseException | None:
@@ -651,6 +655,17 @@ class _Quiet(logging.LoggerAdapter[logging.Logger]):
 def _issued(step: Step) -> dict[str, Any]:
     """Of what a step carries, that which was known when it was issued."""
     return {key: step.more[key] for key in ("i",) if key in step.more}
+
+
+def _own_copies(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Arguments as a run of its own would get them: a step that changes what it is given changes nothing outside of it."""
+    if all(type(item) in _UNCHANGING for item in (*args, *kwargs.values())):
+        return args, kwargs
+    try:
+        plain, named = codec.decode(codec.encode([list(args), {**kwargs}], what="arguments"), what="arguments")
+    except PayloadError:
+        return copy.deepcopy((args, kwargs))  # of a class that only this function knows
+    return tuple(plain), named
 
 
 def _limits(task: Any) -> tuple[float, float]:

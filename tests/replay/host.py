@@ -18,6 +18,7 @@ from aiki import codec
 from aiki.arguments import Arguments
 from aiki.clock import SECOND
 from aiki.context import inside_step, inside_workflow
+from aiki.errors import SoftTimeLimitExceeded
 from aiki.history import CHILD_ENDED, COMPLETED, EVENT_SENT, OPEN, STEP, UNDO, WOKEN, Arrival, History, Step, Waits, waking
 from aiki.model import NewRun
 from aiki.replay import Changed, Left, LimitReached, Limits, Replay, Suspended
@@ -65,6 +66,11 @@ class World:
     replay: Replay | None = None
     said: list[tuple[float | None, str]] = field(default_factory=list)
     name: str = "shop.flow"
+    attempt: int = 1
+    limits_due: int = 0
+    """How many calls of the function still run into their soft limit, at their next durable point."""
+    confirmed: Callable[[], None] = lambda: None
+    """Called whenever what was reported is recorded while the function runs."""
 
     # ------------------------------------------------------------ what happens outside
     def move(self, seconds: float) -> None:
@@ -136,7 +142,9 @@ class World:
         fn = getattr(fn, "fn", fn)
         host = Host(self)
         self.replay = replay = Replay(self.name, self.history(), self.limits)
-        self.run = run = WorkflowRun(host, replay, About(RUN_ID, self.name, "1", 1), Arguments(self.name, fn, 1))
+        self.run = run = WorkflowRun(
+            host, replay, About(RUN_ID, self.name, "1", self.attempt), Arguments(self.name, fn, 1), self.take_limit
+        )
         value, error = None, None
         try:
             with inside_workflow(run):
@@ -147,6 +155,13 @@ class World:
             return Ended("died")
         self.record(host.pending + replay.take_fresh())
         return self._ended(replay, value, error)
+
+    def take_limit(self) -> BaseException | None:
+        """The error of a soft limit that is over."""
+        if self.limits_due <= 0:
+            return None
+        self.limits_due -= 1
+        return SoftTimeLimitExceeded("the workflow ran longer than its soft time limit")
 
     def _ended(self, replay: Replay, value: Any, error: BaseException | None) -> Ended:
         stop = replay.stop
@@ -257,6 +272,7 @@ class Host:
             world.reports += 1
         world.record(self.pending)
         self.pending = []
+        world.confirmed()
         return True
 
     def execute(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], call: StepCall) -> Any:
