@@ -17,6 +17,8 @@ from uuid import uuid4
 
 from aiki import retention
 from aiki.clock import SECOND
+from aiki.errors import AikiError
+from aiki.orchestrator.isolation import words
 from aiki.settings import Settings
 from aiki.storage import Store
 
@@ -90,13 +92,27 @@ class Retention:
         # Not those that have definitions: what nobody has defined, and sign-ins, which have no namespace, end too.
         for namespace in self._store.namespaces_in("aiki_runs", "aiki_audit", "aiki_dead_letters", "aiki_webhook_deliveries"):
             for state, seconds in self._kept.items():
-                if state in (retention.AUDIT, retention.DEAD_LETTERS):
-                    yield from self._table(f"aiki_{state}", namespace, now - seconds * SECOND)
-                else:
-                    yield from self._runs(namespace, state, now - seconds * SECOND)
-            yield from self._table("aiki_webhook_deliveries", namespace, now - GIVEN_UP * SECOND)
+                before = now - seconds * SECOND
+                old = (
+                    self._table(f"aiki_{state}", namespace, before)
+                    if state in (retention.AUDIT, retention.DEAD_LETTERS)
+                    else self._runs(namespace, state, before)
+                )
+                yield from self._isolated(old, f"{state} of {namespace}")
+            old = self._table("aiki_webhook_deliveries", namespace, now - GIVEN_UP * SECOND)
+            yield from self._isolated(old, f"webhook deliveries of {namespace}")
         while count := self._store.purge_leftovers():
             yield count
+
+    def _isolated(self, steps: Iterator[int], what: str) -> Iterator[int]:
+        """What cannot be deleted in one place is no reason to keep everything else."""
+        try:
+            yield from steps
+        except AikiError:
+            raise
+        except Exception as error:  # noqa: BLE001  the boundary of one place
+            log.error("%s cannot be deleted, and the others are: %s", what, words(error))
+            self._store.count_refusals({"retention": 1}, {"retention": f"{what}: {words(error)}"})
 
     def _runs(self, namespace: str, state: str, before: int) -> Iterator[int]:
         after: tuple[int, bytes] | None = (0, b"")

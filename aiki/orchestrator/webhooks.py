@@ -29,6 +29,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from aiki.clock import SECOND
 from aiki.errors import AikiError
+from aiki.orchestrator.isolation import words
 from aiki.settings import Settings
 from aiki.storage import Store
 from aiki.storage.webhooks import ClaimedDelivery
@@ -100,6 +101,11 @@ class Sender:
                     pause = self._refused(item, str(error))
                     self._put_off(items[position + 1 :], pause, str(error))
                     break
+                except AikiError:
+                    raise
+                except Exception as error:  # noqa: BLE001  whatever it is about this one, the others of the webhook go on
+                    self._refused(item, words(error))
+                    continue
                 taken.append(item.delivery)
             self._store.webhook_taken(taken)
         except AikiError as error:

@@ -27,6 +27,7 @@ from aiki.ceilings import REPORT_BYTES
 from aiki.errors import MessageError
 from aiki.messages import Dispatch, Report
 from aiki.worker.connection import Connection
+from aiki.worker.describe import describe
 from aiki.worker.durable import Execution, Port
 from aiki.worker.executor import Attempt, Executor, timeout_delay
 from aiki.worker.freeing import Memory, silence_refusals
@@ -343,10 +344,17 @@ class Child:
         try:
             attempt.durable = Execution(self._port, dispatch, job.definition, index, self._executor.note_progress)
         except MessageError as error:
-            body = {"ms": 0, "type": "aiki.errors.MessageError", "message": str(error), "tb": "", "outcome": "failed"}
-            self._finish(index, job, Report(messages.FAILED, dispatch.run_id, dispatch.epoch, body))
+            self._cannot_begin(index, job, "aiki.errors.MessageError", str(error))
+            return False
+        except Exception as error:  # noqa: BLE001  a history that is read, and makes no sense all the same, is this run's trouble alone
+            _log.exception("run %s: its history cannot be used", dispatch.run_id)
+            self._cannot_begin(index, job, *describe(error)[:2])
             return False
         return True
+
+    def _cannot_begin(self, index: int, job: Job, kind: str, message: str) -> None:
+        body = {"ms": 0, "type": kind, "message": message, "tb": "", "outcome": "failed"}
+        self._finish(index, job, Report(messages.FAILED, job.dispatch.run_id, job.dispatch.epoch, body))
 
     def _limits(self, job: Job) -> tuple[float, float]:
         options, definition = job.dispatch.options, job.definition

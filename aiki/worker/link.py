@@ -231,6 +231,12 @@ class Link:
         except MessageError as error:
             _log.error("a control message is passed over: %s", error)
             return
+        try:
+            self._heed(control, delivery)
+        except Exception:  # noqa: BLE001  one message must not end the process that speaks for all children
+            _log.exception("a control message of kind %s is passed over", control.kind)
+
+    def _heed(self, control: Control, delivery: Delivery) -> None:
         if control.namespace != self._namespace:
             return
         if control.kind == messages.KEYS:
