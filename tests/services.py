@@ -258,6 +258,7 @@ class RabbitServer(Server):
     """
 
     kind = "RabbitMQ"
+    _listen = "127.0.0.1"
 
     def __init__(self, config: Sequence[str] = (), *, url: str = "", newer: bool = False) -> None:
         self.kind = "RabbitMQ 4" if newer else self.kind
@@ -272,7 +273,7 @@ class RabbitServer(Server):
 
     def _prepare(self) -> None:
         lines = [
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            f"listeners.tcp.1 = {self._listen}:{self.port}",
             "log.console = true",
             "log.console.level = error",
             "log.file = false",
@@ -293,7 +294,7 @@ class RabbitServer(Server):
         return inherited | {
             "HOME": home,
             "ERL_EPMD_PORT": str(self._epmd_port),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_ADDRESS": self._listen,
             "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": home,
@@ -311,7 +312,11 @@ class RabbitServer(Server):
 
     def _command(self) -> list[str]:
         self._start_epmd()
-        return provision.rabbitmq_command(newer=self.newer)
+        return self.inside(provision.rabbitmq_command(newer=self.newer))
+
+    def inside(self, command: list[str]) -> list[str]:
+        """The command line that runs a command where the node is."""
+        return command
 
     def _start_epmd(self) -> None:
         # The node's own port mapper: the machine's shared one may be started and killed by others, and outlives us.
@@ -319,7 +324,7 @@ class RabbitServer(Server):
         if not epmd or (self._epmd is not None and self._epmd.poll() is None):
             return
         self._epmd = subprocess.Popen(
-            [*epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+            self.inside([*epmd, "-port", str(self._epmd_port), "-address", self._listen]),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -349,7 +354,7 @@ class RabbitServer(Server):
         """What `rabbitmqctl` prints for these arguments. It takes a second or two: not for polling."""
         self._ours()
         done = subprocess.run(
-            [*provision.rabbitmq_command("rabbitmqctl", newer=self.newer), "-q", "-n", self.node, *arguments],
+            self.inside([*provision.rabbitmq_command("rabbitmqctl", newer=self.newer), "-q", "-n", self.node, *arguments]),
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -40,7 +40,7 @@ from aiki.broker.base import (
     first_tag,
 )
 from aiki.broker.tags import Tags
-from aiki.broker.topology import FANOUTS, STORAGE_VERSION, Topology
+from aiki.broker.topology import FANOUTS, TUNING, Topology
 from aiki.broker.wire import Wire
 from aiki.errors import BrokerUnavailable, ConfigurationError
 
@@ -380,14 +380,18 @@ class AmqpSession:
 
     def _declare_queue(self, queue: Queue) -> None:
         arguments: dict[str, Any] = queue.queue_arguments  # type: ignore[attr-defined]  # kombu sets it from a table
-        try:
-            queue.declare(channel=self._admin_channel())
-        except PreconditionFailed as error:
-            if STORAGE_VERSION not in arguments or STORAGE_VERSION not in say(error):
-                raise
-            # It was there before Aiki chose: how it keeps its messages is no reason to refuse it.
-            del arguments[STORAGE_VERSION]
-            queue.declare(channel=self._admin_channel())
+        while True:
+            try:
+                queue.declare(channel=self._admin_channel())
+                return
+            except PreconditionFailed as error:
+                told = say(error)
+                refused = [name for name in TUNING if name in arguments and name in told]
+                if not refused:
+                    raise
+                # It was there before Aiki chose: how it is tuned is no reason to refuse it.
+                for name in refused:
+                    del arguments[name]
 
     def _admin_channel(self) -> Any:
         if self._admin is None or not self._admin.is_open:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from pymysql import converters
 from sqlalchemy import event
 
 from aiki.client.publisher import Pending
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def connection_of(session: Session | None, connection: sa.Connection | None, url: sa.URL) -> sa.Connection | None:
     """The connection to write on, None for one of our own.
 
-    :raises ConfigurationError: it leads to another database, is asynchronous, or both are given.
+    :raises ConfigurationError: it leads to another database, is asynchronous, its driver will not do, or both are given.
     """
     if session is None and connection is None:
         return None
@@ -40,6 +41,11 @@ def connection_of(session: Session | None, connection: sa.Connection | None, url
         connection = session.connection()
     if not isinstance(connection, sa.Connection):
         raise ConfigurationError(f"connection= must be a sqlalchemy.Connection, not {type(connection).__name__}")
+    if connection.dialect.driver == "aiomysql" and not callable(getattr(converters, "escape_bytes_prefixed", None)):
+        raise ConfigurationError(
+            "the transaction's driver, aiomysql, cannot send binary values beside PyMySQL 1.2 and newer, and runs are written "
+            "with such: use mysql+asyncmy, or install pymysql<1.2"
+        )
     if _place(connection.engine.url) != _place(url):
         raise ConfigurationError(
             f"the transaction is one of {connection.engine.url.render_as_string()}, but runs are kept in "

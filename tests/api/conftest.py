@@ -17,6 +17,7 @@ from aiki.settings import Settings
 from aiki.storage import Store
 from tests.api.live import LiveServer
 from tests.ready_made import sqlite_database
+from tests.scale import FULL
 
 
 class Api:
@@ -56,11 +57,31 @@ def problem(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
     return body
 
 
+ON_MYSQL9 = frozenset(
+    {"test_batches", "test_dead", "test_queues", "test_runs", "test_searching", "test_workers", "test_workflows"}
+)
+"""The files whose tests ask most of the database: they run on MySQL 9 too, the others only where everything is asked for."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "api_database" in metafunc.fixturenames:
+        chosen = FULL or metafunc.module.__name__.rpartition(".")[2] in ON_MYSQL9
+        metafunc.parametrize("api_database", ["sqlite", *(["mysql9"] if chosen else [])], indirect=True)
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def api_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The embedded default, and MySQL 9."""
+    if request.param == "sqlite":
+        return sqlite_database(tmp_path / "aiki.db")
+    return str(request.getfixturevalue("mysql9_tables"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, api_database: str) -> Settings:
     return Settings.load(
         {},
-        database_url=sqlite_database(tmp_path / "aiki.db"),
+        database_url=api_database,
         broker_url=f"sqlite:///{tmp_path / 'broker.db'}",
         max_payload=200_000,
     )

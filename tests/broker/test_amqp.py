@@ -121,6 +121,7 @@ def test_durable_queues_dead_letter_and_report_queues_have_one_active_consumer()
     assert queue.queue_arguments == {
         "x-queue-type": "quorum",
         "x-delivery-limit": 1_000_000_000,
+        "x-consumer-disconnected-timeout": 10_000,
         "x-dead-letter-exchange": "p.dead",
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",

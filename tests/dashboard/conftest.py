@@ -51,13 +51,21 @@ class Pages:
         return str(answer.get_json()["id"])
 
 
+@pytest.fixture(params=["sqlite", "mysql9"])
+def pages_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The embedded default, and MySQL 9."""
+    if request.param == "sqlite":
+        return sqlite_database(tmp_path / "aiki.db")
+    return str(request.getfixturevalue("mysql9_tables"))
+
+
 @pytest.fixture
-def make_pages(tmp_path: Path) -> Iterator[Callable[..., Pages]]:
+def make_pages(tmp_path: Path, pages_database: str) -> Iterator[Callable[..., Pages]]:
     """Makes dashboards on the test's database."""
     backends = []
 
     def make(**changed: Any) -> Pages:
-        places = {"database_url": sqlite_database(tmp_path / "aiki.db"), "broker_url": f"sqlite:///{tmp_path / 'broker.db'}"}
+        places = {"database_url": pages_database, "broker_url": f"sqlite:///{tmp_path / 'broker.db'}"}
         app = create_app(Settings.load({}, **places, **changed))
         dashboard.install(app)
         backend = backend_of(app)

@@ -76,8 +76,8 @@ def test_verbs_look_at_what_they_have_just_written(store: Store, outside: list[s
 
 
 def test_an_orchestrator_reads_in_transactions_alone(maria_tables: str, tmp_path: Path, outside: list[str]) -> None:
-    store = Store(maria_tables, partitions=1, primary=True)
-    settings = Settings.load({}, database_url=maria_tables, broker_url=f"sqlite:///{tmp_path}/broker.db", partitions=1)
+    store = Store(maria_tables, primary=True)
+    settings = Settings.load({}, database_url=maria_tables, broker_url=f"sqlite:///{tmp_path}/broker.db")
     broker = open_broker(settings.broker_url)
     orchestrator = Orchestrator(store, broker, settings)
     worker = HandWorker(broker, lambda: orchestrator.run_once(0.0))
@@ -95,7 +95,7 @@ def test_an_orchestrator_reads_in_transactions_alone(maria_tables: str, tmp_path
 
 def test_a_commit_of_the_callers_is_looked_for_where_it_was_made(maria_tables: str, tmp_path: Path, outside: list[str]) -> None:
     client = EmbeddedClient(
-        Settings.load({}, database_url=maria_tables, broker_url=f"sqlite:///{tmp_path}/broker.db", partitions=1)
+        Settings.load({}, database_url=maria_tables, broker_url=f"sqlite:///{tmp_path}/broker.db")
     )
     engine = sa.create_engine(maria_tables)
     with Session(engine) as session:
