@@ -106,7 +106,7 @@ def continued(row: RunRow, report: Report, now: int, effects: Effects) -> None:
     payload = Payload(report.body["e"], report.body["r"])
     effects.steps[row.id, row.history] = (continue_step(row.history, payload), True)
     row.history += 1
-    row.history_from = row.history
+    row.history_from = effects.turned[row.id] = row.history
     row.failed_at = None
     bring_on(row, effects, now)
     if row.pause_requested:

@@ -58,6 +58,9 @@ ATTEMPT_COLUMNS = (
 ATTEMPTS_KEPT = 100
 """Attempts of a run that are kept, the newest: a poll that raises RetryLater may make millions."""
 ATTEMPTS_LOOKED_AT = 16
+FORMER_STEPS_KEPT = 1000
+"""Steps of former turns that a workflow which goes on as new keeps."""
+FORMER_ROWS_DROPPED = 2000
 FAILURE_COLUMNS = ("namespace", "fingerprint", "run_id", "name", "failed_at")
 
 
@@ -68,6 +71,8 @@ class Effects:
     results: list[tuple[bytes, Payload]] = field(default_factory=list)
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
     """Rows of `ATTEMPT_COLUMNS` without the namespace."""
+    turned: dict[bytes, int] = field(default_factory=dict)
+    """Workflows that go on as new, and the ordinal at which their present turn begins."""
     forget: set[bytes] = field(default_factory=set)
     """Deliveries that are of no more use."""
     dispatch: dict[bytes, tuple[RunRow, int, bool]] = field(default_factory=dict)
@@ -214,6 +219,7 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
         self._write_revocations(connection, writes, namespace, effects, now)
         writes.insert("aiki_audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
         self._write_steps(writes, namespace, effects, now)
+        self._drop_former_turns(writes, namespace, effects)
         due_now = self._write_deliveries(writes, namespace, effects, now) + effects.publish
         writes.send()
         if effects.logs:
@@ -289,6 +295,22 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
             sql = "UPDATE aiki_inbox SET taken = 1 WHERE namespace = ? AND run_id = ? AND id"
             self.db.where_in(connection, sql, (namespace, run_id), sorted(map(bytes.fromhex, found)))
         effects.arrived = histories.select_signs(self.db, connection, namespace, run_ids)
+
+    def _drop_former_turns(self, writes: Writes, namespace: str, effects: Effects) -> None:
+        """Of a workflow that goes on as new, keep some of the steps before its present turn, for people, and what came to them.
+
+        Some thousand rows go at a time: more than a turn usually makes, so that what piled up before is gone after some turns.
+        """
+        for run_id, begins in effects.turned.items():
+            if begins <= FORMER_STEPS_KEPT:
+                continue
+            before = (namespace, run_id, begins - FORMER_STEPS_KEPT)
+            for table, key in (("aiki_steps", "ordinal"), ("aiki_inbox", "id")):
+                found = (
+                    f"SELECT {key} FROM {table} WHERE namespace = ? AND run_id = ? AND ordinal < ? LIMIT {FORMER_ROWS_DROPPED}"
+                )
+                gone = [row[0] for row in writes.fetch(found, before)]
+                writes.delete(f"DELETE FROM {table} WHERE namespace = ? AND run_id = ? AND {key}", (namespace, run_id), gone)
 
     def _drop_old_attempts(self, writes: Writes, namespace: str, effects: Effects) -> None:
         """Keep the newest attempts of a run that is tried again and again. Looked at now and then: to count them is a read."""

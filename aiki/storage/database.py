@@ -503,6 +503,11 @@ class Writes:
         self.send()
         self._db.execute(self._connection, sql, parameters)
 
+    def fetch(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        """The rows of a SELECT, written with `?`, after the statements that are kept."""
+        self.send()
+        return list(self._db.execute(self._connection, sql, parameters).fetchall())
+
     def delete(self, sql: str, before: Sequence[Any], values: Sequence[Any]) -> None:
         """Delete by `sql … IN (values)`; as `Database.where_in`."""
         if values and self._fits([values]):

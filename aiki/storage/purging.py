@@ -71,7 +71,7 @@ class Purging:
         """Delete those of these runs that have ended before `before` and that nothing refers to; how many."""
 
         def work(connection: sa.Connection) -> int:
-            columns = "id, state, finished_at, updated_at, parent_id, followers, name, reference_id, history"
+            columns = "id, state, finished_at, updated_at, parent_id, followers, name, reference_id, history, parent_ordinal"
             sql = f"SELECT {columns} FROM aiki_runs WHERE namespace = ? AND id"
             wanted = sorted(set(run_ids))
             rows = self.db.where_in(connection, sql, (namespace,), wanted, f"ORDER BY id {self.db.for_update}")
@@ -85,17 +85,23 @@ class Purging:
 
     def _unneeded(self, connection: sa.Connection, namespace: str, ended: dict[bytes, Any]) -> set[bytes]:
         """Those of these runs that no run refers to that stays."""
-        needed_by: dict[bytes, set[bytes]] = {}
+        wanted: list[tuple[bytes, bytes, int | None]] = []
         for run_id, row in ended.items():
             if row[4] is not None:
-                needed_by.setdefault(run_id, set()).add(bytes(row[4]))
+                wanted.append((run_id, bytes(row[4]), row[9]))
         followed = [run_id for run_id, row in ended.items() if row[5]]
-        sql = "SELECT run_id, parent_id FROM aiki_links WHERE namespace = ? AND run_id"
-        for run_id, parent in self.db.where_in(connection, sql, (namespace,), followed):
-            needed_by.setdefault(bytes(run_id), set()).add(bytes(parent))
-        asked = sorted({parent for parents in needed_by.values() for parent in parents} - set(ended))
-        sql = "SELECT id FROM aiki_runs WHERE namespace = ? AND id"
-        staying = {bytes(raw) for (raw,) in self.db.where_in(connection, sql, (namespace,), asked)}
+        sql = "SELECT run_id, parent_id, ordinal FROM aiki_links WHERE namespace = ? AND run_id"
+        for run_id, parent, ordinal in self.db.where_in(connection, sql, (namespace,), followed):
+            wanted.append((bytes(run_id), bytes(parent), ordinal))
+        asked = sorted({parent for _, parent, _ in wanted} - set(ended))
+        sql = "SELECT id, history_from FROM aiki_runs WHERE namespace = ? AND id"
+        turns = {bytes(raw): first for raw, first in self.db.where_in(connection, sql, (namespace,), asked)}
+        staying = set(turns)
+        # A run that goes on as new keeps what its present turn refers to.
+        needed_by: dict[bytes, set[bytes]] = {}
+        for run_id, parent, ordinal in wanted:
+            if ordinal is None or ordinal >= turns.get(parent, 0):
+                needed_by.setdefault(run_id, set()).add(parent)
         going = set(ended)
         while True:
             # A run that stays keeps those that it refers to, and so on down.

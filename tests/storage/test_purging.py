@@ -272,3 +272,36 @@ def test_a_task_that_is_tried_for_ever_keeps_its_newest_attempts(bench: Bench, c
     rows = bench.everything()["attempts"]
     assert ATTEMPTS_KEPT <= len(rows) < ATTEMPTS_KEPT + ATTEMPTS_LOOKED_AT
     assert max(row[2] for row in rows) >= 260
+
+
+def test_a_workflow_that_goes_on_as_new_keeps_its_present_turn_and_little_more(
+    bench: Bench, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiki.storage import applying
+
+    monkeypatch.setattr(applying, "FORMER_STEPS_KEPT", 6)
+    register(bench)
+    run = bench.start()
+    again = dict(zip(("e", "r"), codec.encode([[], {}]), strict=True))
+    parts = []
+    for turn in range(12):
+        first = 4 * turn
+        part = child(n=turn)
+        bench.steps(run, step(first, "step", "a", "completed", e="json", r="1"), submission(first + 1, part))
+        assert bench.row(run)["history"] == first + 2
+        bench.complete(bench.id(part), turn)
+        bench.stir()
+        parts.append(bench.id(part))
+        if turn < 11:
+            bench.report(
+                run, (m.STEPS, {"s": [step(first + 2, "step", "b", "completed", e="json", r="1")]}), (m.CONTINUED, again)
+            )
+    row = bench.row(run)
+    assert (row["history_from"], row["history"]) == (44, 46)
+    ordinals = sorted(item[2] for item in bench.everything()["steps"])
+    assert ordinals == [*range(38, 46)], "six of the turns before, and those of this one"
+    assert len(bench.everything()["inbox"]) <= 4
+    clock.move(2 * DAY)
+    keep(bench, "completed=1d")
+    left_runs = {bytes(item[1]).hex() for item in bench.everything()["runs"]}
+    assert left_runs == {run, parts[-1]}, "children of former turns are of no more use"
