@@ -39,7 +39,7 @@ QUIET: Final = 60.0
 STAYS: Final = frozenset(
     *[
         {"schema", "alembic_version", "installation", "partitions", "definitions", "queues", "workers", "orchestrators"}
-        | {"operations", "chores", "markers"}
+        | {"operations", "chores", "markers", "refusals"}
     ]
 )
 """Tables (without their prefix) whose rows belong to no run: they are few, whatever has happened."""
