@@ -131,7 +131,8 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
         idempotency.finish(response)
         make_conditional(response)
         response.headers["X-Request-ID"] = g.get("request_id", "")
-        response.headers[wire.TIME_HEADER] = str(backend.now())
+        if backend.opened:  # before that, only this machine's time is known, which need not be the database's
+            response.headers[wire.TIME_HEADER] = str(backend.now())
         for name, value in guard.SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         if request.is_secure and not guard.is_loopback_name(request.host):

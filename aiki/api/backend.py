@@ -73,6 +73,11 @@ class Backend:
         finally:
             self._opening.release()
 
+    @property
+    def opened(self) -> bool:
+        """Whether there was a connection to the database."""
+        return self._opened
+
     def now(self) -> int:
         """The server's clock, microseconds since the Unix epoch; asks nobody."""
         return self._client.now() if self._opened else now_us()

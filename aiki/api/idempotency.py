@@ -50,6 +50,8 @@ def begin() -> Response | None:
         raise Refused(422, "idempotency_mismatch", f"{HEADER}: this key was used for another request; take a new one")
     if claim.mine:
         g.idempotency = key, claim
+        at = store()
+        at.origin = at.origin._replace(key=_hash(key.hex(), str(claim.created_at)))
         return None
     if claim.status is None:
         raise Refused(

@@ -367,7 +367,7 @@ _HEADERS: Final[Mapping[str, dict[str, Any]]] = {
         "schema": {"type": "string"},
     },
     wire.TIME_HEADER: {
-        "description": "The server's clock, microseconds since the Unix epoch.",
+        "description": "The database server's clock, microseconds since the Unix epoch; left out until it is known.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
 }

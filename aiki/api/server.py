@@ -37,8 +37,6 @@ from aiki.api import instruments, proxies
 from aiki.api.app import ApiOptions, backend_of, create_app
 from aiki.api.guard import SECURITY_HEADERS
 from aiki.api.listening import HandedOver, HandsOver
-from aiki.client import wire
-from aiki.clock import now_us
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
 from aiki.storage import open_store
@@ -290,7 +288,7 @@ class Worker(ThreadWorker):
         title, request_id = code.replace("_", " "), uuid.uuid4().hex
         told = {"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code}
         body = json.dumps({**told, "request_id": request_id})
-        more = {**SECURITY_HEADERS, "X-Request-ID": request_id, wire.TIME_HEADER: str(now_us())}
+        more = {**SECURITY_HEADERS, "X-Request-ID": request_id}
         head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in more.items())
         with contextlib.suppress(OSError):  # the client has gone

@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 
 from aiki import ids, tracing
 from aiki.client import forks, wire
-from aiki.clock import now_us
+from aiki.clock import LearntClock
 from aiki.codec import Payload
 from aiki.errors import ConfigurationError, RunConflict, RunNotFound, ServerError, Unavailable
 from aiki.ids import parse_id
@@ -68,7 +68,7 @@ class RemoteClient:
             self._headers["X-Aiki-Namespace"] = settings.namespace
         self._pool = self._new_pool()
         self._lock = threading.Lock()
-        self._ahead = 0
+        self._clock = LearntClock()
         forks.register(self)
 
     @staticmethod
@@ -170,8 +170,10 @@ class RemoteClient:
         return _understood(wire.page_from_json, self._call("GET", "/runs?" + urlencode(query)))
 
     def now(self) -> int:
-        """See `Client.now`: this clock, put right by what the server's answers said of its own."""
-        return now_us() + self._ahead
+        """See `Client.now`: the server's clock, as its answers told it; it is asked if it has not answered yet."""
+        if not self._clock.known:
+            self._call("GET", "/runs?limit=1")
+        return self._clock()
 
     # ------------------------------------------------------------ change
     def _do(self, run_id: str, verb: str, asked: dict[str, Any] | None = None, again: dict[str, Any] | None = None) -> RunView:
@@ -286,7 +288,7 @@ class RemoteClient:
         carried = tracing.traceparent()
         if carried:
             headers = {**headers, "traceparent": carried}
-        asked = now_us()
+        asked = self._clock.monotonic()
         response = self._pool.request(
             method,
             self._base + path,
@@ -299,18 +301,17 @@ class RemoteClient:
         )
         try:
             raw = _read(response, deadline)
-            self._learn_time(response.headers.get(wire.TIME_HEADER), asked, now_us())
+            self._learn_time(response.headers.get(wire.TIME_HEADER), asked)
         except BaseException:
             response.close()  # what is left of the answer must not be taken for the next one
             raise
         response.release_conn()
         return response.status, response.headers, _parse(response.status, raw)
 
-    def _learn_time(self, told: str | None, asked: int, answered: int) -> None:
-        # The best estimate is half way between asking and being answered; a slow answer tells too little.
-        if told is not None and told.isdigit() and answered - asked < 1_000_000:
+    def _learn_time(self, told: str | None, asked: int) -> None:
+        if told is not None and told.isascii() and told.isdigit() and len(told) < 18:
             with self._lock:
-                self._ahead = int(told) - (asked + answered) // 2
+                self._clock.learn(int(told), asked, self._clock.monotonic())
 
 
 class _TooSlow(Exception):

@@ -57,6 +57,8 @@ class Context:
         self._durations: dict[tuple[str, str], float] = {}
         self._dirty: set[tuple[str, str]] = set()
         self._next_breath = 0.0
+        self._told: list[tuple[str, RunKey]] = []
+        """Revocations that the workers were told of from here, which is not on record yet."""
 
     # ------------------------------------------------------------ the session
     @property
@@ -86,7 +88,7 @@ class Context:
 
     def rules(self, namespace: str) -> Rules:
         """What decisions need to know."""
-        return Rules(self.store.clock(), self.settings.max_crashes, self.live.definitions(namespace))
+        return Rules(self.store.clock(), self.settings.max_crashes, self.live.skills(namespace))
 
     # ------------------------------------------------------------ after a commit
     def follow(
@@ -107,6 +109,7 @@ class Context:
         ):
             if runs:
                 self.out.control(namespace, kind, runs)
+        self.note_told(namespace, [*applied.revoke, *applied.interrupt])
         self.stirring.note(namespace, sorted(applied.stirred))
         for key, again in outcome.inquire:
             for carrier in (carriers or {}).get((namespace, key), []):
@@ -116,6 +119,15 @@ class Context:
             known = self._durations.get((namespace, name))
             self._durations[namespace, name] = mean if known is None else 0.8 * known + 0.2 * mean
             self._dirty.add((namespace, name))
+
+    def note_told(self, namespace: str, keys: Sequence[RunKey]) -> None:
+        """The workers were told of these revocations."""
+        self._told += [(namespace, key) for key in keys]
+
+    def take_told(self, limit: int = 5000) -> list[tuple[str, RunKey]]:
+        """Some of the revocations that the workers were told of, to be put on record."""
+        told, self._told = self._told[:limit], self._told[limit:]
+        return told
 
     def take_durations(self) -> dict[str, dict[str, float]]:
         """Mean durations (ms) that have changed since the last call: by namespace, then name."""

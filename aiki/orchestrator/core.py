@@ -10,7 +10,6 @@ The rules, from the design's "What must always be true":
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -19,6 +18,7 @@ from aiki.clock import SECOND
 from aiki.codec import JSON, Payload
 from aiki.messages import Report, RunKey
 from aiki.orchestrator import workflows
+from aiki.orchestrator.live import Skills
 from aiki.orchestrator.run_logs import log_records
 from aiki.states import State
 from aiki.storage.applying import Effects
@@ -56,12 +56,12 @@ class Rules(NamedTuple):
     """What decisions need to know of the world.
 
     :ivar now: the time; `max_crashes`: the default of it.
-    :ivar known: the definitions of live workers, with the ids (hex) of those that have it.
+    :ivar known: what the live workers can execute.
     """
 
     now: int
     max_crashes: int
-    known: Mapping[tuple[str, str], frozenset[str]]
+    known: Skills
 
 
 def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effects: Effects, outcome: Outcome) -> None:
@@ -71,8 +71,8 @@ def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effe
             effects.logs += log_records(row.id, row.attempt, report)
         return
     key = RunKey(report.run_id, report.epoch)
-    if report.kind == m.DROPPED:
-        effects.unrevoke.append((row.id, report.epoch))
+    if report.kind == m.DROPPED or (row.ended and row.cancel_requested and report.kind in _GONE):
+        effects.unrevoke.append((row.id, report.epoch))  # the dispatch is out no more
     if report.epoch != row.epoch or row.ended:
         _stale(row, report, source, rules, effects, outcome)
         return
@@ -223,6 +223,8 @@ _HANDLERS = {
     m.CONTINUED: _continued,
     m.CHANGED: _changed,
 }
+_GONE: Final = m.ENDS_DISPATCH - {m.INQUIRE, m.UNKNOWN}
+"""After one of these no copy of a dispatch that was revoked can come out of a queue."""
 _STILL_AT_IT: Final = frozenset({m.STARTED, m.PROGRESS, m.STEPS})
 RUN_REPORTS: Final = frozenset(_HANDLERS) | {m.INQUIRE, m.DROPPED, m.UNKNOWN, m.LOGS}
 """The kinds that `apply_report` knows."""
@@ -299,11 +301,11 @@ def _park(row: RunRow, rules: Rules, effects: Effects, outcome: Outcome) -> None
     """This worker lacks the definition: wait for one that has it, or try again if one lives already."""
     if row.executor is not None or row.state not in (State.QUEUED, State.STALLED) or _cancelled_meanwhile(row, rules.now):
         return
-    if (row.name, row.version) in rules.known:
+    if able(row, rules.known):
         effects.deliver(row, rules.now + UNKNOWN_RETRY)
         return
     row.state = State.STALLED.value
-    row.waiting_on = f"no worker has {row.name}@{row.version}"
+    row.waiting_on = _unfit(row, rules.known)[:255]
     effects.forget.add(delivery_id(row.id, row.epoch))
     outcome.parked.add((row.name, row.version))
 
@@ -312,10 +314,32 @@ def unpark(row: RunRow, rules: Rules, effects: Effects) -> None:
     """A worker with the definition is here: dispatch the run; if its code did not fit, to one that has not tried."""
     if row.state != State.STALLED:
         return
-    there = rules.known.get((row.name, row.version), frozenset())
-    if row.error_type == workflows.CHANGED_ERROR and there <= workflows.tried_by(row):
-        return
-    bring_on(row, effects, rules.now)
+    there = able(row, rules.known)
+    if there:
+        if row.error_type != workflows.CHANGED_ERROR or not there <= workflows.tried_by(row):
+            bring_on(row, effects, rules.now)
+    elif row.error_type != workflows.CHANGED_ERROR:
+        row.waiting_on = _unfit(row, rules.known)[:255]  # it may be something else by now
+
+
+def able(row: RunRow, known: Skills) -> frozenset[str]:
+    """The live workers that take from the run's queue and have its definition, as what it is."""
+    there = known.get((row.name, row.version), {})
+    return frozenset(worker for worker, skill in there.items() if skill.kind == row.kind and row.queue in skill.queues)
+
+
+def _unfit(row: RunRow, known: Skills) -> str:
+    """Why no live worker can execute the run, in words."""
+    what = f"{row.name}@{row.version}"
+    there = known.get((row.name, row.version), {})
+    if not there:
+        return f"no worker has {what}"
+    alike = [skill for skill in there.values() if skill.kind == row.kind]
+    if not alike:
+        kinds = " or ".join(sorted({skill.kind for skill in there.values()}))
+        return f"this run of {what} is a {row.kind}, and the workers that are here have it as a {kinds}"
+    queues = sorted({queue for skill in alike for queue in skill.queues})
+    return f"no worker that has {what} takes from queue {row.queue}, only from {', '.join(queues[:10]) or 'none'}"
 
 
 def fail_unwritable(

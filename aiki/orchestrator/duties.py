@@ -69,6 +69,11 @@ class Duties:
         if not duty.failures:
             duty.next = 0.0
 
+    def later(self, name: str, at: float) -> None:
+        """Do this one not before `at` (monotonic seconds)."""
+        duty = self._duties[name]
+        duty.next = max(duty.next, at)
+
     def at_once(self, name: str) -> bool:
         """Whether it asked to be done in the next turn."""
         return self._duties[name].next == 0.0

@@ -193,6 +193,8 @@ class Inbound:
                         core.fail_unwritable(row, item.report, rules, effects, item.wrong, item.source)
                 elif row is not None:
                     core.apply_report(row, item.report, item.source, rules, effects, outcome)
+                elif item.report.kind == m.DROPPED:
+                    effects.unrevoke.append((item.run_id, item.report.epoch))  # the run is deleted, its revocation was not
                 elif item.report.kind in _TELLING:
                     strays.append(item.report)
                 elif item.report.kind in (m.STARTED, m.PROGRESS):

@@ -20,6 +20,7 @@ from aiki.orchestrator.judge import Carrier, Judge
 from aiki.orchestrator.letters import Letters
 from aiki.orchestrator.quarantine import ENOUGH, Quarantine
 from aiki.orchestrator.reconciler import Reconciler
+from aiki.orchestrator.snapshots import Snapshots
 from aiki.orchestrator.trust import Trust, see_whose
 from aiki.orchestrator.wishes import Wishes
 from aiki.storage.roster import STOPPED
@@ -41,6 +42,7 @@ class Intake:
         letters: Letters,
         duties: Duties,
         trust: Trust,
+        snapshots: Snapshots,
     ) -> None:
         self._context = context
         self._judge = judge
@@ -50,6 +52,7 @@ class Intake:
         self._letters = letters
         self._duties = duties
         self._trust = trust
+        self._snapshots = snapshots
         self.quarantine = Quarantine(context.store)
         self._inbound = Inbound(
             context.store,
@@ -155,7 +158,7 @@ class Intake:
         done.append(carrier)
 
     def _take_marker(self, namespace: str, report: Report) -> None:
-        self._context.store.save_marker(namespace, str(report.body.get("q", "")), taken_at=report.epoch)
+        self._context.store.marker_taken(namespace, str(report.body.get("q", "")), report.epoch)
 
     def _keep_part(self, namespace: str, delivery: Delivery, why: str, part: object) -> None:
         """Keep a part of a message that does not pass, while the others are taken."""
@@ -187,8 +190,7 @@ class Intake:
             context.store.save_worker(beat)
             live.hear(beat, now)
             self._answer_hello(beat)
-            names = live.workers[beat.worker].definitions
-            for applied in self._reconciler.unpark(beat.namespace, names):
+            for applied in self._reconciler.unpark(beat.namespace):
                 context.follow(beat.namespace, applied)
         elif beat.kind == m.BYE:
             live.leave(beat.worker)
@@ -202,12 +204,10 @@ class Intake:
             self._inquiries.answer(beat.worker, beat.fields.get("nonce", 0), beat.held)
 
     def _answer_hello(self, beat: Heartbeat) -> None:
-        store = self._context.store
         echo = {"nonce": beat.fields["nonce"]} if "nonce" in beat.fields else {}
-        revoked = store.revocations(beat.namespace)
-        now_us = store.clock()
         echo |= self._wishes.paused(beat.namespace, fresh=True)
-        self._context.out.control(beat.namespace, m.SNAPSHOT, revoked, worker=beat.worker, now=now_us, **echo)
+        queues = sorted(self._context.live.workers[beat.worker].queues)
+        self._snapshots.begin(beat.namespace, beat.worker, queues, echo)
 
 
 def _shown(part: object) -> bytes:

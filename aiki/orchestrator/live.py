@@ -6,9 +6,9 @@ process was stopped, the broker or the database was away) every worker gets a fu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiki import messages as m
 from aiki.messages import Heartbeat, Held, RunKey
@@ -18,14 +18,25 @@ GAP = 5.0
 """Seconds between two ticks after which this process cannot be said to have listened."""
 
 
+class Skill(NamedTuple):
+    """What a worker can execute: (name, version) as this kind, from these queues."""
+
+    kind: str
+    queues: frozenset[str]
+
+
+Skills = Mapping[tuple[str, str], Mapping[str, Skill]]
+"""By (name, version), then by the id of the worker that has it."""
+
+
 @dataclass(slots=True)
 class Worker:
-    """A live worker. `held` is what its last beat or hello named; `definitions` holds (name, version) pairs."""
+    """A live worker. `held` is what its last beat or hello named; `definitions` gives the kind of each (name, version)."""
 
     namespace: str
     id: str
     heard: float
-    definitions: frozenset[tuple[str, str]] = frozenset()
+    definitions: Mapping[tuple[str, str], str] = field(default_factory=dict)
     held: dict[RunKey, Held] = field(default_factory=dict)
     queues: frozenset[str] = frozenset()
     paused: frozenset[str] = frozenset()
@@ -69,17 +80,20 @@ class Live:
         return 0.0 if self._listening_since is None else now - self._listening_since
 
     # ------------------------------------------------------------ hearing
-    def know(self, namespace: str, worker: str, definitions: Iterable[tuple[str, str]], now: float) -> None:
-        """A worker that the database has as alive; it gets a full term to be heard."""
+    def know(
+        self, namespace: str, worker: str, definitions: Iterable[tuple[str, str, str]], queues: Iterable[str], now: float
+    ) -> None:
+        """A worker that the database has as alive; it gets a full term to be heard. `definitions`: name, version, kind."""
         if worker not in self.workers:
-            self.workers[worker] = Worker(namespace, worker, now, frozenset(definitions))
+            self.workers[worker] = Worker(namespace, worker, now, _kinds(definitions), queues=frozenset(queues))
 
     def hear(self, beat: Heartbeat, now: float) -> bool:
         """Take in a heartbeat. False: the worker is not known and should say hello."""
         worker = self.workers.get(beat.worker)
         if beat.kind == m.HELLO:
-            definitions = frozenset((str(item[0]), str(item[1])) for item in beat.fields.get("definitions", []))
-            worker = self.workers[beat.worker] = Worker(beat.namespace, beat.worker, now, definitions)
+            worker = self.workers[beat.worker] = Worker(
+                beat.namespace, beat.worker, now, _kinds(beat.fields.get("definitions", []))
+            )
             worker.queues = frozenset(map(str, beat.fields.get("queues", ())))
             can = beat.fields.get("can")
             worker.fetches = isinstance(can, list) and m.CAN_FETCH in can
@@ -118,14 +132,18 @@ class Live:
         """Whether all live workers of a namespace fetch values that a history leaves out."""
         return all(worker.fetches for worker in self.workers.values() if worker.namespace == namespace)
 
-    def definitions(self, namespace: str) -> dict[tuple[str, str], frozenset[str]]:
-        """What the live workers of a namespace know, with the ids of those that do."""
-        known: dict[tuple[str, str], set[str]] = {}
+    def skills(self, namespace: str) -> Skills:
+        """What the live workers of a namespace can execute."""
+        known: dict[tuple[str, str], dict[str, Skill]] = {}
         for worker in self.workers.values():
             if worker.namespace == namespace:
-                for definition in worker.definitions:
-                    known.setdefault(definition, set()).add(worker.id)
-        return {definition: frozenset(workers) for definition, workers in known.items()}
+                for definition, kind in worker.definitions.items():
+                    known.setdefault(definition, {})[worker.id] = Skill(kind, worker.queues)
+        return known
+
+    def queues(self, namespace: str) -> frozenset[str]:
+        """The queues that live workers of a namespace take from, or will once they are resumed."""
+        return frozenset(queue for worker in self.workers.values() if worker.namespace == namespace for queue in worker.queues)
 
     def take_fresh(self) -> dict[str, dict[str, Said]]:
         """Workers heard since the last call, with what they said: by namespace, then id."""
@@ -134,6 +152,10 @@ class Live:
             out.setdefault(worker.namespace, {})[worker.id] = worker.said
         self._fresh = {}
         return out
+
+
+def _kinds(definitions: Iterable[Sequence[Any]]) -> dict[tuple[str, str], str]:
+    return {(str(item[0]), str(item[1])): str(item[2]) if len(item) > 2 else "task" for item in definitions}
 
 
 def _said(fields: dict[str, Any]) -> Said:

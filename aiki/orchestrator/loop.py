@@ -34,7 +34,9 @@ from aiki.orchestrator.isolation import Isolation, words
 from aiki.orchestrator.judge import Judge
 from aiki.orchestrator.letters import Letters
 from aiki.orchestrator.live import Live, Worker
+from aiki.orchestrator.markers import Markers, Revoking
 from aiki.orchestrator.reconciler import Reconciler, inquire
+from aiki.orchestrator.snapshots import Snapshots
 from aiki.orchestrator.trust import Trust
 from aiki.orchestrator.wishes import Wishes
 from aiki.owning import InstallationRing
@@ -50,6 +52,10 @@ CLAIMED_AT_ONCE = 500
 FEW_CLAIMED = 10
 """Deliveries that are claimed at once, and the fewest where they are large."""
 RECONCILE_EVERY = 5.0
+"""Seconds from the end of a round of repair to the next."""
+REPAIR_EVERY = 0.1
+REPAIR_SECONDS = 0.004
+"""How long repair may go on at a time, but for the page that it is at: reports wait meanwhile."""
 MAX_IN_FLIGHT = 2000
 SAY_AGAIN = 3600.0
 BROKER_HEARTBEAT = 6
@@ -89,10 +95,14 @@ class Orchestrator:
         self.isolation = Isolation(store, monotonic)
         self._context = Context(store, settings, self._live, self.isolation, monotonic, self._judge.add)
         self._inquiries = Inquiries(self._context, self._judge)
-        self._reconciler = Reconciler(
-            *(store, self._live, self._context.rules, self.isolation, self._context.cannot_go_on), stale_after=stale_after
-        )
         self._wishes = Wishes(store)
+        self._markers = Markers(store, self._live, self._wishes.paused_queues)
+        self._revoking = Revoking(store, self._markers, settle=2 * stale_after, monotonic=monotonic)
+        self._reconciler = Reconciler(
+            *(store, self._live, self._context.rules, self._markers, self.isolation, self._context.cannot_go_on),
+            stale_after=stale_after,
+        )
+        self._snapshots = Snapshots(store)
         self._indexing = Indexing(store)
         self._batching = Batching(store, settings.batch_rate, self.isolation)
         self.duties = Duties(self.isolation, self._table())
@@ -103,7 +113,8 @@ class Orchestrator:
         trust = Trust(ring, store.clock)
         letters = Letters(store, self.isolation, settings.namespace, trust.why_refused)
         self._intake = Intake(
-            *(self._context, self._judge, self._inquiries, self._reconciler, self._wishes, letters, self.duties, trust)
+            *(self._context, self._judge, self._inquiries, self._reconciler, self._wishes, letters, self.duties, trust),
+            self._snapshots,
         )
 
     def _table(self) -> list[Duty]:
@@ -120,12 +131,15 @@ class Orchestrator:
             Duty("save", 2.0, self._save),
             Duty("tallies", 2.0, self._fold_tallies),
             Duty("statistics", 300.0, lambda now: self._store.drop_old_statistics()),
-            Duty("reconcile", RECONCILE_EVERY, self._reconcile),
-            Duty("revocations", RECONCILE_EVERY, self._purge_revocations),
+            Duty("reconcile", REPAIR_EVERY, self._reconcile),
+            Duty("unpark", REPAIR_EVERY, self._unpark),
+            Duty("markers", 0.5, lambda now: self._markers.send(self._context.session, now)),
+            Duty("revocations", REPAIR_EVERY, lambda now: self._revoking.run_some(now, REPAIR_SECONDS)),
             Duty("partitions", 5.0, self._read_partitions),
             Duty("idempotency", 10.0, lambda now: self._store.purge_idempotency()),
             Duty("refusals", 2.0, self._count_refusals),
             Duty("returns", 600.0, lambda now: self._store.purge_returns(self._store.clock() - 86400 * SECOND)),
+            Duty("operations", 10.0, lambda now: self._store.purge_operations()),
         ]
 
     @property
@@ -180,7 +194,7 @@ class Orchestrator:
         session = self._context.session if self._context.connected else self._connect()
         kept = self._intake.kept
         wait = 0.0
-        if not (self.duties.at_once("sweep") or self._intake.fetching):
+        if not (self.duties.at_once("sweep") or self._intake.fetching or len(self._snapshots)):
             if nap := kept.nap(self._monotonic()):
                 time.sleep(nap)
             wait = kept.wait(self._monotonic(), timeout)
@@ -189,6 +203,7 @@ class Orchestrator:
         self._live.tick(now)
         self._intake.take(deliveries, now)
         self._inquiries.conclude(now)
+        self._snapshots.send(session)
         for namespace, applied in self._context.stirring.run_once(now):
             self._context.follow(namespace, applied)
         self.duties.run(now)
@@ -204,6 +219,8 @@ class Orchestrator:
         self._intake.fetching.clear()
         self._intake.disconnected(sound=self._sound)
         self._sound = True
+        self._snapshots.clear()
+        self._markers.forget()
         session = self._context.use(None)
         if session is not None:
             session.close()
@@ -233,10 +250,11 @@ class Orchestrator:
         self._reading = 0
         self._read_partitions(0.0)
         now = self._monotonic()
-        for row in self._store.workers(ALIVE, all_namespaces=True):
-            self._live.know(row.namespace, row.id, row.definitions, now)
+        for row in self._store.workers(ALIVE, all_namespaces=True, limit=None):
+            self._live.know(row.namespace, row.id, row.triples, row.queues, now)
         self._live.listen(now)
         self.duties.restart(now, later=("reconcile", "revocations"))
+        self.duties.later("reconcile", now + RECONCILE_EVERY)
         # Workers whose hello nobody heard wait for an answer; those known already only answer again.
         for namespace in {self._settings.namespace, *self._store.namespaces()}:
             self._context.out.control(namespace, m.RESEND_HELLO)
@@ -293,11 +311,19 @@ class Orchestrator:
 
     def _announce(self, now: float) -> None:
         """Tell the workers of revocations that whoever recorded them may not have told."""
-        told: list[tuple[str, RunKey]] = []
+        told = self._context.take_told()
+        if told:
+            self._store.announced(told)
+            self.duties.soon("announce")
+            return
+        found: dict[tuple[str, str], list[RunKey]] = {}
         for namespace, key, interrupt in self._store.unannounced(self._store.clock() - SECOND // 2):
-            self._context.out.control(namespace, m.CANCEL if interrupt else m.REVOKE, [key])
-            told.append((namespace, key))
-        self._store.announced(told)
+            found.setdefault((namespace, m.CANCEL if interrupt else m.REVOKE), []).append(key)
+        for (namespace, kind), keys in found.items():
+            self._context.out.control(namespace, kind, keys)
+            self._context.note_told(namespace, keys)
+        if found:
+            self.duties.soon("announce")
 
     def _work_batches(self, now: float) -> None:
         """Bring on what operators want done to many runs."""
@@ -325,7 +351,15 @@ class Orchestrator:
             self.duties.soon("tallies")
 
     def _reconcile(self, now: float) -> None:
-        for namespace, applied in self._reconciler.run_once(self._context.session, now):
+        """A little of a round of repair; a new one begins a while after the one before is done."""
+        found = self._reconciler.run_some(self._context.session, now, REPAIR_SECONDS, self._monotonic)
+        for namespace, applied in found:
+            self._context.follow(namespace, applied)
+        if self._reconciler.resting:
+            self.duties.later("reconcile", now + RECONCILE_EVERY)
+
+    def _unpark(self, now: float) -> None:
+        for namespace, applied in self._reconciler.unpark_more():
             self._context.follow(namespace, applied)
 
     def _count_refusals(self, now: float) -> None:
@@ -333,9 +367,6 @@ class Orchestrator:
         if counted:
             self._store.count_refusals(counted, self.isolation.last)
             self.isolation.counted -= counted
-
-    def _purge_revocations(self, now: float) -> None:
-        self._store.purge_revocations(self._store.clock() - 30 * 86400 * SECOND)
 
 
 def main(settings: Settings, stop: threading.Event) -> int:

@@ -4,38 +4,47 @@ none.
 | found | mended by |
 |---|---|
 | running, but its worker lives and does not name it, or does not live | an inquiry, through the run's report partition |
-| queued, no delivery, and everything published before a later marker was taken | publishing its epoch once more, marked
-`again` |
+| queued, no delivery, and a marker that was sent after its dispatch has come out of its queue | publishing its epoch once
+more, marked `again` |
 | scheduled or waiting for its retry, no delivery | a new delivery |
-| stalled, and a live worker has its definition | a new delivery |
+| stalled, and a live worker can execute it | a new delivery |
 
-It cannot see into queues. A marker is a message without runs that it sends down a work queue; queues are FIFO, so when the
-marker comes back, all that was published before it has been taken.
+A round looks at the namespaces that have runs in such a state, a page of one state at a time: it may be stopped after each
+page, so that reports never wait for long. Where a namespace has more than a round looks at, the next round goes on there.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from aiki import messages as m
-from aiki.broker import Session, reports, work
+from aiki.broker import Session, reports
 from aiki.clock import SECOND
-from aiki.messages import DispatchList, Report, ReportList, RunKey
+from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Rules
-from aiki.orchestrator.isolation import Isolation
+from aiki.orchestrator.isolation import Failed, Isolation
 from aiki.orchestrator.live import Live
+from aiki.orchestrator.markers import Markers
 from aiki.states import State
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Decide, Effects
+from aiki.storage.reconciling import Queued, is_recent
 from aiki.storage.rows import RunRow
 from aiki.storage.waking import rearm
 
-PAGE = 1000
-PAGES = 20
-BEATS_TO_TRUST = 3
+PAGE: Final = 500
+PAGES: Final = 20
+"""Pages of a state of a namespace that a round looks at."""
+BEATS_TO_TRUST: Final = 3
 """Beats of a worker, heard in a row, that must not name a run before it is inquired."""
+
+Found = Iterator[tuple[str, Applied]]
+Page = Callable[[bytes], tuple[list[Applied], bytes | None]]
+"""Looks at a page from a place on: what was done, and where to go on."""
 
 
 class Reconciler:
@@ -50,127 +59,163 @@ class Reconciler:
         store: Store,
         live: Live,
         rules: Callable[[str], Rules],
+        markers: Markers,
         isolation: Isolation,
         refuse: Callable[[str, bytes, str], None],
         *,
         stale_after: float = 30.0,
-        settle: float = 2.0,
     ) -> None:
         self._isolation = isolation
         self._refuse = refuse
         self._store = store
         self._live = live
         self._rules = rules
-        self.stale_after = stale_after
-        self._settle = settle
-        self._missed: dict[RunKey, int] = {}
-        self._cursors: dict[tuple[str, State], bytes] = {}
+        self._markers = markers
+        self._span = int(stale_after * SECOND)
+        self._rounds = 0
+        self._missed: dict[tuple[str, RunKey], int] = {}
+        """Runs that their worker did not name, and in which round that was."""
+        self._cursors: dict[tuple[str, str], bytes] = {}
+        self._hurry: dict[str, bytes] = {}
+        """Namespaces in which a worker has said hello: how far their stalled runs were looked at since."""
+        self._round: Found | None = None
 
-    def run_once(self, session: Session, now: float) -> Iterator[tuple[str, Applied]]:
-        """Look at all namespaces once; what it yields is to be followed. Raises `StorageUnavailable`, `BrokerUnavailable`."""
-        missed: dict[RunKey, int] = {}
-        for namespace in self._store.namespaces():
-            # Each by itself: what is wrong in one namespace is not to stop the repair of the others.
-            what = f"namespace {namespace}"
-            found: list[Applied] = []
-            for step in (
-                lambda name=namespace: missed.update(self._inquire_running(session, name, now)),
-                lambda found=found, name=namespace: found.extend(self._revive_queued(session, name)),
-                lambda found=found, name=namespace: found.extend(self._revive_waiting(name)),
-                lambda found=found, name=namespace: found.extend(self.unpark(name)),
-            ):
-                self._isolation.do("reconcile", what, step)
-            for applied in found:
-                yield namespace, applied
-        self._missed = missed
+    @property
+    def resting(self) -> bool:
+        """Whether no round is under way."""
+        return self._round is None
 
-    def _apply(self, namespace: str, run_ids: Sequence[bytes], decide: Decide, arrived: bool = False) -> Iterator[Applied]:
+    def run_once(self, session: Session, now: float) -> list[tuple[str, Applied]]:
+        """A whole round; what it returns is to be followed. Raises `StorageUnavailable`, `BrokerUnavailable`."""
+        out = list(self.run_some(session, now, float("inf")))
+        self._markers.send(session, now)
+        return out
+
+    def run_some(self, session: Session, now: float, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> Found:
+        """Go on with a round for about so long, or begin one; what it yields is to be followed."""
+        until = monotonic() + seconds
+        if self._round is None:
+            self._round = self._look(session, now)
+        while True:
+            try:
+                found = next(self._round, None)
+            except BaseException:
+                self._round = None  # the next one goes on behind what has spoilt this one
+                raise
+            if found is None:
+                self._round = None
+                return
+            yield found
+            if monotonic() >= until:
+                return
+
+    def _look(self, session: Session, now: float) -> Found:
+        self._rounds += 1
+        place: str | None = ""
+        seen: set[tuple[str, str]] = set()
+        while place is not None:
+            pairs, place = self._store.states_there(place)
+            for namespace, state in pairs:
+                seen.add((namespace, state))
+                yield from self._look_at(session, namespace, state, now)
+        self._missed = {key: number for key, number in self._missed.items() if number == self._rounds}
+        self._cursors = {key: cursor for key, cursor in self._cursors.items() if key in seen}
+
+    def _look_at(self, session: Session, namespace: str, state: str, now: float) -> Found:
+        if state == State.RUNNING:
+            yield from self._pages(namespace, state, lambda after: self._running(session, namespace, after, now), None)
+        elif state == State.QUEUED:
+            yield from self._pages(namespace, state, lambda after: self._queued(namespace, after))
+        elif state in (State.SCHEDULED, State.WAITING):
+            # A page: there may be very many, and hardly ever is one without its delivery.
+            yield from self._pages(namespace, state, lambda after: self._undelivered(namespace, State(state), after), 1)
+        elif state == State.STALLED:
+            yield from self._pages(namespace, state, lambda after: self._stalled(namespace, after))
+
+    def _apply(self, namespace: str, run_ids: Sequence[bytes], decide: Decide, *, arrived: bool = False) -> list[Applied]:
         """Apply a decision; a run that it cannot be applied to is set apart."""
-        return self._isolation.each(
-            run_ids,
-            lambda part: self._store.apply(namespace, part, decide, arrived=part if arrived else ()),
-            lambda run_id, why: self._refuse(namespace, run_id, why),
+        return list(
+            self._isolation.each(
+                run_ids,
+                lambda part: self._store.apply(namespace, part, decide, arrived=part if arrived else ()),
+                lambda run_id, why: self._refuse(namespace, run_id, why),
+            )
         )
 
+    def _pages(self, namespace: str, state: str, page: Page, most: int | None = -1) -> Found:
+        """Look at some pages from where the round before ended; from the beginning after the end."""
+        count = 0
+        most = PAGES if most == -1 else most
+        while most is None or count < most:
+            after = self._cursors.pop((namespace, state), b"")
+            # Each by itself: what is wrong in one namespace is not to stop the repair of the others.
+            done = self._isolation.attempt(page, after)
+            if isinstance(done, Failed):
+                self._isolation.note("reconcile", f"namespace {namespace}, runs that are {state}: {done.why}")
+                return
+            applied, place = done.value
+            if place is not None:
+                self._cursors[namespace, state] = place
+            for one in applied:
+                yield namespace, one
+            yield namespace, Applied()  # a page was looked at: enough for a turn, perhaps
+            count += 1
+            if place is None:
+                return
+
     # ------------------------------------------------------------ running
-    def _inquire_running(self, session: Session, namespace: str, now: float) -> dict[RunKey, int]:
+    def _running(self, session: Session, namespace: str, after: bytes, now: float) -> tuple[list[Applied], bytes | None]:
         """Runs whose worker does not name them. Asked through the report queue: a report of theirs may be on its way."""
-        missed: dict[RunKey, int] = {}
         asked: list[tuple[RunKey, int]] = []
-        for key, worker_id, partition in self._store.running(namespace):
+        found, place = self._store.running(namespace, after, PAGE)
+        for key, worker_id, partition in found:
             worker = self._live.workers.get(worker_id)
             if worker is not None and (key in worker.held or worker.beats < BEATS_TO_TRUST):
                 continue
             if worker is None and self._live.listened(now) < self._live.lease:
                 continue
-            missed[key] = self._missed.get(key, 0) + 1
-            if missed[key] >= 2:
+            if self._missed.get((namespace, key)) == self._rounds - 1:
                 asked.append((key, partition))
+            self._missed[namespace, key] = self._rounds
         inquire(session, namespace, asked)
-        return missed
+        return [], place
 
     # ------------------------------------------------------------ queued
-    def _revive_queued(self, session: Session, namespace: str) -> Iterator[Applied]:
-        before = self._store.clock() - int(self.stale_after * SECOND)
-        lost: list[bytes] = []
-        unproven: dict[str, int] = {}
-        markers: dict[str, tuple[int, int]] = {}
-        after = b""
-        for _ in range(PAGES):
-            page = self._store.stale_queued(namespace, before, after, PAGE)
-            for run_id, _epoch, queue, dispatched_at in page.runs:
-                if queue not in markers:
-                    markers[queue] = self._store.marker(namespace, queue)
-                taken_at = markers[queue][1]
-                if dispatched_at < taken_at - int(self._settle * SECOND):
-                    lost.append(run_id)
-                else:
-                    unproven[queue] = max(unproven.get(queue, 0), dispatched_at)
-            if page.next is None:
-                break
-            after = page.next
-        self._send_markers(session, namespace, unproven, markers)
-        return self._again(namespace, lost, before)
-
-    def _send_markers(
-        self, session: Session, namespace: str, queues: dict[str, int], markers: dict[str, tuple[int, int]]
-    ) -> None:
-        now = self._store.clock()
-        paused = self._store.all_pauses().get(namespace, (0, []))[1] if queues else []
-        for queue in queues:
-            if queue in paused:
-                continue  # nothing is taken from it, so nothing would come of it
-            sent_at, taken_at = markers[queue]
-            # One on its way is enough; if it does not come back for long, it may be lost itself.
-            if sent_at > taken_at and sent_at > now - int(2 * self.stale_after * SECOND):
+    def _queued(self, namespace: str, after: bytes) -> tuple[list[Applied], bytes | None]:
+        found, place = self._store.stale_queued(namespace, self._span, after, PAGE)
+        by_queue: dict[str, list[Queued]] = defaultdict(list)
+        for item in found:
+            by_queue[item.queue].append(item)
+        lost: list[tuple[bytes, int]] = []
+        for queue, items in by_queue.items():
+            taken = self._store.mark(namespace, queue).taken
+            lost += [(item.id, item.epoch) for item in items if item.marker is not None and item.marker <= taken]
+            new = [(item.id, item.epoch) for item in items if item.marker is None]
+            if not self._markers.may_prove(namespace, queue):
                 continue
-            session.send(work(namespace, queue), DispatchList(namespace, queue, [], marker=now).encode())
-            self._store.save_marker(namespace, queue, sent_at=now)
+            if new:
+                self._store.await_marker(namespace, queue, new)
+            if new or any(item.marker is not None and item.marker > taken for item in items):
+                self._markers.want(namespace, queue)
+        return self._again(namespace, dict(lost)), place
 
-    def _again(self, namespace: str, run_ids: list[bytes], before: int) -> Iterator[Applied]:
+    def _again(self, namespace: str, epochs: dict[bytes, int]) -> list[Applied]:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             now = self._store.clock()
             for row in rows.values():
-                if row.state == State.QUEUED and row.updated_at < before:
+                if row.state == State.QUEUED and row.epoch == epochs[row.id] and row.marker is not None:
                     effects.deliver_again(row, now)
 
-        return self._apply(namespace, run_ids, decide)
+        return self._apply(namespace, list(epochs), decide)
 
-    # ------------------------------------------------------------ waiting, stalled
-    def _revive_waiting(self, namespace: str) -> Iterator[Applied]:
-        """A page of each state a pass: there may be very many, and hardly ever is one without its delivery."""
-        before = self._store.clock() - int(self.stale_after * SECOND)
-        found: list[bytes] = []
-        for state in (State.SCHEDULED, State.WAITING):
-            cursor = self._cursors.get((namespace, state), b"")
-            page, after = self._store.stale_undelivered(namespace, state, before, cursor, PAGE)
-            self._cursors[namespace, state] = after or b""
-            found += page
+    # ------------------------------------------------------------ waiting
+    def _undelivered(self, namespace: str, state: State, after: bytes) -> tuple[list[Applied], bytes | None]:
+        found, place = self._store.stale_undelivered(namespace, state, self._span, after, 2 * PAGE)
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             now = self._store.clock()
             for row in rows.values():
-                if row.updated_at >= before:
+                if is_recent(row.updated_at, now, self._span):
                     continue
                 if row.waits is not None:
                     workflows.heed(row, effects, now)
@@ -182,19 +227,36 @@ class Reconciler:
                     row.waiting_on = None
                     effects.deliver(row, now)
 
-        return self._apply(namespace, found, decide, arrived=True)
+        return self._apply(namespace, found, decide, arrived=True), place
 
-    def unpark(self, namespace: str, names: Iterable[tuple[str, str]] | None = None) -> Iterator[Applied]:
-        """Dispatch the stalled runs whose definition a live worker has (all such definitions, or `names`)."""
-        known = self._live.definitions(namespace) if names is None else names
-        found = self._store.stalled(namespace, known)
+    # ------------------------------------------------------------ stalled
+    def unpark(self, namespace: str) -> list[Applied]:
+        """A worker has said hello: dispatch a page of the stalled runs that it can execute; `unpark_more` goes on."""
+        applied, place = self._stalled(namespace, b"")
+        self._hurry.pop(namespace, None)
+        if place is not None:
+            self._hurry[namespace] = place
+        return applied
+
+    def unpark_more(self) -> Found:
+        """The next page of the stalled runs of a namespace in which a worker has said hello."""
+        for namespace, after in list(self._hurry.items())[:1]:
+            del self._hurry[namespace]
+            applied, place = self._stalled(namespace, after)
+            if place is not None:
+                self._hurry[namespace] = place
+            for one in applied:
+                yield namespace, one
+
+    def _stalled(self, namespace: str, after: bytes) -> tuple[list[Applied], bytes | None]:
+        found, place = self._store.stalled(namespace, self._live.skills(namespace), after, PAGE)
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             rules = self._rules(namespace)
             for row in rows.values():
                 core.unpark(row, rules, effects)
 
-        return self._apply(namespace, found, decide)
+        return self._apply(namespace, found, decide), place
 
 
 def inquire(session: Session, namespace: str, keys: Iterable[tuple[RunKey, int]]) -> None:

@@ -15,6 +15,7 @@ from aiki.storage import Store
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.rows import RunRow
 
+FOUND_AT_ONCE: Final = 500
 AT_ONCE: Final = 100
 """Runs a transaction."""
 MANY: Final = 500
@@ -40,6 +41,7 @@ class Stirring:
         self._isolation = isolation
         self._refuse = refuse
         self._noted: dict[tuple[str, bytes], None] = {}
+        self._place = ("", b"")
         self._resting: dict[tuple[str, bytes], float] = {}
 
     def note(self, namespace: str, run_ids: Iterable[bytes]) -> None:
@@ -48,7 +50,9 @@ class Stirring:
 
     def find(self) -> None:
         """Note what is in the inbox and was not looked at."""
-        self._noted.update(dict.fromkeys(self._store.stirred()))
+        found = self._store.stirred(self._place, FOUND_AT_ONCE)
+        self._place = found[-1] if len(found) >= FOUND_AT_ONCE else ("", b"")  # those that rest hide no others
+        self._noted.update(dict.fromkeys(found))
 
     def run_once(self, now: float) -> Iterator[tuple[str, Applied]]:
         """Look at what was noted; what it yields is to be followed. Raises `StorageUnavailable`."""

@@ -39,6 +39,10 @@ class Wishes:
         number, names = self._pauses.get(namespace, (0, []))
         return {"number": number, "paused": names}
 
+    def paused_queues(self, namespace: str) -> frozenset[str]:
+        """The paused queues of a namespace, as of the last look."""
+        return frozenset(self._pauses.get(namespace, (0, []))[1])
+
     def tell_pauses(self, out: Outbound) -> None:
         """Tell of what has changed since the last look."""
         before, self._pauses = self._pauses, self._store.all_pauses()

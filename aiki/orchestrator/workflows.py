@@ -35,10 +35,12 @@ def steps(row: RunRow, report: Report, now: int, effects: Effects) -> None:
     row.state = State.RUNNING.value
     row.waiting_on = None
     row.started_at = row.started_at or now
-    row.idle_dispatches = row.crashes = 0  # it made progress
+    row.idle_dispatches = 0
     row.failed_at = None
     for item in report.body.get("s", ()):
         step = _checked(item)
+        if step.done:
+            row.crashes = 0  # it made progress; a step that is only begun may be what kills its process
         if step.state == CANCELLED and row.cancel_requested:
             row.cancel_requested = CANCEL_MET
         new = step.ordinal >= row.history
@@ -108,6 +110,7 @@ def continued(row: RunRow, report: Report, now: int, effects: Effects) -> None:
     row.history += 1
     row.history_from = effects.turned[row.id] = row.history
     row.failed_at = None
+    row.crashes = 0
     bring_on(row, effects, now)
     if row.pause_requested:
         effects.dispatch.pop(row.id, None)

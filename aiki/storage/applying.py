@@ -23,10 +23,11 @@ from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
 from aiki.storage import history as histories
-from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
+from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Auditing, Origin, audit_rows
 from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS
 from aiki.storage.database import Database, Writes
 from aiki.storage.dispatching import Dispatching
+from aiki.storage.marking import Marking
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
     SELECT_RUN,
@@ -112,6 +113,8 @@ class Effects:
     """Runs that have ended, and that others than their parents wait for."""
     logs: list[LogRecord] = field(default_factory=list)
     """What runs logged."""
+    unsent: set[bytes] = field(default_factory=set)
+    """Deliveries of the runs that nobody has claimed yet."""
     ended: list[RunRow] = field(default_factory=list)
     """Runs that end in this transaction; found by `apply`."""
 
@@ -121,12 +124,18 @@ class Effects:
         row.epoch += 1
         row.executor = None
         row.worker = None
+        row.marker = None
         self.dispatch[row.id] = (row, due_at, False)
 
     def deliver_again(self, row: RunRow, due_at: int) -> None:
         """Publish the present epoch once more, marked, so that whoever takes it inquires."""
         self.forget.add(delivery_id(row.id, row.epoch))
+        row.marker = None
         self.dispatch[row.id] = (row, due_at, True)
+
+    def never_sent(self, row: RunRow) -> bool:
+        """Whether the run's present dispatch was surely never published; `apply` is to be asked for it (`unsent`)."""
+        return delivery_id(row.id, row.epoch) in self.unsent
 
 
 @dataclass(slots=True)
@@ -149,7 +158,7 @@ class Applied:
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying(Starting, Dispatching, Announcing, RunLogs):
+class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
     """Changing runs."""
 
     db: Database
@@ -166,6 +175,8 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
         arrived: Sequence[bytes] = (),
         orders: bool = True,
         also: Callable[[sa.Connection], None] | None = None,
+        verb: str = "",
+        unsent: bool = False,
     ) -> Applied:
         """Lock the runs that exist among `run_ids`, decide, write, commit. The whole is repeated after a deadlock.
 
@@ -173,13 +184,18 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
         :param attempts: (run, epoch) pairs; `Effects.attempts_there` will hold those that have a recorded attempt.
         :param arrived: runs whose arrivals `Effects.arrived` will hold; they count as looked at.
         :param also: called last, in the same transaction; what it raises undoes all of it.
+        :param verb: what somebody asked for, by name: done once, however often the request is sent or its commit's answer is
+            lost. Reports need no such care: to apply one twice changes nothing.
+        :param unsent: `Effects.unsent` is to be known.
         :param orders: what a parent has ordered counts as looked at too: the decision heeds it.
         :raises StorageUnavailable: nothing was changed, or the answer was lost; asking again is safe.
         :raises RowTooLarge: the database refuses a row of that size; nothing was changed.
         """
         wanted = sorted(set(run_ids))
+        decided: dict[bytes, RunRow] = {}
 
         def work(connection: sa.Connection) -> Applied:
+            nonlocal decided
             found = self.db.where_in(
                 connection,
                 f"SELECT {SELECT_RUN} FROM aiki_runs WHERE namespace = ? AND id",
@@ -187,7 +203,7 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
                 wanted,
                 f"ORDER BY id {self.db.for_update}",
             )
-            rows = {row.id: row for row in map(run_row, found)}
+            decided = rows = {row.id: row for row in map(run_row, found)}
             effects = Effects()
             for run_id, epoch in attempts:
                 sql = "SELECT 1 FROM aiki_attempts WHERE namespace = ? AND run_id = ? AND epoch = ?"
@@ -199,13 +215,30 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
             if len(looked) < len(set(arrived)):  # orders to children that were never made
                 gone = sorted(set(arrived).difference(rows))
                 self.db.where_in(connection, "DELETE FROM aiki_inbox WHERE namespace = ? AND run_id", (namespace,), gone)
+            if unsent:
+                self._find_unsent(connection, namespace, rows, effects)
             decide(rows, effects)
             applied = self._write(connection, namespace, rows, effects)
             if also is not None:
                 also(connection)
             return applied
 
-        return self.db.transaction(work)
+        if verb:
+            return self._do(work, verb, b"".join(wanted).hex(), Applied)
+        return self.db.transaction(work, repeatable=lambda connection, _: self._is_there(connection, namespace, decided))
+
+    def _find_unsent(self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects) -> None:
+        there = sorted(delivery_id(row.id, row.epoch) for row in rows.values() if not row.ended)
+        sql = "SELECT id FROM aiki_deliveries WHERE again = 0 AND namespace = ? AND id"
+        found = self.db.where_in(connection, sql, (namespace,), there, f"ORDER BY id {self.db.for_update}")
+        effects.unsent = {bytes(raw) for (raw,) in found}
+
+    def _is_there(self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow]) -> bool:
+        """Whether changed rows are in the database as they were to be written: then the transaction was committed."""
+        written = {row.id: (row.epoch, row.state, row.updated_at) for row in rows.values() if changed(row)}
+        sql = "SELECT id, epoch, state, updated_at FROM aiki_runs WHERE namespace = ? AND id"
+        found = self.db.where_in(connection, sql, (namespace,), sorted(written), f"ORDER BY id {self.db.for_update}")
+        return bool(written) and {bytes(row[0]): tuple(row[1:]) for row in found} == written
 
     def _write(self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects) -> Applied:
         now = self.clock()
@@ -216,7 +249,7 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
         writes.insert("aiki_attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
         self._drop_old_attempts(writes, namespace, effects)
         writes.delete("DELETE FROM aiki_deliveries WHERE namespace = ? AND id", (namespace,), sorted(effects.forget))
-        self._write_revocations(connection, writes, namespace, effects, now)
+        self._write_revocations(connection, writes, namespace, rows, effects, now)
         writes.insert("aiki_audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
         self._write_steps(writes, namespace, effects, now)
         self._drop_former_turns(writes, namespace, effects)
@@ -374,16 +407,26 @@ class Applying(Starting, Dispatching, Announcing, RunLogs):
         """Delete deliveries by their own ids; absent ones are passed over."""
         self.db.where_in(connection, "DELETE FROM aiki_deliveries WHERE namespace = ? AND id", (namespace,), delivery_ids)
 
-    def _write_revocations(self, connection: sa.Connection, writes: Writes, namespace: str, effects: Effects, now: int) -> None:
-        gone = [(namespace, run_id, epoch) for run_id, epoch in effects.unrevoke]
-        gone += [(namespace, bytes.fromhex(key.run_id), key.epoch) for key, _ in effects.revoke]
+    def _write_revocations(
+        self,
+        connection: sa.Connection,
+        writes: Writes,
+        namespace: str,
+        rows: dict[bytes, RunRow],
+        effects: Effects,
+        now: int,
+    ) -> None:
+        gone = [*effects.unrevoke, *((bytes.fromhex(key.run_id), key.epoch) for key, _ in effects.revoke)]
         if gone:
             writes.send()
-            sql = self.db.placeholders("DELETE FROM aiki_revocations WHERE namespace = ? AND run_id = ? AND epoch = ?")
-            connection.exec_driver_sql(sql, sorted(gone))
-        columns = ("namespace", "run_id", "epoch", "created_at", "interrupt")
-        rows = [(namespace, bytes.fromhex(key.run_id), key.epoch, now, int(interrupt)) for key, interrupt in effects.revoke]
-        writes.insert("aiki_revocations", columns, rows)
+            self.delete_revocations(connection, namespace, gone)
+        columns = ("namespace", "run_id", "epoch", "created_at", "interrupt", "queue")
+        revoked = {(bytes.fromhex(key.run_id), key.epoch): interrupt for key, interrupt in effects.revoke}
+        values = [
+            (namespace, run_id, epoch, now, int(interrupt), rows[run_id].queue)
+            for (run_id, epoch), interrupt in sorted(revoked.items())
+        ]
+        writes.insert("aiki_revocations", columns, values)
 
     def _write_deliveries(self, writes: Writes, namespace: str, effects: Effects, now: int) -> list[tuple[RunRow, bool]]:
         """Record the deliveries; those that are due now, with whether they are marked again."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from aiki import ids
-from aiki.clock import Clock
-from aiki.storage.database import Database
+from aiki.clock import SECOND, Clock
+from aiki.storage.database import OPERATIONS, AlreadyDone, Database
+
+T = TypeVar("T")
 
 AUDIT_COLUMNS: Final = (
     "namespace",
@@ -29,14 +32,20 @@ AUDIT_COLUMNS: Final = (
     "source",
 )
 DONE, REFUSED, FAILED = "done", "refused", "failed"
+KEPT: Final = 25 * 3600 * SECOND
+"""Microseconds for which operations are remembered: longer than clients may send a request again."""
 _numbers = itertools.count()
 
 
 class Origin(NamedTuple):
-    """The request that something was done for: its id, and the address that it came from."""
+    """The request that something was done for: its id, and the address that it came from.
+
+    :ivar key: what the same request has again if it is sent again; empty if that cannot be known.
+    """
 
     request_id: str
     source: str
+    key: bytes = b""
 
 
 NOWHERE: Final = Origin("", "")
@@ -137,6 +146,34 @@ class Auditing:
         """Record one thing in a transaction of its own; verbs record theirs in the transaction that does it."""
         entry = Audited(actor, action, subject, detail, reason, affected, outcome)
         self.db.transaction(lambda connection: self.write_audit(connection, [entry]))
+
+    def operation(self, verb: str, subject: str) -> bytes | None:
+        """The id of what the present request does, the same if the request is sent again; None if that cannot be known."""
+        if not self.origin.key:
+            return None
+        told = f"{self.namespace}\n{verb}\n{subject}".encode("utf-8", "surrogatepass")
+        return hashlib.sha256(self.origin.key + told).digest()[:16]
+
+    def purge_operations(self, limit: int = 1000) -> int:
+        """Forget some operations that nobody can ask for again; how many."""
+
+        def work(connection: sa.Connection) -> int:
+            sql = f"SELECT id FROM {OPERATIONS} WHERE created_at < ? ORDER BY created_at LIMIT {int(limit)}"
+            old = [bytes(raw) for (raw,) in self.db.execute(connection, sql, (self.clock() - KEPT,)).fetchall()]
+            self.db.where_in(connection, f"DELETE FROM {OPERATIONS} WHERE id", (), sorted(old))
+            return len(old)
+
+        return self.db.transaction(work, repeatable=True)
+
+    def _do(self, work: Callable[[sa.Connection], T], verb: str, subject: str, before: Callable[[], T]) -> T:
+        """Do what somebody asked for, once, however often the request is sent or the commit's answer is lost.
+
+        :param before: makes the answer where the request was sent before and has been done.
+        """
+        try:
+            return self.db.transaction(work, operation=self.operation(verb, subject))
+        except AlreadyDone:
+            return before()
 
     def write_audit(self, connection: sa.Connection, entries: Iterable[Audited]) -> None:
         """Record these in the caller's transaction."""

@@ -272,7 +272,7 @@ class Batches(Searching, Rerunning):
                 raise RunConflict(f"batch {batch_id} is over: it is {found.state}")
             self._audit_end(connection, ids.to_bytes(batch_id), "stopped", actor=actor, reason=reason)
 
-        self.db.transaction(work)
+        self._do(work, "stop_batch", batch_id, lambda: None)
         return self.batch(batch_id)
 
     def _audit_end(

@@ -98,12 +98,12 @@ class BatchWork(Batches):
         sql = f"SELECT 1 FROM aiki_batches WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') LIMIT 1"
         if self.db.read(lambda connection: self.db.execute(connection, sql).fetchone()) is None:
             return []  # the usual case takes no lock
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
     def release_batches(self, owner: str) -> None:
         """Let others have the batches of an orchestrator that stops."""
         sql = f"UPDATE aiki_batches SET lease_until = 0 WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') AND lease_owner = ?"
-        self.db.transaction(lambda connection: self.db.execute(connection, sql, (owner,)).rowcount)
+        self.db.transaction(lambda connection: self.db.execute(connection, sql, (owner,)).rowcount, repeatable=True)
 
     def purge_batches(self, before: int, limit: int = 1000) -> int:
         """Delete some of what batches of any namespace that ended before `before` left; how many rows."""
@@ -123,7 +123,7 @@ class BatchWork(Batches):
                 return len(items)
             return int(self.db.execute(connection, "DELETE FROM aiki_batches WHERE namespace = ? AND id = ?", key).rowcount)
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
     def work_batch(self, lease: Lease, limit: int) -> Worked:
         """Bring a batch of this store's namespace on: collect some runs, or do the operation to at most `limit`."""
@@ -256,7 +256,7 @@ class BatchWork(Batches):
             self._record(connection, lease, reached, wanted, outcomes)
 
         try:
-            applied = self.apply(lease.namespace, wanted, decide, also=record)
+            applied = self.apply(lease.namespace, wanted, decide, also=record, verb="batch", unsent=True)
         except (RowTooLarge, DBAPIError, AssertionError, ValueError, TypeError, KeyError) as error:
             # One run spoils the chunk: halve it until that one stands alone.
             if len(wanted) > 1:

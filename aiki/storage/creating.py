@@ -134,7 +134,11 @@ class Creating:
                 made = self._create_one(runs[0], claim, actor)
                 if made is not None:
                     return made
-            return self.db.transaction(lambda c: self._create(c, self.namespace, runs, claim, batch, actor))
+            now = self.clock()
+            return self.db.transaction(
+                lambda c: self._create(c, self.namespace, runs, claim, batch, actor, now),
+                repeatable=lambda c, made: self._made(c, [item.id for item in made.accepted if item.created], now),
+            )
         except RowTooLarge as error:
             raise PayloadTooLarge(
                 f"the database refuses a payload of that size ({error}); raise its max_allowed_packet, or lower "
@@ -172,8 +176,9 @@ class Creating:
         claim: float | None,
         batch: int | None,
         actor: str = "",
+        now: int | None = None,
     ) -> Created:
-        now = self.clock()
+        now = self.clock() if now is None else now
         answers: dict[int, Accepted] = {}
         fresh: list[tuple[int, NewRun]] = []
         for position, run in enumerate(runs):
@@ -211,7 +216,8 @@ class Creating:
                     Insert("aiki_payloads", PAYLOAD_COLUMNS, payloads),
                     Insert("aiki_deliveries", DELIVERY_COLUMNS, deliveries),
                     Insert("aiki_audit", AUDIT_COLUMNS, self._audit_rows(actor, [run], now) if actor else []),
-                ]
+                ],
+                lambda connection: self._made(connection, [run.id], now),
             )
         except IntegrityError as error:
             if is_duplicate(error):
@@ -219,6 +225,14 @@ class Creating:
             raise
         published = claim is not None and rows.state is State.QUEUED
         return Created([Accepted(run.id, rows.state, True)], [self._outgoing(self.namespace, run, rows)] if published else [])
+
+    def _made(self, connection: sa.Connection, run_ids: Sequence[str], now: int) -> bool:
+        """Whether these runs are there, made by a call that began at `now`."""
+        sql = "SELECT created_at FROM aiki_runs WHERE namespace = ? AND id = ?"
+        if not run_ids:
+            return False
+        row = self.db.execute(connection, f"{sql} {self.db.for_update}", (self.namespace, ids.to_bytes(run_ids[0]))).fetchone()
+        return row is not None and row[0] == now
 
     def _audit_rows(self, actor: str, runs: Sequence[NewRun], now: int) -> list[tuple[Any, ...]]:
         """One record for all runs of a request."""

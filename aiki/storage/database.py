@@ -19,10 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from uuid import uuid4
 
 import pymysql
 import sqlalchemy as sa
@@ -31,6 +33,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from aiki.clock import LearntClock
 from aiki.errors import ConfigurationError, StorageUnavailable
 from aiki.settings import read_secret
 from aiki.storage.long_statements import allow_long_statements
@@ -56,6 +59,9 @@ _OLDEST_CONNECTION = 900
 """Seconds after which a connection is made anew: so readers, too, leave a server that was the primary once."""
 
 MAX_RETRIES = 8
+TIME_EVERY = 300.0
+"""Seconds after which the server's time is asked for again."""
+_TIME = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
 ROWS_A_STATEMENT = 500
 BYTES_A_STATEMENT = 512 * 1024
 
@@ -77,6 +83,14 @@ def _literal(value: str | int) -> str:
     return str(value) if isinstance(value, int) else f"'{value}'"
 
 
+OPERATIONS = "aiki_operations"
+"""The table of what was done: see `Database.transaction`."""
+
+
+class AlreadyDone(Exception):
+    """What is asked for was done by an earlier call, under the same operation's id."""
+
+
 class RowTooLarge(Exception):
     """The database refuses a row because of its size (max_allowed_packet); the statement changed nothing."""
 
@@ -91,6 +105,19 @@ class Insert(NamedTuple):
     table: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+
+
+@dataclass(slots=True)
+class _Doubt(Generic[T]):
+    """What is not known of a transaction whose commit was not answered.
+
+    :ivar latest: the answer of the last try, in a list of one; `committing`: that try came as far as its commit.
+    :ivar answers: the answer of a try that may have been committed.
+    """
+
+    latest: list[T] = field(default_factory=list)
+    committing: bool = False
+    answers: list[T] = field(default_factory=list)
 
 
 class Database:
@@ -118,11 +145,13 @@ class Database:
     ) -> None:
         self.timeout = timeout
         self.url = sa.make_url(url)
+        self.clock = LearntClock()
+        """The server's clock. A file has none of its own: its clock is the machine's."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self.engine = _sqlite_engine(self.url, timeout)
         elif self.url.get_backend_name() in ("mysql", "mariadb"):
-            self.engine = _mysql_engine(self.url, timeout, idle_limit, pool_size)
+            self.engine = _mysql_engine(self.url, timeout, idle_limit, pool_size, self.clock)
             if endless:
                 allow_long_statements(self.engine)
         else:
@@ -134,7 +163,7 @@ class Database:
         if self.is_sqlite or primary:
             self._reading = self.engine
         else:
-            self._reading = _mysql_engine(self.url, timeout, idle_limit, pool_size, "AUTOCOMMIT")
+            self._reading = _mysql_engine(self.url, timeout, idle_limit, pool_size, self.clock, "AUTOCOMMIT")
         if password_file and not self.is_sqlite:
             _take_password_from(password_file, *{self.engine, self._reading})
         self._placeholder = "?" if self.is_sqlite else "%s"
@@ -151,39 +180,91 @@ class Database:
         self.engine.dispose(close=False)
         self._reading.dispose(close=False)
 
+    def now(self) -> int:
+        """The time by the server's clock, microseconds since the Unix epoch; by this machine's while the server is away."""
+        if not self.is_sqlite and not self.clock.known:
+            try:
+                self.read(sa.Connection.in_transaction)  # to connect is to learn it
+            except StorageUnavailable:
+                pass  # whatever the time is for will say so
+        return self.clock()
+
+    def time_there(self) -> int:
+        """What the server answers when it is asked for the time; not for SQLite. Raises `StorageUnavailable`."""
+        return self.read(lambda connection: int(connection.exec_driver_sql(_TIME).fetchone()[0]))  # type: ignore[index]
+
     # ------------------------------------------------------------ transactions
-    def transaction(self, work: Callable[[sa.Connection], T], *, deadline: float | None = None) -> T:
+    def transaction(
+        self,
+        work: Callable[[sa.Connection], T],
+        *,
+        deadline: float | None = None,
+        repeatable: bool | Callable[[sa.Connection, T], bool] = False,
+        operation: bytes | None = None,
+    ) -> T:
         """Run `work` in a transaction and commit; the whole is repeated after a deadlock or a lost connection.
 
+        The answer to a commit can be lost, and then nobody knows whether it happened. So `work` leaves the id of its operation
+        in the same transaction, and before it is repeated that id is looked for: what was committed is not done again, and its
+        answer is the first one.
+
         :param deadline: `time.monotonic()` after which it is not repeated; the default is `timeout` from now.
+        :param repeatable: True: to do it twice changes nothing more, and answers as well; no id is left. Or a function that
+            tells, by what `work` has written, whether the transaction that gave this answer was committed.
+        :param operation: the id (16 bytes), if whoever asks may ask again under it.
+        :raises AlreadyDone: an earlier call has done the operation.
         :raises StorageUnavailable: the database is away, or kept refusing.
         """
+        doubt = _Doubt[T]()
+        raw = None if repeatable else operation or uuid4().bytes
 
         def once() -> T:
+            doubt.committing = False
             with self.engine.begin() as connection:
                 if self.is_sqlite:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
-                return work(connection)
+                if raw is not None and not self._leave(connection, raw):
+                    if doubt.answers:
+                        return doubt.answers[0]
+                    raise AlreadyDone
+                if doubt.answers and callable(repeatable) and repeatable(connection, doubt.answers[0]):
+                    return doubt.answers[0]
+                answer = work(connection)
+                doubt.latest, doubt.committing = [answer], True
+            return answer
 
-        return self._repeated(once, deadline)
+        return self._repeated(once, deadline, doubt)
 
-    def _repeated(self, once: Callable[[], T], deadline: float | None = None) -> T:
+    def _leave(self, connection: sa.Connection, operation: bytes) -> bool:
+        """Leave the id of an operation in its transaction; False: it is there. Waits for a transaction that is about to."""
+        sql = f"{self.insert_ignore} INTO {OPERATIONS} (id, created_at) VALUES (?, ?)"
+        return int(self.execute(connection, sql, (operation, self.clock())).rowcount) == 1
+
+    def _repeated(self, once: Callable[[], T], deadline: float | None = None, doubt: _Doubt[T] | None = None) -> T:
         limit = time.monotonic() + self.timeout if deadline is None else deadline
+        lost = 0
         for tries in range(1, MAX_RETRIES + 1):
             try:
                 return once()
             except IntegrityError:
                 raise
             except (DBAPIError, PoolTimeout) as error:
-                pause = self._pause_before_retry(error, tries)
-                if pause is None or time.monotonic() + pause > limit:
+                lost += int(isinstance(error, DBAPIError) and error.connection_invalidated)
+                pause = self._pause_before_retry(error, tries, lost)
+                asked = False
+                if doubt is not None and doubt.committing:
+                    # Only the answer is missing: to ask for it is worth one more try, however late it is.
+                    asked = not doubt.answers and pause is not None
+                    doubt.answers = doubt.latest
+                if pause is None or (time.monotonic() + pause > limit and not asked):
                     raise self._unavailable(error) from error
                 time.sleep(pause)
         raise StorageUnavailable("the database kept refusing (deadlocks)")
 
-    def write_at_once(self, inserts: Sequence[Insert]) -> None:
+    def write_at_once(self, inserts: Sequence[Insert], committed: Callable[[sa.Connection], bool]) -> None:
         """Insert all rows and commit, on MySQL in a single round trip; for a few rows, where round trips are what costs.
 
+        :param committed: whether the rows that are there are these; asked only if the answer to a commit was lost.
         :raises IntegrityError: a key exists already; nothing was written.
         :raises StorageUnavailable: nothing was written, or the answer was lost.
         """
@@ -194,9 +275,19 @@ class Database:
                 for item in inserts:
                     self.insert(connection, *item)
 
-            self.transaction(work)
+            self.transaction(work, repeatable=lambda connection, _: committed(connection))
             return
-        self._repeated(lambda: self._write_script(inserts))
+        doubt = _Doubt[None](latest=[None])
+
+        def once() -> None:
+            doubt.committing = True  # the one round trip commits
+            try:
+                self._write_script(inserts)
+            except IntegrityError:
+                if not doubt.answers or not self.read(committed):
+                    raise
+
+        self._repeated(once, None, doubt)
 
     def _write_script(self, inserts: Sequence[Insert]) -> None:
         with self.engine.connect() as connection:
@@ -254,8 +345,11 @@ class Database:
         finally:
             _thread.primary = before
 
-    def _pause_before_retry(self, error: SQLAlchemyError, tries: int) -> float | None:
-        """Seconds to wait before the transaction is repeated, or None if repeating it is of no use."""
+    def _pause_before_retry(self, error: SQLAlchemyError, tries: int, lost: int) -> float | None:
+        """Seconds to wait before the transaction is repeated, or None if repeating it is of no use.
+
+        :param lost: how many connections it has lost.
+        """
         if isinstance(error, PoolTimeout):
             return None
         code = error_code(error)
@@ -263,7 +357,7 @@ class Database:
             raise RowTooLarge(str(getattr(error, "orig", error))[:300]) from error
         if code in _RETRY_CODES or _sqlite_busy(error):
             return random.uniform(0.005, 0.02) * tries  # noqa: S311  (jitter, not a secret)
-        if isinstance(error, DBAPIError) and error.connection_invalidated and tries == 1:
+        if isinstance(error, DBAPIError) and error.connection_invalidated and lost == 1:
             return 0.0
         if code in _READ_ONLY_CODES:
             # After a fail-over the pooled connections lead to what is a replica now: the next ones find the new primary.
@@ -587,8 +681,22 @@ def _sqlite_busy(error: SQLAlchemyError) -> bool:
     return isinstance(original, sqlite3.OperationalError) and getattr(original, "sqlite_errorcode", 0) & 0xFF in (5, 6)
 
 
+def _learn_time(raw: Any, clock: LearntClock) -> None:
+    """Ask for the server's time on a driver's connection."""
+    with raw.cursor() as cursor:
+        asked = clock.monotonic()
+        cursor.execute(_TIME)
+        there = int(cursor.fetchone()[0])
+    clock.learn(there, asked, clock.monotonic())
+
+
 def _mysql_engine(
-    url: sa.URL, timeout: float, idle_limit: int, pool_size: int, isolation: IsolationLevel = "READ COMMITTED"
+    url: sa.URL,
+    timeout: float,
+    idle_limit: int,
+    pool_size: int,
+    clock: LearntClock,
+    isolation: IsolationLevel = "READ COMMITTED",
 ) -> sa.Engine:
     if url.get_driver_name() not in ("pymysql",):
         url = url.set(drivername=f"{url.get_backend_name()}+pymysql")
@@ -620,11 +728,14 @@ def _mysql_engine(
             # The library goes on in the clear with a server, or somebody in between, that says it has no TLS.
             raw.close()
             raise pymysql.err.OperationalError(2026, "the server has no TLS, which the URL or AIKI_DATABASE_CA asks for")
+        lock_limit = max(1, round(timeout) - 1)
         with raw.cursor() as cursor:
+            # The zone: in an hour that comes twice, where summer time ends, a local time does not tell which one it is.
             cursor.execute(
-                f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {max(1, round(timeout) - 1)}, "
+                f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {lock_limit}, time_zone = '+00:00', "
                 f"sql_mode = '{_SQL_MODE}'"
             )
+        _learn_time(raw, clock)
 
     # The server ends sessions that were idle for long. One in use is kept, however old: to connect takes some 40 ms of CPU.
     @event.listens_for(engine, "checkin")
@@ -632,10 +743,15 @@ def _mysql_engine(
         record.info["idle_since"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def _take_out(_raw: Any, record: Any, _proxy: Any) -> None:
+    def _take_out(raw: Any, record: Any, _proxy: Any) -> None:
         now = time.monotonic()
         if now - record.info.get("idle_since", now) > max(2, idle_limit - 5):
             raise DisconnectionError("it was idle for so long that the server may have ended it")
+        if clock.age() > TIME_EVERY:
+            try:
+                _learn_time(raw, clock)
+            except pymysql.err.Error as error:
+                raise DisconnectionError(f"it does not answer: {error}") from None
 
     return engine
 

@@ -152,7 +152,7 @@ class Dead(Auditing):
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
         missing = sorted(bytes(row[1]) for row in rows if row[2] is None)
         if missing:
-            self.db.transaction(lambda connection: self._index(connection, after.state, missing))
+            self.db.transaction(lambda connection: self._index(connection, after.state, missing), repeatable=True)
         if len(rows) == limit:
             return Cursor(after.state, rows[-1][0], bytes(rows[-1][1]))
         following = _ENDS.index(after.state) + 1
@@ -205,7 +205,7 @@ class Dead(Auditing):
                 self.write_audit(connection, [Audited(actor, action, subject, detail, reason, affected=len(found))])
             return len(there)
 
-        return self.db.transaction(work)
+        return self._do(work, action, "".join(letter_ids), lambda: 0)
 
 
 FIRST: Final = Cursor(State.FAILED, 0, b"")

@@ -70,6 +70,12 @@ class Delivering(Applying):
         :param each: how the second is done for many runs of a namespace, one of which may be broken.
         """
         now = self.clock()
+        until = now + int(CLAIM_SECONDS * SECOND)
+
+        def claimed(connection: sa.Connection, due: list[tuple[str, bytes, bool]]) -> bool:
+            sql = f"SELECT due_at FROM aiki_deliveries WHERE namespace = ? AND id = ? {self.db.for_update}"
+            found = self.db.execute(connection, sql, due[0][:2]).fetchone() if due else None
+            return found is not None and found[0] == until
 
         def claim(connection: sa.Connection) -> list[tuple[str, bytes, bool]]:
             found = self.db.execute(
@@ -82,7 +88,6 @@ class Delivering(Applying):
             by_namespace: dict[str, list[bytes]] = {}
             for namespace, raw, _ in due:
                 by_namespace.setdefault(namespace, []).append(raw)
-            until = now + int(CLAIM_SECONDS * SECOND)
             for namespace, raws in by_namespace.items():
                 self.db.where_in(
                     connection,
@@ -92,7 +97,7 @@ class Delivering(Applying):
                 )
             return due
 
-        due = self.db.transaction(claim)
+        due = self.db.transaction(claim, repeatable=claimed)
         out = Claimed(more=len(due) >= limit)
         wanted: dict[str, dict[bytes, bool]] = {}
         for namespace, raw, again in due:
@@ -161,8 +166,8 @@ class Delivering(Applying):
             self.db.where_in(
                 connection,
                 "UPDATE aiki_runs SET epoch = epoch + 1, idle_dispatches = idle_dispatches + 1, worker = NULL, "
-                "started_at = NULL, "
-                "waiting_on = NULL, dispatched_at = ?, updated_at = ? WHERE namespace = ? AND id",
+                "started_at = NULL, waiting_on = NULL, marker = NULL, dispatched_at = ?, updated_at = ? "
+                "WHERE namespace = ? AND id",
                 (now, now, namespace),
                 list(plain),
             )
@@ -192,7 +197,7 @@ class Delivering(Applying):
             return
         where = namespace or self.namespace
         ordered = sorted(delivery_ids)
-        self.db.transaction(lambda connection: self.delete_deliveries(connection, where, ordered))
+        self.db.transaction(lambda connection: self.delete_deliveries(connection, where, ordered), repeatable=True)
 
     def released(self, delivery_ids: Sequence[bytes], namespace: str | None = None) -> None:
         """These were certainly never sent: due at once, unmarked, for whoever sweeps."""
@@ -208,7 +213,7 @@ class Delivering(Applying):
                 sorted(delivery_ids),
             )
 
-        self.db.transaction(work)
+        self.db.transaction(work, repeatable=True)
 
     def next_due(self) -> int | None:
         """When the next delivery is due, or None if there is none."""
@@ -245,14 +250,14 @@ class Delivering(Applying):
                     continue
                 if row.state == State.RUNNING.value or row.attempt > 1 or row.history:
                     continue
-                if row.state == State.QUEUED.value:
+                if row.state == State.QUEUED.value and not effects.never_sent(row):
                     effects.revoke.append((_key(row), False))
                 row.state = State.CANCELLED.value
                 row.cancel_reason = row.waiting_on = "expired before it started"
                 row.error_type, row.error_message = "Expired", "it had not started by the time it expires"
                 row.finished_at = now
 
-        return self.apply(namespace, run_ids, decide)
+        return self.apply(namespace, run_ids, decide, unsent=True)
 
 
 def _key(row: RunRow) -> RunKey:

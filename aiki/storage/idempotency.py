@@ -86,20 +86,20 @@ class Idempotency:
                 return Claim(True, True, created_at, again=not over)
             return Claim(False, same, created_at, status, headers or "", bytes(body) if body is not None else b"")
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
     def record_answer(self, key: bytes, status: int, headers: str, body: bytes) -> None:
         """Keep the answer of a claimed request."""
         sql = "UPDATE aiki_idempotency SET status = ?, headers = ?, body = ? WHERE namespace = ? AND id = ?"
         values = (status, headers, body, self.namespace, key)
-        self.db.transaction(lambda connection: self.db.execute(connection, sql, values))
+        self.db.transaction(lambda connection: self.db.execute(connection, sql, values), repeatable=True)
 
     def release_key(self, key: bytes, *, unknown: bool = False) -> None:
         """Let go of a claim whose request was refused. `unknown`: it may have been done; the same request may come again."""
         sql = "DELETE FROM aiki_idempotency WHERE namespace = ? AND id = ? AND status IS NULL"
         if unknown:
             sql = "UPDATE aiki_idempotency SET claimed_at = 0 WHERE namespace = ? AND id = ? AND status IS NULL"
-        self.db.transaction(lambda connection: self.db.execute(connection, sql, (self.namespace, key)))
+        self.db.transaction(lambda connection: self.db.execute(connection, sql, (self.namespace, key)), repeatable=True)
 
     def purge_idempotency(self, limit: int = 500) -> int:
         """Forget at most `limit` answers that need not be kept any more, of all namespaces; returns how many they were."""
@@ -117,4 +117,4 @@ class Idempotency:
                 )
             return len(old)
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)

@@ -101,7 +101,7 @@ class Keys(Auditing):
             return None
         if found.used_at is None or found.used_at < now - SEEN_EVERY:
             touch = "UPDATE aiki_api_keys SET used_at = ? WHERE id = ? AND (used_at IS NULL OR used_at < ?)"
-            self.db.transaction(lambda c: self.db.execute(c, touch, (now, key_id, now - SEEN_EVERY)).rowcount)
+            self.db.transaction(lambda c: self.db.execute(c, touch, (now, key_id, now - SEEN_EVERY)).rowcount, repeatable=True)
         return found
 
     def revoke_key(self, key_id: str, *, actor: str = "") -> KeyView:
@@ -115,7 +115,7 @@ class Keys(Auditing):
             if self.db.execute(connection, sql, (now, key_id)).rowcount:
                 self.write_audit(connection, [Audited(actor, "key.revoke", key_id)])
 
-        self.db.transaction(work)
+        self._do(work, "key.revoke", key_id, lambda: None)
         found = self.key(key_id)
         if found is None:
             raise NotThere(f"there is no key {key_id}")

@@ -44,7 +44,7 @@ class Operating(Delivering, Reading):
                 effects.audit.append(Audited(actor, "terminate" if at_once else "cancel", run_id, reason=reason))
             cancel(row, effects, self.clock(), reason, at_once=at_once)
 
-        applied = self.apply(self.namespace, [raw], decide)
+        applied = self.apply(self.namespace, [raw], decide, verb="terminate" if at_once else "cancel", unsent=True)
         return Cancelled(self._view(run_id), applied.revoke, applied.interrupt, applied.soon, applied.outgoing)
 
     def retry_run(self, run_id: str, *, reason: str = "", actor: str = "") -> Retried:
@@ -60,7 +60,7 @@ class Operating(Delivering, Reading):
             effects.audit.append(Audited(actor, "retry", run_id, f"it was {row.state}", reason))
             retry_row(row, effects, self.clock())
 
-        applied: Applied = self.apply(self.namespace, [raw], decide)
+        applied: Applied = self.apply(self.namespace, [raw], decide, verb="retry")
         return Retried(self._view(run_id), applied.outgoing)
 
 
@@ -119,7 +119,7 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
         effects.revoke.append((key, True))
         if not row.is_workflow:
             return
-    if is_out(row):
+    if is_out(row) and not effects.never_sent(row):
         # Its dispatch may be out, or just begun without our knowing: never begin it, stop it if it runs.
         effects.revoke.append((key, True))
     conclude_cancel(row, now)
@@ -127,7 +127,7 @@ def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: boo
 
 def _cancel_workflow(row: RunRow, effects: Effects, now: int) -> None:
     key = RunKey(row.run_id, row.epoch)
-    out = is_out(row)
+    out = is_out(row) and not effects.never_sent(row)
     if not (out and row.state == State.PAUSED.value):
         row.pause_requested = 0
     if row.state == State.RUNNING.value:

@@ -108,7 +108,7 @@ class People(Auditing):
             self.write_audit(connection, [Audited(actor, "user.add", name, _scope(role, namespaces))])
 
         try:
-            self.db.transaction(work)
+            self._do(work, "user.add", name, lambda: None)
         except IntegrityError as error:
             if is_duplicate(error):
                 raise Conflict(f"there is a user {name} already") from None
@@ -182,7 +182,7 @@ class People(Auditing):
                 raise Conflict(f"{name} is the last admin of all namespaces; make another one first")
             self.write_audit(connection, [audited])
 
-        self.db.transaction(work)
+        self._do(work, audited.action, name, lambda: None)
 
     def _lock_admins(self, connection: sa.Connection, name: str) -> bool:
         """Lock this user and all admins, so that two of them cannot remove each other at once; whether there are any."""
@@ -300,7 +300,7 @@ class People(Auditing):
             return None
         if row[4] < now - SEEN_EVERY:
             touch = "UPDATE aiki_sessions SET seen_at = ? WHERE id = ? AND seen_at < ?"
-            self.db.transaction(lambda c: self.db.execute(c, touch, (now, raw, now - SEEN_EVERY)).rowcount)
+            self.db.transaction(lambda c: self.db.execute(c, touch, (now, raw, now - SEEN_EVERY)).rowcount, repeatable=True)
         return Session(raw, row[0], row[1], namespaces_of(row[2]), row[3])
 
     def sign_out(self, session: Session) -> None:

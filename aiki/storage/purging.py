@@ -1,6 +1,7 @@
 """The verbs of retention: deleting what has ended, a few rows at a time, by primary key.
 
-A run goes with all that is its own: payloads, attempts, steps, arrivals, links, logs, its reference id. **A run is deleted
+A run goes with all that is its own: payloads, attempts, steps, arrivals, links, logs, its reference id; not with its
+revocation, which is there for as long as its dispatch may be in a queue. **A run is deleted
 only if nothing that is kept refers to it**: the parent that started it and the workflows that follow it must be gone, or go in
 the same transaction; a workflow that is retried later finds its children as they were. It must have ended, and long enough
 ago, when its row is locked.
@@ -20,15 +21,7 @@ from aiki.storage.database import Database, is_duplicate
 
 LONG: Final = 1000
 """A workflow of more steps leaves them behind when it is deleted, to be deleted in parts."""
-OWN: Final = (
-    "aiki_payloads",
-    "aiki_attempts",
-    "aiki_links",
-    "aiki_run_logs",
-    "aiki_revocations",
-    "aiki_failures",
-    "aiki_reruns",
-)
+OWN: Final = ("aiki_payloads", "aiki_attempts", "aiki_links", "aiki_run_logs", "aiki_failures", "aiki_reruns")
 """Tables whose rows belong to one run, by `run_id`, and are few."""
 LONG_OWN: Final = (("aiki_steps", "ordinal"), ("aiki_inbox", "id"))
 """The same, with what follows `run_id` in the key, where there may be very many."""
@@ -81,7 +74,7 @@ class Purging:
                 self._delete_runs(connection, namespace, [ended[run_id] for run_id in sorted(going)])
             return len(going)
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
     def _unneeded(self, connection: sa.Connection, namespace: str, ended: dict[bytes, Any]) -> set[bytes]:
         """Those of these runs that no run refers to that stays."""
@@ -147,7 +140,7 @@ class Purging:
                 self.db.execute(connection, "DELETE FROM aiki_leftovers WHERE namespace = ? AND run_id = ?", key).rowcount
             )
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
     # ------------------------------------------------------------ the rest
     def purge_table(self, table: str, namespace: str, before: int, limit: int = 500) -> int:
@@ -167,7 +160,7 @@ class Purging:
             self.db.where_in(connection, f"DELETE FROM {table} WHERE namespace = ? AND id", (namespace,), found)
             return len(found)
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
     def purge_workers(self, before: int, limit: int = 500) -> int:
         """Delete some workers of any namespace that stopped or were lost before `before`; how many."""
@@ -183,7 +176,7 @@ class Purging:
                 self.db.execute(connection, sql, (namespace, raw, before))
             return len(found)
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
     def namespaces_in(self, *tables: str) -> list[str]:
         """See `namespaces_in`."""
@@ -215,7 +208,7 @@ class Purging:
                 return False
             return True
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
 
 def namespaces_in(db: Database, *tables: str) -> list[str]:

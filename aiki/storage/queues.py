@@ -112,15 +112,15 @@ class Queues(Auditing):
             else:
                 sql = "UPDATE aiki_queues SET paused = ?, paused_by = ?, paused_at = ?, reason = ?, changed_at = ? "
                 self.db.execute(connection, f"{sql} WHERE namespace = ? AND name = ?", (*values, *key))
-            action = "pause_queue" if paused else "resume_queue"
-            self.write_audit(connection, [Audited(actor, action, f"queue {queue}", reason=reason)])
+            self.write_audit(connection, [Audited(actor, verb, f"queue {queue}", reason=reason)])
 
+        verb = "pause_queue" if paused else "resume_queue"
         try:
-            self.db.transaction(work)
+            self._do(work, verb, queue, lambda: None)
         except IntegrityError as error:  # somebody else has paused it for the first time, too
             if not is_duplicate(error):
                 raise
-            self.db.transaction(work)
+            self._do(work, verb, queue, lambda: None)
         return self.pauses()
 
     def pauses(self, connection: sa.Connection | None = None) -> Pauses:

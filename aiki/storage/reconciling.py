@@ -1,29 +1,41 @@
-"""The verbs of the reconciler: runs that have no visible cause to move, and the markers that tell which dispatches were
-taken.
+"""The verbs of the reconciler: runs that have no visible cause to move, in pages that go on where the last one ended.
+
+Nothing here asks for "the oldest so many": what cannot be mended at present must not hide what comes after it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from aiki.clock import Clock
 from aiki.history import Waits
 from aiki.messages import RunKey
 from aiki.states import State
-from aiki.storage.database import Database, is_duplicate
+from aiki.storage.database import Database
 from aiki.storage.rows import delivery_id
 
+NAMESPACES_A_PAGE = 50
 
-class StalePage(NamedTuple):
-    """Stale runs, `(id, epoch, queue, dispatched_at)`, and where to go on (None at the end)."""
 
-    runs: list[tuple[bytes, int, str, int]]
-    next: bytes | None
+class Queued(NamedTuple):
+    """A queued run without a delivery. `marker`: the one that is to prove that its dispatch was taken, None for none yet."""
+
+    id: bytes
+    epoch: int
+    queue: str
+    marker: int | None
+
+
+class Running(NamedTuple):
+    """A run that is recorded as running, with the worker (hex) that has it and its partition."""
+
+    key: RunKey
+    worker: str
+    partition: int
 
 
 class Reconciling:
@@ -32,36 +44,111 @@ class Reconciling:
     db: Database
     clock: Clock
 
-    def stale_queued(self, namespace: str, before: int, after: bytes = b"", limit: int = 1000) -> StalePage:
-        """Runs that are queued since before `before` and have no delivery, oldest first.
+    # ------------------------------------------------------------ where to look
+    def states_there(self, after: str = "", limit: int = NAMESPACES_A_PAGE) -> tuple[list[tuple[str, str]], str | None]:
+        """The pairs of namespace and state that have runs, of so many namespaces; and where to go on (None: that was all).
 
-        :param after: the `next` of the page before.
+        It costs by the pairs, not by the runs: the index is entered once for each.
+        """
+
+        def work(connection: sa.Connection) -> tuple[list[tuple[str, str]], str | None]:
+            names = self._next_values(connection, "namespace", "", (), after, limit)
+            if not names:
+                return [], None
+            pairs = [
+                (name, state)
+                for name in names
+                for state in self._next_values(connection, "state", "namespace = ? AND ", (name,), "", len(State))
+            ]
+            return pairs, names[-1] if len(names) == limit else None
+
+        return self.db.read(work)
+
+    def _next_values(
+        self, connection: sa.Connection, column: str, where: str, values: tuple[str, ...], after: str, limit: int
+    ) -> list[str]:
+        """The next distinct values of a column in the index by state, `after` excluded."""
+        if not self.db.is_sqlite:
+            sql = (
+                f"SELECT {column} FROM aiki_runs FORCE INDEX (ix_aiki_runs_state) WHERE {where}{column} > ? "
+                f"GROUP BY {column} ORDER BY {column} LIMIT {int(limit)}"
+            )
+            return [row[0] for row in self.db.execute(connection, sql, (*values, after)).fetchall()]
+        sql = f"SELECT {column} FROM aiki_runs WHERE {where}{column} > ? ORDER BY {column} LIMIT 1"
+        found: list[str] = []
+        while len(found) < limit:
+            row = self.db.execute(connection, sql, (*values, after)).fetchone()
+            if row is None:
+                break
+            after = row[0]
+            found.append(after)
+        return found
+
+    def namespaces(self) -> list[str]:
+        """Namespaces in which anything is defined."""
+        sql = "SELECT DISTINCT namespace FROM aiki_definitions"
+        return [row[0] for row in self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())]
+
+    # ------------------------------------------------------------ pages
+    def stale_queued(
+        self, namespace: str, span: int, after: bytes = b"", limit: int = 1000
+    ) -> tuple[list[Queued], bytes | None]:
+        """Queued runs that nothing has happened to for `span` microseconds and that have no delivery; and where to go on.
+
+        :param after: the place that the page before ended at.
         """
         # The index is walked in pages of `limit`, whatever of it is stale: the cost of a page is bounded.
-        columns = "id, epoch, queue, dispatched_at, updated_at"
+        columns = "id, epoch, queue, dispatched_at, updated_at, marker"
 
-        def work(connection: sa.Connection) -> StalePage:
+        def work(connection: sa.Connection) -> tuple[list[Queued], bytes | None]:
+            now = self.clock()
             rows, place = self._in_state(connection, columns, namespace, State.QUEUED, after, limit)
-            old = [(bytes(row[0]), row[1], row[2], row[3] or 0) for row in rows if max(row[3] or 0, row[4]) < before]
-            there = self._with_delivery(connection, namespace, [(item[0], item[1]) for item in old])
-            stale = [item for item in old if (item[0], item[1]) not in there]
-            return StalePage(stale, place)
+            old = [
+                Queued(bytes(raw), epoch, queue, marker)
+                for raw, epoch, queue, sent, at, marker in rows
+                if not is_recent(max(sent or 0, at), now, span)
+            ]
+            there = self._with_delivery(connection, namespace, [(item.id, item.epoch) for item in old])
+            return [item for item in old if (item.id, item.epoch) not in there], place
 
         return self.db.read(work)
 
     def stale_undelivered(
-        self, namespace: str, state: State, before: int, after: bytes = b"", limit: int = 1000
+        self, namespace: str, state: State, span: int, after: bytes = b"", limit: int = 1000
     ) -> tuple[list[bytes], bytes | None]:
-        """Scheduled or waiting runs, unchanged since `before`, that have no delivery to bring them on; and where to go on.
+        """Scheduled or waiting runs, unchanged for `span`, that have no delivery to bring them on; and where to go on.
 
         A workflow that waits for nothing but what comes from outside needs none.
         """
 
         def work(connection: sa.Connection) -> tuple[list[bytes], bytes | None]:
+            now = self.clock()
             rows, place = self._in_state(connection, "id, epoch, updated_at, waits", namespace, state, after, limit)
-            old = [(bytes(raw), epoch) for raw, epoch, updated_at, waits in rows if updated_at < before and _timed(waits)]
+            old = [(bytes(raw), epoch) for raw, epoch, at, waits in rows if not is_recent(at, now, span) and _timed(waits)]
             there = self._with_delivery(connection, namespace, old)
             return [key[0] for key in old if key not in there], place
+
+        return self.db.read(work)
+
+    def running(self, namespace: str, after: bytes = b"", limit: int = 1000) -> tuple[list[Running], bytes | None]:
+        """Runs recorded as running, and where to go on."""
+
+        def work(connection: sa.Connection) -> tuple[list[Running], bytes | None]:
+            columns = "id, epoch, worker, partition_no"
+            rows, place = self._in_state(connection, columns, namespace, State.RUNNING, after, limit)
+            found = [Running(RunKey(bytes(raw).hex(), epoch), bytes(who or b"").hex(), part) for raw, epoch, who, part in rows]
+            return found, place
+
+        return self.db.read(work)
+
+    def stalled(
+        self, namespace: str, names: Container[tuple[str, str]], after: bytes = b"", limit: int = 1000
+    ) -> tuple[list[bytes], bytes | None]:
+        """Stalled runs whose definition (name, version) is among `names`, and where to go on."""
+
+        def work(connection: sa.Connection) -> tuple[list[bytes], bytes | None]:
+            rows, place = self._in_state(connection, "id, name, version", namespace, State.STALLED, after, limit)
+            return [bytes(raw) for raw, name, version in rows if (name, version) in names], place
 
         return self.db.read(work)
 
@@ -85,62 +172,24 @@ class Reconciling:
         sql = "SELECT id FROM aiki_deliveries WHERE namespace = ? AND id"
         return {by_id[bytes(row[0])] for row in self.db.where_in(connection, sql, (namespace,), list(by_id))}
 
-    def running(self, namespace: str) -> list[tuple[RunKey, str, int]]:
-        """All runs recorded as running, with the worker (hex) that has them and their partition."""
-        sql = "SELECT id, epoch, worker, partition_no FROM aiki_runs WHERE namespace = ? AND state = ?"
-        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, State.RUNNING.value)).fetchall())
-        return [(RunKey(bytes(raw).hex(), epoch), bytes(worker or b"").hex(), part) for raw, epoch, worker, part in rows]
-
-    def stalled(self, namespace: str, names: Iterable[tuple[str, str]], limit: int = 1000) -> list[bytes]:
-        """Stalled runs whose definition (name, version) is among `names`."""
-        wanted = set(names)
-        most = int(limit) * 10
-        sql = f"SELECT id, name, version FROM aiki_runs WHERE namespace = ? AND state = ? ORDER BY created_at, id LIMIT {most}"
-        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, State.STALLED.value)).fetchall())
-        return [bytes(raw) for raw, name, version in rows if (name, version) in wanted][:limit]
-
-    def stirred(self, limit: int = 500) -> list[tuple[str, bytes]]:
-        """Runs (namespace, id) that something has come to and that have not been looked at since."""
-        sql = f"SELECT DISTINCT namespace, run_id FROM aiki_inbox WHERE taken = 0 LIMIT {int(limit)}"
-        rows = self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())
+    def stirred(self, after: tuple[str, bytes] = ("", b""), limit: int = 500) -> list[tuple[str, bytes]]:
+        """Runs (namespace, id) after that place to which something has come that was not looked at; in that order."""
+        sql = (
+            "SELECT DISTINCT namespace, run_id FROM aiki_inbox WHERE taken = 0 "
+            "AND (namespace > ? OR (namespace = ? AND run_id > ?)) "
+            f"ORDER BY namespace, run_id LIMIT {int(limit)}"
+        )
+        key = (after[0], after[0], after[1])
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
         return [(namespace, bytes(raw)) for namespace, raw in rows]
 
-    def namespaces(self) -> list[str]:
-        """Namespaces that have runs or workers."""
-        sql = "SELECT DISTINCT namespace FROM aiki_definitions"
-        return [row[0] for row in self.db.read(lambda connection: self.db.execute(connection, sql).fetchall())]
 
-    # ------------------------------------------------------------ markers
-    def marker(self, namespace: str, queue: str) -> tuple[int, int]:
-        """When the newest marker was sent down a queue, and when the newest that came out had been sent (0: never)."""
-        sql = "SELECT sent_at, taken_at FROM aiki_markers WHERE namespace = ? AND queue = ?"
-        row = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace, queue)).fetchone())
-        return (row[0], row[1]) if row else (0, 0)
+def is_recent(at: int, now: int, span: int) -> bool:
+    """Whether a time that is on record is less than `span` away from now.
 
-    def save_marker(self, namespace: str, queue: str, *, sent_at: int = 0, taken_at: int = 0) -> None:
-        """Record that a marker was sent, or came out; neither time ever goes back."""
-
-        def work(connection: sa.Connection) -> None:
-            row = self.db.execute(
-                connection,
-                f"SELECT sent_at, taken_at FROM aiki_markers WHERE namespace = ? AND queue = ? {self.db.for_update}",
-                (namespace, queue),
-            ).fetchone()
-            if row is None:
-                try:
-                    columns = ("namespace", "queue", "sent_at", "taken_at")
-                    self.db.insert(connection, "aiki_markers", columns, [(namespace, queue, sent_at, taken_at)])
-                except IntegrityError as error:
-                    if not is_duplicate(error):
-                        raise
-                return
-            self.db.execute(
-                connection,
-                "UPDATE aiki_markers SET sent_at = ?, taken_at = ? WHERE namespace = ? AND queue = ?",
-                (max(row[0], sent_at), max(row[1], taken_at), namespace, queue),
-            )
-
-        self.db.transaction(work)
+    On either side: what bears a time far ahead was written by a clock that was wrong, and says nothing of its age.
+    """
+    return abs(now - at) < span
 
 
 def _timed(waits: str | None) -> bool:

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.codec import Payload
 from aiki.errors import DecodeError, RunConflict, RunNotFound
-from aiki.model import Created, NewRun, RunView
+from aiki.model import Accepted, Created, NewRun, RunView
+from aiki.states import State
 from aiki.storage.auditing import Audited
 from aiki.storage.history import INBOX_COLUMNS, STEP_COLUMNS
 from aiki.storage.operating import _raw
@@ -69,7 +70,8 @@ class Rerunning(Steering):
                     self.write_audit(connection, [Audited(actor, "rerun", run_id, told, reason)])
             return created
 
-        return self.db.transaction(work)
+        made = Created([Accepted(copy.id, State.QUEUED, False)], [])
+        return self._do(work, "rerun", copy.id, lambda: made)
 
     def options_of(self, run_id: str) -> dict[str, object]:
         """The options that a run was recorded with, sparse."""

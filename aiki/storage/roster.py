@@ -1,4 +1,4 @@
-"""The verbs about workers, definitions, revocations, markers and dead letters."""
+"""The verbs about workers, definitions and dead letters."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ class WorkerRow:
     paused: tuple[str, ...] = ()
     wanted: str | None = None
     wanted_by: str | None = None
+    triples: tuple[tuple[str, str, str], ...] = ()
+    """Its definitions with their kinds: name, version, kind."""
 
 
 class Said(NamedTuple):
@@ -137,7 +139,7 @@ class Roster(Auditing):
                 entry = Audited(actor, "register", changed[0], ", ".join(changed)[:4000], affected=len(changed))
                 self.db.insert(connection, "aiki_audit", AUDIT_COLUMNS, audit_rows(where, now, self.origin, [entry]))
 
-        self.db.transaction(work)
+        self.db.transaction(work, repeatable=True)
 
     def definitions(self) -> list[DefinitionInfo]:
         """All definitions of the namespace."""
@@ -176,7 +178,7 @@ class Roster(Auditing):
                     (means[name], namespace, name),
                 )
 
-        self.db.transaction(work)
+        self.db.transaction(work, repeatable=True)
 
     # ------------------------------------------------------------ workers
     def save_worker(self, hello: Heartbeat) -> None:
@@ -214,7 +216,7 @@ class Roster(Auditing):
                 if not is_duplicate(error):
                     raise
 
-        self.db.transaction(work)
+        self.db.transaction(work, repeatable=True)
         self.register_definitions_if_new(hello.namespace, definitions)
 
     def register_definitions_if_new(self, namespace: str, definitions: Sequence[tuple[Any, ...]]) -> None:
@@ -243,17 +245,18 @@ class Roster(Auditing):
                     (now, *values, namespace, bytes.fromhex(worker)),
                 )
 
-        self.db.transaction(work)
+        self.db.transaction(work, repeatable=True)
 
     def set_worker_state(self, namespace: str, worker: str, state: str) -> None:
         """Record that a worker has stopped or is lost."""
         sql = "UPDATE aiki_workers SET state = ?, children = '[]' WHERE namespace = ? AND id = ?"
         self.db.transaction(
-            lambda connection: self.db.execute(connection, sql, (state, namespace, bytes.fromhex(worker))).rowcount
+            lambda connection: self.db.execute(connection, sql, (state, namespace, bytes.fromhex(worker))).rowcount,
+            repeatable=True,
         )
 
-    def workers(self, state: str | None = None, *, all_namespaces: bool = False) -> list[WorkerRow]:
-        """Workers, newest first."""
+    def workers(self, state: str | None = None, *, all_namespaces: bool = False, limit: int | None = 1000) -> list[WorkerRow]:
+        """Workers, newest first; at most `limit`."""
         conditions, parameters = ["1 = 1"], []  # type: list[str], list[Any]
         if state is not None:
             conditions.append("state = ?")
@@ -261,7 +264,8 @@ class Roster(Auditing):
         if not all_namespaces:
             conditions.append("namespace = ?")
             parameters.append(self.namespace)
-        sql = f"SELECT {_WORKER} FROM aiki_workers WHERE {' AND '.join(conditions)} ORDER BY started_at DESC LIMIT 1000"
+        sql = f"SELECT {_WORKER} FROM aiki_workers WHERE {' AND '.join(conditions)} ORDER BY started_at DESC"
+        sql += "" if limit is None else f" LIMIT {int(limit)}"
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, parameters).fetchall())
         return [_worker_row(row) for row in rows]
 
@@ -302,7 +306,7 @@ class Roster(Auditing):
             entry = Audited(actor, f"{wanted}_worker", f"worker {found.name} {found.id}", reason=reason)
             self.write_audit(connection, [entry])
 
-        self.db.transaction(work)
+        self._do(work, f"{wanted}_worker", worker_id, lambda: None)
         return self.worker(worker_id)
 
     def wanted_workers(self) -> list[tuple[str, str, Wanted, bool]]:
@@ -327,7 +331,7 @@ class Roster(Auditing):
             sql = "DELETE FROM aiki_orchestrators WHERE namespace = ? AND heard_at < ?"
             self.db.execute(connection, sql, (self.namespace, now - 86400 * SECOND))
 
-        self.db.transaction(work)
+        self.db.transaction(work, repeatable=True)
 
     def orchestrators(self) -> list[OrchestratorRow]:
         """The orchestrators of all namespaces, for each works for all, the one heard last first."""
@@ -352,34 +356,6 @@ class Roster(Auditing):
         rows = self.db.read(lambda connection: self.db.where_in(connection, sql, (namespace,), wanted))
         return {bytes(raw).hex(): (state, name) for raw, state, name in rows}
 
-    # ------------------------------------------------------------ revocations
-    def revocations(self, namespace: str) -> list[RunKey]:
-        """All dispatches of a namespace that may be out and must not begin."""
-        sql = "SELECT run_id, epoch FROM aiki_revocations WHERE namespace = ?"
-        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (namespace,)).fetchall())
-        return [RunKey(bytes(raw).hex(), epoch) for raw, epoch in rows]
-
-    def unannounced(self, before: int) -> list[tuple[str, RunKey, bool]]:
-        """Revocations that were recorded before `before` and may not have been told to the workers."""
-        sql = (
-            "SELECT namespace, run_id, epoch, interrupt FROM aiki_revocations WHERE announced = 0 AND created_at <= ? "
-            "ORDER BY created_at LIMIT 1000"
-        )
-        rows = self.db.read(lambda connection: self.db.execute(connection, sql, (before,)).fetchall())
-        return [(row[0], RunKey(bytes(row[1]).hex(), row[2]), bool(row[3])) for row in rows]
-
-    def announced(self, told: Sequence[tuple[str, RunKey]]) -> None:
-        """These were told."""
-        sql = self.db.placeholders("UPDATE aiki_revocations SET announced = 1 WHERE namespace = ? AND run_id = ? AND epoch = ?")
-        rows = sorted((namespace, bytes.fromhex(key.run_id), key.epoch) for namespace, key in told)
-        if rows:
-            self.db.transaction(lambda connection: connection.exec_driver_sql(sql, rows).rowcount)
-
-    def purge_revocations(self, before: int) -> int:
-        """Drop revocations older than any dispatch can be."""
-        sql = "DELETE FROM aiki_revocations WHERE announced = 1 AND created_at < ?"
-        return self.db.transaction(lambda connection: int(self.db.execute(connection, sql, (before,)).rowcount))
-
     # ------------------------------------------------------------ dead letters
     def save_dead_letter(
         self, namespace: str, source: str, reason: str, headers: Mapping[str, Any], body: bytes, key: bytes | None = None
@@ -403,7 +379,7 @@ class Roster(Auditing):
                 if not is_duplicate(error):
                     raise
 
-        self.db.transaction(work)
+        self.db.transaction(work, repeatable=True)
 
     def dead_letter_count(self) -> int:
         """How many dead letters the namespace has."""
@@ -413,6 +389,7 @@ class Roster(Auditing):
 
 
 def _worker_row(row: Any) -> WorkerRow:
+    definitions = json.loads(row[8])
     return WorkerRow(
         row[0],
         bytes(row[1]).hex(),
@@ -422,7 +399,7 @@ def _worker_row(row: Any) -> WorkerRow:
         row[5],
         tuple(json.loads(row[6])),
         row[7],
-        frozenset((item[0], item[1]) for item in json.loads(row[8])),
+        frozenset((item[0], item[1]) for item in definitions),
         json.loads(row[9]),
         row[10],
         row[11],
@@ -432,4 +409,5 @@ def _worker_row(row: Any) -> WorkerRow:
         tuple(json.loads(row[15] or "[]")),
         row[16],
         row[17],
+        tuple((item[0], item[1], item[2] if len(item) > 2 else "task") for item in definitions),
     )

@@ -70,6 +70,7 @@ class RunRow:
     waits: str | None
     pause_requested: int
     failed_at: str | None
+    marker: int | None
     before: tuple[Any, ...] = field(default=(), repr=False)
 
     @property

@@ -21,7 +21,7 @@ from aiki.storage.migrations import legacy
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0015"
+HEAD = "0016"
 """The newest migration; `tests/storage` checks that it is."""
 LOCK_PATIENCE = 600.0
 """Seconds that an upgrade waits for another one."""

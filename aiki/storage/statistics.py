@@ -195,7 +195,7 @@ class Statistics:
                 self.db.where_in(connection, "DELETE FROM aiki_tallies WHERE namespace = ? AND id", (namespace,), found_ids)
             return len(rows)
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
     def _add(self, connection: sa.Connection, rows: list[Any]) -> None:
         if not rows:
@@ -225,7 +225,7 @@ class Statistics:
                     dropped += int(self.db.execute(connection, sql, (namespace, width // SECOND, now - kept)).rowcount)
             return dropped
 
-        return self.db.transaction(work)
+        return self.db.transaction(work, repeatable=True)
 
 
 def _width(since: int, now: int) -> int:

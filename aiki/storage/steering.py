@@ -45,7 +45,7 @@ class Steering(Operating):
                 controls.append((m.PAUSE_SOON, [RunKey(row.run_id, row.epoch)]))
             effects.audit.append(Audited(actor, "pause", run_id, reason=reason))
 
-        applied = self.apply(self.namespace, [raw], decide)
+        applied = self.apply(self.namespace, [raw], decide, verb="pause")
         return Steered(self._view(run_id), applied.outgoing, [*controls, (m.REVOKE, applied.revoke)])
 
     def resume_run(self, run_id: str, *, reason: str = "", actor: str = "") -> Steered:
@@ -56,7 +56,7 @@ class Steering(Operating):
             resume_row(_present(rows, raw, run_id), effects, self.clock())
             effects.audit.append(Audited(actor, "resume", run_id, "", reason))
 
-        applied = self.apply(self.namespace, [raw], decide)
+        applied = self.apply(self.namespace, [raw], decide, verb="resume")
         return Steered(self._view(run_id), applied.outgoing, [])
 
     def wake_run(self, run_id: str, *, name: str = "", reason: str = "", actor: str = "") -> Steered:
@@ -79,7 +79,7 @@ class Steering(Operating):
             effects.arrivals.append((row.id, arrival, True))
             bring_on(row, effects, self.clock())
 
-        applied = self.apply(self.namespace, [raw], decide)
+        applied = self.apply(self.namespace, [raw], decide, verb="wake")
         return Steered(self._view(run_id), applied.outgoing, [])
 
     def send_event(
@@ -126,7 +126,7 @@ class Steering(Operating):
             if fresh:
                 self._check_events(connection, raw, name)
 
-        applied = self.apply(self.namespace, [raw], decide, arrived=[raw], orders=False, also=check)
+        applied = self.apply(self.namespace, [raw], decide, arrived=[raw], orders=False, also=check, verb="event")
         return Steered(self._view(run_id), applied.outgoing, [])
 
     def _check_events(self, connection: sa.Connection, raw: bytes, name: str) -> None:

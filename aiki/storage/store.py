@@ -2,10 +2,9 @@
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
 `steering` (people and workflows), `reading`, `searching`, `outline` (histories as people look at them), `watching` (again and
-again), `queues`, `why`, `roster` (workers, orchestrators, definitions, revocations, dead letters), `reconciling`, `gauging`
-(metrics), `statistics`, `attention` (what is wrong), `webhooks`, `purging` (retention).
-again), `queues`, `batches`, `dead`, `why`, `roster` (workers, orchestrators, definitions, revocations), `reconciling`,
-`gauging` (metrics), `webhooks`, `purging` (retention), `idempotency`, `installing` (who this is).
+again), `queues`, `batches`, `dead`, `why`, `roster` (workers, orchestrators, definitions), `reconciling`, `marking` (markers
+and revocations), `gauging` (metrics), `statistics`, `attention` (what is wrong), `webhooks`, `purging` (retention),
+`idempotency`, `installing` (who this is).
 """
 
 from __future__ import annotations
@@ -68,6 +67,8 @@ class Store(
 
     Threads may share it, and it survives a fork. Every method raises `StorageUnavailable` when the database is away, and none
     takes much longer than `timeout` seconds.
+
+    :param clock: microseconds since the Unix epoch; the default is the database server's, whatever this machine's says.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Store(
         namespace: str = "default",
         partitions: int = 4,
         max_message: int = MAX_MESSAGE,
-        clock: Clock = now_us,
+        clock: Clock | None = None,
         timeout: float = 5.0,
         idle_limit: int = 60,
         password_file: str = "",
@@ -87,7 +88,8 @@ class Store(
         self.namespace = namespace
         self.partitions = partitions
         self.max_message = max_message
-        self.clock = clock
+        self.clock = clock or self.db.now
+        self._own_clock = clock or now_us
         self.origin = NOWHERE
         self.hides: Callable[[str], bool] | None = None
         self._webhooks: dict[str, tuple[int, list[Webhook]]] = {}
@@ -118,10 +120,9 @@ class Store(
         """How many seconds the database's clock is ahead of this process's, or None where they are one."""
         if self.db.is_sqlite:
             return None
-        sql = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
-        before = self.clock()
-        there = self.db.read(lambda connection: int(self.db.execute(connection, sql).fetchone()[0]))
-        return float(there - (before + self.clock()) // 2) / SECOND
+        before = self._own_clock()
+        there = self.db.time_there()
+        return float(there - (before + self._own_clock()) // 2) / SECOND
 
     def close(self) -> None:
         """Let go of all connections."""

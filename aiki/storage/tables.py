@@ -85,6 +85,8 @@ runs = sa.Table(
     sa.Column("waits", _LONGTEXT),
     sa.Column("pause_requested", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("failed_at", _LONGTEXT),
+    # The marker that is to prove that this dispatch was taken out of its queue: it was sent after the dispatch.
+    sa.Column("marker", sa.BigInteger),
     sa.PrimaryKeyConstraint("namespace", "id"),
     # Each ends with the order of lists (`aiki.storage.searching`). What follows it in the first decides names and queues
     # within the index.
@@ -381,11 +383,16 @@ revocations = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("announced", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("interrupt", sa.SmallInteger, nullable=False, server_default="0"),
+    # The queue that the dispatch is in, and the marker that is to prove that it is not (`aiki.storage.marking`).
+    sa.Column("queue", _ascii(64), nullable=False, server_default=""),
+    sa.Column("marker", sa.BigInteger, nullable=False, server_default="-1"),
     sa.PrimaryKeyConstraint("namespace", "run_id", "epoch"),
     sa.Index("ix_aiki_revocations_announced", "announced", "created_at"),
+    sa.Index("ix_aiki_revocations_queue", "namespace", "queue", "marker", "run_id", "epoch"),
     **_OPTIONS,
 )
-"""Dispatches that may be out and must not begin; workers get them in the snapshot and through the control fanout."""
+"""Dispatches that may be out and must not begin; workers get them in the snapshot and through the control fanout. Each stays
+for as long as its dispatch may come out of a queue, whatever becomes of its run."""
 
 markers = sa.Table(
     "aiki_markers",
@@ -394,10 +401,24 @@ markers = sa.Table(
     sa.Column("queue", _ascii(64), nullable=False),
     sa.Column("sent_at", sa.BigInteger, nullable=False),
     sa.Column("taken_at", sa.BigInteger, nullable=False),
+    sa.Column("sent", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("taken", sa.BigInteger, nullable=False, server_default="0"),
     sa.PrimaryKeyConstraint("namespace", "queue"),
     **_OPTIONS,
 )
-"""The newest marker sent down a work queue and the newest that came out of it: all dispatches older than that were taken."""
+"""The number of the newest marker that was sent down a work queue, and of the newest that came out of it: all that was in the
+queue before that one was sent has been taken. (The times are what releases before this compare.)"""
+
+operations = sa.Table(
+    "aiki_operations",
+    metadata,
+    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.PrimaryKeyConstraint("id"),
+    sa.Index("ix_aiki_operations_created_at", "created_at"),
+    **_OPTIONS,
+)
+"""What was done, by ids made before: a transaction that is repeated, or a request that is sent again, finds its own."""
 
 dead_letters = sa.Table(
     "aiki_dead_letters",

@@ -171,7 +171,7 @@ class Webhooks(Announcing, Auditing):
         unknown = sorted(set(states) - {str(state) for state in TERMINAL})
         if unknown or not states:
             raise ValueError(f"states {unknown or states}: a webhook is told of {', '.join(sorted(TERMINAL))}")
-        raw, now = ids.new_id().bytes, self.clock()
+        raw, now = self.operation("webhook.create", url) or ids.new_id().bytes, self.clock()
         values = (self.namespace, raw, url, json.dumps(list(states)), json.dumps(list(names)), secret, 1, now, actor[:255])
         columns = ("namespace", "id", "url", "states", "names", "secret", "enabled", "created_at", "created_by")
 
@@ -182,7 +182,7 @@ class Webhooks(Announcing, Auditing):
             self.db.insert(connection, "aiki_webhooks", columns, [values])
             self.write_audit(connection, [Audited(actor, "webhook.create", ids.to_text(raw), _shown(url))])
 
-        self.db.transaction(work)
+        self._do(work, "webhook.create", url, lambda: None)
         self._webhooks.pop(self.namespace, None)
         return Webhook(ids.to_text(raw), url, tuple(states), tuple(names), True, now, actor)
 
@@ -227,7 +227,7 @@ class Webhooks(Announcing, Auditing):
             self.db.execute(connection, "UPDATE aiki_webhooks SET enabled = ? WHERE namespace = ? AND id = ?", key)
             self.write_audit(connection, [Audited(actor, "webhook.enable" if enabled else "webhook.disable", webhook_id, "")])
 
-        self.db.transaction(work)
+        self._do(work, "webhook.enable" if enabled else "webhook.disable", webhook_id, lambda: None)
         self._webhooks.pop(self.namespace, None)
         return self.webhook(webhook_id)
 
@@ -241,7 +241,7 @@ class Webhooks(Announcing, Auditing):
             self.db.execute(connection, "DELETE FROM aiki_webhook_deliveries WHERE namespace = ? AND webhook_id = ?", key)
             self.write_audit(connection, [Audited(actor, "webhook.delete", webhook_id, "")])
 
-        self.db.transaction(work)
+        self._do(work, "webhook.delete", webhook_id, lambda: None)
         self._webhooks.pop(self.namespace, None)
 
     def webhook_deliveries(self, webhook_id: str, limit: int = 100) -> list[WebhookDelivery]:
@@ -264,7 +264,7 @@ class Webhooks(Announcing, Auditing):
             self.write_audit(connection, [Audited(actor, "webhook.redeliver", webhook_id, f"{count} deliveries")])
             return count
 
-        return self.db.transaction(work)
+        return self._do(work, "webhook.redeliver", webhook_id, lambda: 0)
 
     # ------------------------------------------------------------ delivering, of all namespaces
     def claim_webhooks(self, limit: int = 100) -> list[ClaimedDelivery]:
@@ -314,7 +314,7 @@ class Webhooks(Announcing, Auditing):
                 self.db.execute(connection, sql, (now, namespace, ids.to_bytes(webhook_id)))
 
         if done:
-            self.db.transaction(work)
+            self.db.transaction(work, repeatable=True)
 
     def webhook_refused(self, item: WebhookDelivery, error: str, due_at: int | None, *, tried: bool = True) -> None:
         """It was not delivered; `due_at`: when to try again, None for never. `tried` False: it was only put off."""

@@ -113,7 +113,7 @@ def test_bodies_over_the_limit_are_413(make_api: Callable[..., Api]) -> None:
 
 
 def test_every_answer_is_safe_to_show_and_can_be_traced(api: Api) -> None:
-    for answer in (api.http.get("/healthz"), api.get("/nothing"), api.get("/runs")):
+    for answer in (api.get("/runs"), api.http.get("/healthz"), api.get("/nothing")):
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Cache-Control"] == "no-store"

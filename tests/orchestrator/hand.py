@@ -35,8 +35,11 @@ class HandWorker:
         self.fields = {"name": "hand", "host": "h", "pid": 1, "queues": [queue], "concurrency": 1, "version": "0"}
         self.fields["definitions"] = [[name, "1", "task"] for name in self.definitions]
         self.beat(m.HELLO, **self.fields)
-        self.until(lambda: any(c.kind == m.SNAPSHOT and c.fields["worker"] == self.id for c in self.controls))
+        self.until(lambda: any(self._ends_snapshot(control) for control in self.controls))
         self.session.subscribe(work("default", queue), prefetch)
+
+    def _ends_snapshot(self, control: Control) -> bool:
+        return control.kind == m.SNAPSHOT and control.fields["worker"] == self.id and not control.fields.get("more")
 
     def beat(self, kind: str = m.BEAT, **fields: object) -> None:
         self.session.send(HEARTBEAT, Heartbeat("default", kind, self.id, self.held, fields).encode())

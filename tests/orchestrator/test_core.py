@@ -8,6 +8,7 @@ from aiki import messages as m
 from aiki.messages import Report, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
+from aiki.orchestrator.live import Skill
 from aiki.states import OPERATOR_TRANSITIONS, TERMINAL, TRANSITIONS, State, may_follow
 from aiki.storage.applying import Effects
 from aiki.storage.rows import RUN_FIELDS, RunRow, delivery_id, run_row
@@ -157,9 +158,39 @@ def test_an_unknown_definition_parks_unless_a_live_worker_has_it() -> None:
     assert run.waiting_on == "no worker has shop.charge@1"
     assert outcome.parked == {("shop.charge", "1")}
     run = row()
-    effects, _ = apply(run, m.UNKNOWN, rules=Rules(NOW, 3, {("shop.charge", "1"): frozenset({"w"})}))
+    effects, _ = apply(run, m.UNKNOWN, rules=having("task", "default"))
     assert run.state == State.QUEUED
     assert effects.dispatch[RUN][1] == NOW + core.UNKNOWN_RETRY
+
+
+def having(kind: str, *queues: str) -> Rules:
+    """One live worker has shop.charge@1, as this kind, and takes from these queues."""
+    return Rules(NOW, 3, {("shop.charge", "1"): {"w": Skill(kind, frozenset(queues))}})
+
+
+@pytest.mark.parametrize(
+    ("rules", "why"),
+    [
+        (
+            having("workflow", "default"),
+            "this run of shop.charge@1 is a task, and the workers that are here have it as a workflow",
+        ),
+        (having("task", "slow"), "no worker that has shop.charge@1 takes from queue default, only from slow"),
+    ],
+)
+def test_a_run_that_no_worker_of_its_queue_can_execute_is_parked_until_one_can(rules: Rules, why: str) -> None:
+    run = row()
+    effects, _ = apply(run, m.UNKNOWN, rules=rules)
+    assert (run.state, run.waiting_on) == (State.STALLED, why)
+    assert effects.dispatch == {}
+    for other in (rules, Rules(NOW, 3, {})):  # looked at again: it stays, and says what is so now
+        core.unpark(run, other, Effects())
+        assert run.state == State.STALLED
+    assert run.waiting_on == "no worker has shop.charge@1"
+    effects = Effects()
+    core.unpark(run, having("task", "slow", "default"), effects)
+    assert run.state == State.QUEUED
+    assert effects.dispatch[RUN][1] == NOW
 
 
 def test_an_inquiry_is_passed_on_and_changes_nothing() -> None:

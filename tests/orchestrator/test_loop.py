@@ -236,7 +236,7 @@ def test_a_marked_copy_whose_original_is_not_begun_is_revoked_and_dispatched_ane
     snapshot = next(c for c in newcomer.controls if c.kind == m.SNAPSHOT)
     assert snapshot.runs == [(raw, 1)]
     worker.send([Report(m.DROPPED, raw, 1, {})], message.runs[0].partition)
-    worker.until(lambda: stage.store.revocations("default") == [])
+    worker.until(lambda: stage.store.revocations("default", "default")[0] == [])
 
 
 def test_a_stalled_run_goes_on_when_a_worker_that_knows_it_says_hello(stage: Stage) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
+from aiki.clock import LearntClock
 from aiki.storage.creating import Durations
 from aiki.storage.database import Database
 from aiki.storage.store import Store
@@ -143,6 +144,7 @@ class SimulatedDatabase(Database):
     def __init__(self) -> None:
         self.timeout = 5.0
         self.url = sa.make_url("sqlite://")
+        self.clock = LearntClock()
         self.is_sqlite = True
         self._placeholder = "?"
         self._statements = {}

@@ -14,6 +14,7 @@ from aiki.model import NewRun, OnConflict, Outgoing
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.inbound import Inbound, Item
+from aiki.orchestrator.live import Skill, Skills
 from aiki.states import State
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Effects
@@ -22,6 +23,8 @@ from tests.storage.conftest import SetClock
 
 ONE = Source("a" * 32, "a/0.1")
 OTHER = Source("b" * 32, "b/0.1")
+FLOW = Skill("workflow", frozenset({"default"}))
+"""That a worker can execute a workflow."""
 
 
 def step(ordinal: int, kind: str, name: str = "x", state: str = OPEN, attempt: int = 0, digest: str = "", **more: Any) -> Step:
@@ -49,7 +52,7 @@ class Bench:
     def __init__(self, store: Store, clock: SetClock) -> None:
         self.store = store
         self.clock = clock
-        self.known: dict[tuple[str, str], frozenset[str]] = {}
+        self.known: Skills = {}
         self.inbound = Inbound(store, lambda namespace: Rules(clock.now, 3, self.known))
         self.out: dict[str, Dispatch] = {}
         self.soon: list[RunKey] = []

@@ -115,7 +115,7 @@ def test_cancelling_a_queued_run_ends_it_and_revokes_its_dispatch(store: Store, 
     key = RunKey(run_id.hex(), 1)
     assert cancelled.run.state is State.CANCELLED
     assert cancelled.interrupt == [key]
-    assert store.revocations("default") == [key]
+    assert store.revocations("default", "default")[0] == [key]
     clock.move(100)
     assert store.claim_due().outgoing == []
     assert store.unannounced(clock.now) == [("default", key, True)]
@@ -202,13 +202,7 @@ def test_stale_runs_are_found(store: Store, clock: SetClock) -> None:
     covered = new()
     store.create_runs([covered], claim=5)
     clock.move(60)
-    page = store.stale_queued("default", clock.now - 30_000_000)
-    assert [item[0] for item in page.runs] == [ids.to_bytes(run.id)]
-
-
-def test_markers_only_go_forward(store: Store) -> None:
-    assert store.marker("default", "q") == (0, 0)
-    store.save_marker("default", "q", sent_at=5)
-    store.save_marker("default", "q", taken_at=5)
-    store.save_marker("default", "q", sent_at=3, taken_at=2)
-    assert store.marker("default", "q") == (5, 5)
+    found, _ = store.stale_queued("default", 30_000_000)
+    assert [item.id for item in found] == [ids.to_bytes(run.id)]
+    clock.move(-7200)  # they bear a time to come: of their age nothing is known
+    assert store.stale_queued("default", 30_000_000) == (found, None)

@@ -177,7 +177,7 @@ def test_an_old_database_with_an_audit_is_upgraded(database_url: str) -> None:
         connection.commit()
     columns = ("namespace", "id", "created_at", "actor", "action", "subject", "detail")
     row = ("default", b"\x01" * 16, 5, "ann", "cancel", "run", "why")
-    db.transaction(lambda connection: db.insert(connection, "aiki_audit", columns, [row]))
+    db.transaction(lambda connection: db.insert(connection, "aiki_audit", columns, [row]), repeatable=True)
     db.close()
     upgrade(database_url)
     store = Store(database_url)

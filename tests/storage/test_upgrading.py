@@ -76,7 +76,8 @@ def test_an_old_installation_keeps_its_rows_and_its_processes(urls: Callable[[],
         make_unprefixed(db)
         columns = "namespace, id, kind, name, version, queue, state, epoch, partition_no, created_at, updated_at"
         row = "'default', {}, 'task', 'a', '1', 'default', 'queued', 1, 0, 5, 5"
-        db.transaction(lambda c: db.execute(c, f"INSERT INTO runs ({columns}) VALUES ({row.format('?')})", (b"\x01" * 16,)))
+        sql = f"INSERT INTO runs ({columns}) VALUES ({row.format('?')})"
+        db.transaction(lambda c: db.execute(c, sql, (b"\x01" * 16,)), repeatable=True)
         upgrade_database(db)
         check(db, fresh)
         count = "SELECT COUNT(*) FROM {}"
@@ -89,7 +90,7 @@ def test_an_old_installation_keeps_its_rows_and_its_processes(urls: Callable[[],
         # A process of the release before goes on, and may be started again, until people say that none is left.
         assert db.read(lambda c: db.execute(c, old).fetchone())[0] == "0008"
         assert set(status(url).views) == set(legacy.OLD_NAMES)
-        db.transaction(lambda c: db.execute(c, f"INSERT INTO runs ({columns}) VALUES ({row.format('?')})", (b"\x02" * 16,)))
+        db.transaction(lambda c: db.execute(c, sql, (b"\x02" * 16,)))
         assert db.read(lambda c: db.execute(c, count.format("aiki_runs")).fetchone())[0] == 2
         upgrade_database(db)
         assert sorted(finish(url)) == sorted(legacy.OLD_NAMES)

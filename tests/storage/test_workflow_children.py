@@ -16,6 +16,7 @@ from aiki.storage.applying import Effects
 from aiki.storage.rows import RunRow
 from tests.storage.bench import (
     CANCELLED,
+    FLOW,
     QUEUED,
     WAITING,
     Bench,
@@ -329,7 +330,7 @@ def test_a_stalled_workflow_goes_on_by_a_worker_and_by_nothing_else(bench: Bench
     bench.stir()
     assert bench.state(run) == "stalled"
     bench.clock.move(1)
-    bench.known = {("shop.flow", "1"): frozenset({"c" * 32})}
+    bench.known = {("shop.flow", "1"): {"c" * 32: FLOW}}
     bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
     assert bench.state(run) == QUEUED
     assert len(bench.history(run).arrivals) == 2

@@ -57,7 +57,7 @@ def test_a_cancel_before_it_has_begun_ends_it_when_its_dispatch_is_dropped(bench
     run = bench.start()
     bench.cancel(run)
     assert bench.state(run) == QUEUED
-    assert [key.epoch for key in bench.store.revocations("default")] == [1]
+    assert [key.epoch for key in bench.store.revocations("default", "default")[0]] == [1]
     bench.report(run, (m.DROPPED, {}))
     bench.nobody_has_it(run)
     assert bench.state(run) == CANCELLED

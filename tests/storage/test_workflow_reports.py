@@ -15,6 +15,7 @@ from tests.storage.bench import (
     CANCELLED,
     COMPLETED,
     FAILED,
+    FLOW,
     ONE,
     OTHER,
     QUEUED,
@@ -215,14 +216,14 @@ def test_a_wait_without_a_time_has_no_delivery_and_the_reconciler_leaves_it_alon
     bench.clock.move(1e6)
     from aiki.states import State
 
-    found, _ = bench.store.stale_undelivered("default", State.WAITING, bench.clock.now)
+    found, _ = bench.store.stale_undelivered("default", State.WAITING, 1_000_000)
     assert found == []
     retrying = bench.start()
     bench.report(retrying, (m.RETRY, {"type": "E", "delay": 5}))
     sql = "DELETE FROM aiki_deliveries"
     bench.store.db.transaction(lambda connection: bench.store.db.execute(connection, sql, ()))
     bench.clock.move(1e6)
-    found, _ = bench.store.stale_undelivered("default", State.WAITING, bench.clock.now)
+    found, _ = bench.store.stale_undelivered("default", State.WAITING, 1_000_000)
     assert [raw.hex() for raw in found] == [retrying], "a workflow's own retry is revived like any"
 
 
@@ -369,7 +370,7 @@ def test_going_on_as_new_twice_by_one_report_is_once(bench: Bench) -> None:
 # ---------------------------------------------------------------- changed code
 def test_code_that_does_not_fit_waits_for_another_worker_or_a_retry(bench: Bench) -> None:
     run = bench.start()
-    bench.known = {("shop.flow", "1"): frozenset({ONE.worker})}
+    bench.known = {("shop.flow", "1"): {ONE.worker: FLOW}}
     bench.steps(run, step(0, "step", "a", "completed", 1))
     bench.clock.move(1)
     bench.report(run, (m.CHANGED, {"ms": 1, "message": "the code no longer fits: " + "x" * 9000}))
@@ -379,7 +380,7 @@ def test_code_that_does_not_fit_waits_for_another_worker_or_a_retry(bench: Bench
     assert (row["epoch"], bench.delivery(run)) == (2, None)
     bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
     assert bench.state(run) == STALLED, "the only worker has tried"
-    bench.known = {("shop.flow", "1"): frozenset({ONE.worker, OTHER.worker})}
+    bench.known = {("shop.flow", "1"): {ONE.worker: FLOW, OTHER.worker: FLOW}}
     bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
     row = bench.row(run)
     assert (row["state"], row["error_type"]) == (QUEUED, None)
@@ -398,8 +399,8 @@ def test_a_version_that_no_worker_has_is_parked_and_goes_on_when_one_has_it(benc
     bench.report(run, (m.UNKNOWN, {}))
     assert (bench.state(run), bench.row(run)["waiting_on"]) == (STALLED, "no worker has shop.flow@3")
     assert bench.parked == {("shop.flow", "3")}
-    bench.known = {("shop.flow", "3"): frozenset({"c" * 32})}
-    assert [raw.hex() for raw in bench.store.stalled("default", bench.known)] == [run]
+    bench.known = {("shop.flow", "3"): {"c" * 32: FLOW}}
+    assert [raw.hex() for raw in bench.store.stalled("default", bench.known)[0]] == [run]
     bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
     assert bench.state(run) == QUEUED
 
@@ -432,6 +433,30 @@ def test_a_workflow_that_crashes_goes_on_with_its_whole_history(bench: Bench) ->
     assert len(bench.history(run).steps) == 1
     bench.steps(run, step(1, "step", "b", "completed", 1))
     assert bench.row(run)["crashes"] == 0, "it made progress"
+
+
+def test_a_step_that_kills_its_process_each_time_ends_its_workflow_soon(bench: Bench) -> None:
+    run = bench.start()
+    delays = []
+    for _ in range(3):
+        # What is reported each time: the step begins, and its process dies.
+        bench.report(run, (m.STEPS, {"s": [step(0, "step", "a", attempt=1)]}), (m.CRASHED, {"signal": "SIGKILL"}))
+        due = bench.delivery(run)
+        delays.append(None if due is None else round((due - bench.clock.now) / 1_000_000))
+        bench.clock.move(60)
+        bench.sweep()
+    assert (bench.state(run), bench.row(run)["crashes"]) == ("dead", 3)
+    assert delays[1] == 1, "the second time it waits"
+    assert len(bench.everything()["attempts"]) == 3
+
+
+def test_a_step_that_is_done_is_progress_and_one_that_is_begun_is_not(bench: Bench) -> None:
+    run = bench.start()
+    bench.report(run, (m.CRASHED, {"signal": "SIGKILL"}))
+    bench.steps(run, step(0, "step", "a", attempt=1), submission(1, child()))
+    assert bench.row(run)["crashes"] == 1
+    bench.steps(run, step(0, "step", "a", "completed", 1))
+    assert bench.row(run)["crashes"] == 0
 
 
 def test_an_expired_workflow_ends_before_it_starts_and_not_after(bench: Bench) -> None:
