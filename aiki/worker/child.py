@@ -98,9 +98,9 @@ class Child:
         """Monotonic nanoseconds: consume only with a snapshot asked for after this."""
         self._connection = Connection(broker, f"aiki-worker {options.name} child {identity.slot}", self._on_lost)
         self._ledger = Ledger(self._connection, self._slot, namespace, identity.worker, identity.executor)
-        self._inbox = Inbox(registry, namespace, self._ledger, self._connection)
-        self._sources = [work(namespace, queue) for queue in options.queues]
         self._revocations = Revocations(shared)
+        self._inbox = Inbox(registry, namespace, self._ledger, self._connection, self._revocations.covers)
+        self._sources = [work(namespace, queue) for queue in options.queues]
         self._gate = Gate(self._slot)
         self._executor = Executor(registry.settings, self._gate)
         self._lock = threading.Lock()

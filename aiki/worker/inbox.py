@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +37,15 @@ class Job:
 class Inbox:
     """Sorts deliveries. `jobs` are ready to begin, oldest first."""
 
-    def __init__(self, registry: Registry, namespace: str, ledger: Ledger, connection: Connection) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        namespace: str,
+        ledger: Ledger,
+        connection: Connection,
+        revoked: Callable[[bytes, int], bool] = lambda *_: False,
+    ) -> None:
+        self._revoked = revoked
         self._registry = registry
         self._namespace = namespace
         self._ledger = ledger
@@ -153,4 +161,12 @@ class Inbox:
             self._send(jobs)
 
     def _send(self, jobs: list[Job]) -> None:
+        # What is revoked does not go back: behind the marker that is to prove it gone it would outlive its revocation.
+        dropped = [job for job in jobs if self._revoked(job.run, job.dispatch.epoch)]
+        for job in dropped:
+            report = Report(messages.DROPPED, job.dispatch.run_id, job.dispatch.epoch, {})
+            self._ledger.add(job.dispatch.partition, report, job.message)
+        jobs = [job for job in jobs if job not in dropped] if dropped else jobs
+        if not jobs:
+            return
         self._ledger.give_back(jobs[0].message.queue, [job.dispatch for job in jobs], [job.message for job in jobs])
