@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from aiki.broker import open_broker, work
+from aiki.broker import open_broker, reports, work
 from aiki.history import Wait
+from aiki.messages import Report, ReportList
 from aiki.storage import open_store
 from tests.scale import FULL
 from tests.storage.bench import Bench, step
@@ -43,4 +44,24 @@ def test_workflows_with_long_histories_that_go_on_together(embedded_system: Syst
 
     wait_until(sent, 120, f"all to be dispatched\n{embedded_system.tails()}")
     session.close()
+    assert peak_mib(orchestrator) < PROMISED_MIB
+
+
+def test_large_results_that_wait_for_an_orchestrator(embedded_system: System) -> None:
+    """1,000 of 5 MB each: they are taken and recorded part by part."""
+    count = 1000 if FULL else 80
+    clock = SetClock()
+    clock.now = time.time_ns() // 1000
+    bench = Bench(open_store(embedded_system.settings, clock=clock), clock)
+    session = open_broker(embedded_system.settings.broker_url, prefix=embedded_system.settings.prefix).connect("test")
+    for number in range(count):
+        run = bench.start("shop.task", kind="task")
+        body = {"ms": 1, "e": "json", "r": f'"{"x" * 5_000_000}"'}
+        partition = bench.out.pop(run).partition
+        report = Report("completed", run, 1, body)
+        session.send(reports(partition), ReportList("default", "a" * 32, f"{'a' * 32}/0.{number}", [report]).encode())
+        session.settled()
+    session.close()
+    orchestrator = embedded_system.orchestrator()
+    embedded_system.wait_states(600 if FULL else 120, completed=count)
     assert peak_mib(orchestrator) < PROMISED_MIB
