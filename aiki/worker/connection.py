@@ -24,6 +24,8 @@ MAX_BACKOFF = 3.0
 CONNECT_TIMEOUT = 5.0
 LOG_SECONDS = 30.0
 STABLE_SECONDS = 5.0
+SIGNATURE = 1024
+"""Bytes that are kept for what is added to a body on its way."""
 
 
 @dataclass(slots=True, eq=False)
@@ -148,7 +150,7 @@ class Connection:
             try:
                 seq = self.session.send(sent.to, sent.body)
             except MessageTooLarge as error:
-                body = self.shrink(sent, error.limit)
+                body = self.shrink(sent, error.limit - SIGNATURE)
                 if body is None:
                     _log.error("a message to %s %s is given up: %s", sent.to.kind, sent.to.key, error)
                     self._open -= not sent.confirmed
