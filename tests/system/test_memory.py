@@ -8,6 +8,7 @@ from pathlib import Path
 from aiki.broker import open_broker, reports, work
 from aiki.history import Wait
 from aiki.messages import Report, ReportList
+from aiki.owning import owned_broker
 from aiki.storage import open_store
 from tests.scale import FULL
 from tests.storage.bench import Bench, step
@@ -53,7 +54,7 @@ def test_large_results_that_wait_for_an_orchestrator(embedded_system: System) ->
     clock = SetClock()
     clock.now = time.time_ns() // 1000
     bench = Bench(open_store(embedded_system.settings, clock=clock), clock)
-    session = open_broker(embedded_system.settings.broker_url, prefix=embedded_system.settings.prefix).connect("test")
+    session = owned_broker(embedded_system.settings, bench.store)[0].connect("test")
     for number in range(count):
         run = bench.start("shop.task", kind="task")
         body = {"ms": 1, "e": "json", "r": f'"{"x" * 5_000_000}"'}
