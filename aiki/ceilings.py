@@ -30,3 +30,17 @@ FETCH_VALUES: Final = 5_000
 FAN_OUT_BYTES: Final = 32 * 1024 * 1024
 """Bytes of submissions that a workflow's process keeps until its function waits for something: a fan-out that is more than a
 history may hold is refused before its first run starts. What is larger than this starts part by part."""
+CONTROL_RUNS: Final = 2000
+"""Runs that one control message names."""
+
+# ---------------------------------------------------------------- the database
+CLAIM_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of inputs and histories that one transaction loads for dispatches; what is due beside them is taken by the next one."""
+STEPS_AT_ONCE: Final = 2_000
+"""Steps of histories that are looked at before it is decided which of their values are loaded; a longer history alone."""
+
+# ---------------------------------------------------------------- events
+EVENTS: Final = 1_000
+"""Events that are kept for a workflow's run which does not wait for them yet."""
+EVENT_BYTES: Final = 16 * 1024 * 1024
+"""Bytes of their data together."""
