@@ -45,7 +45,8 @@ def shape(db: Database) -> dict[str, list[str]]:
                 out[table] = [*map(str, columns), *sorted(f"{item['name']} {item['column_names']}" for item in indexes)]
             else:
                 text = str(connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").fetchone()[1])  # type: ignore[index]
-                lines = [line.strip().rstrip(",") for line in text.split("\n")]
+                # New tables name the row format that older ones have by default.
+                lines = [line.strip().rstrip(",") for line in text.replace(" ROW_FORMAT=DYNAMIC", "").split("\n")]
                 out[table] = [
                     *(line for line in lines if not line.startswith("KEY")),
                     *sorted(line for line in lines if line.startswith("KEY")),
