@@ -37,9 +37,19 @@ REMEMBERED: Final = 400
 QUIET: Final = 60.0
 """Virtual seconds for which the world goes on after the last run has been purged."""
 STAYS: Final = frozenset(
-    *[
-        {"schema", "alembic_version", "installation", "partitions", "definitions", "queues", "workers", "orchestrators"}
-        | {"operations", "chores", "markers", "refusals"}
+    [
+        "schema",
+        "alembic_version",
+        "installation",
+        "partitions",
+        "definitions",
+        "queues",
+        "workers",
+        "orchestrators",
+        "operations",
+        "chores",
+        "markers",
+        "refusals",
     ]
 )
 """Tables (without their prefix) whose rows belong to no run: they are few, whatever has happened."""

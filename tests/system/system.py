@@ -203,14 +203,14 @@ class System:
         return self.start("server", "--bind", f"127.0.0.1:{port}", *arguments)
 
     # ------------------------------------------------------------ asking
-    def app(self, module: str = "shop", **settings: Any) -> Aiki:
-        """A module's tasks and workflows (`shop`, `flows`), in this process, on this system."""
+    def app(self, *modules: str, **settings: Any) -> Aiki:
+        """The tasks and workflows of modules (`shop` if none is named, `flows`), in this process, on this system."""
         import importlib
         import sys as _sys
 
         _sys.path.insert(0, str(HERE))
         try:
-            found = importlib.import_module(module)
+            found = [importlib.import_module(module) for module in modules or ("shop",)]
         finally:
             _sys.path.remove(str(HERE))
         given = {
@@ -220,7 +220,7 @@ class System:
             **settings,
         }
         made = Aiki(**given)
-        for task in found.app.versions.values():
+        for task in (task for module in found for task in module.app.versions.values()):
             define = made.workflow if task.kind == "workflow" else made.task
             define(name=task.name, version=task.version, retry=task.retry)(task.fn)
         self._apps.append(made)
