@@ -715,6 +715,7 @@ def _mysql_engine(
             "read_timeout": max(1, round(timeout)),
             "write_timeout": max(1, round(timeout)),
             "charset": "utf8mb4",
+            "sql_mode": _SQL_MODE,  # before SQLAlchemy looks at it, to see how names are quoted
             # For `write_at_once`. Every statement here is text of ours with placeholders, one or several.
             "client_flag": CLIENT.MULTI_STATEMENTS,
         },
@@ -732,8 +733,7 @@ def _mysql_engine(
         with raw.cursor() as cursor:
             # The zone: in an hour that comes twice, where summer time ends, a local time does not tell which one it is.
             cursor.execute(
-                f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {lock_limit}, time_zone = '+00:00', "
-                f"sql_mode = '{_SQL_MODE}'"
+                f"SET SESSION wait_timeout = {idle_limit}, innodb_lock_wait_timeout = {lock_limit}, time_zone = '+00:00'"
             )
         _learn_time(raw, clock)
 

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from aiki.errors import ConfigurationError, StorageUnavailable
 from aiki.storage.database import Database, safe_url
 from aiki.storage.migrations import legacy
+from aiki.storage.server import check_server
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -68,9 +69,11 @@ class Status(NamedTuple):
 
 
 def status(url: str, timeout: float = 5.0, password_file: str = "") -> Status:
-    """Which schema the database has; changes nothing. Raises `StorageUnavailable`."""
+    """Which schema the database has; changes nothing. Raises `StorageUnavailable`, or
+    `ConfigurationError` where the server is set so that it is of no use."""
     db = Database(url, timeout=timeout, password_file=password_file)
     try:
+        check_server(db)
         version = db.read(_version)
         return Status(safe_url(db.url), version, HEAD, tuple(db.read(_views)) if version else ())
     finally:
@@ -84,6 +87,7 @@ def upgrade(url: str, password_file: str = "") -> None:
     """
     db = Database(url, timeout=30.0, endless=True, password_file=password_file)
     try:
+        check_server(db)
         upgrade_database(db)
     finally:
         db.close()

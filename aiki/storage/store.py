@@ -36,6 +36,7 @@ from aiki.storage.reconciling import Reconciling
 from aiki.storage.refusals import Refusals
 from aiki.storage.roster import Roster
 from aiki.storage.schema import check_schema
+from aiki.storage.server import check_server
 from aiki.storage.statistics import Statistics
 from aiki.storage.watching import Watching
 from aiki.storage.webhooks import Webhook, Webhooks
@@ -110,6 +111,7 @@ class Store(
 
     def check_schema(self) -> None:
         """See that the tables are there and of this version; SQLite's are made. Raises `ConfigurationError`."""
+        check_server(self.db)
         check_schema(self.db)
 
     def ping(self) -> None:

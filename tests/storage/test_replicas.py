@@ -94,9 +94,7 @@ def test_an_orchestrator_reads_in_transactions_alone(maria_tables: str, tmp_path
 
 
 def test_a_commit_of_the_callers_is_looked_for_where_it_was_made(maria_tables: str, tmp_path: Path, outside: list[str]) -> None:
-    client = EmbeddedClient(
-        Settings.load({}, database_url=maria_tables, broker_url=f"sqlite:///{tmp_path}/broker.db")
-    )
+    client = EmbeddedClient(Settings.load({}, database_url=maria_tables, broker_url=f"sqlite:///{tmp_path}/broker.db"))
     engine = sa.create_engine(maria_tables)
     with Session(engine) as session:
         client.enqueue([new_run()], session=session)
