@@ -21,7 +21,7 @@ from tests.simulation.broker import FANOUTS
 from tests.simulation.checks import check_causes, check_end
 from tests.simulation.growth import QUIET, check_growth, check_queues, purge_all
 from tests.simulation.worker import SimulatedWorker
-from tests.simulation.world import LATER, NOBODY, PARTITIONS, Knobs, Started, World, Wrong, living
+from tests.simulation.world import NOBODY, PARTITIONS, Knobs, Started, World, Wrong, living
 
 SETTLE_SECONDS: Final = 400.0
 """Virtual seconds after the last fault by which everything must have come to its end."""
@@ -57,10 +57,7 @@ class Fate:
         ]
         if rng.random() < 0.25:
             theme = rng.choice(self._themes())
-            theme = [one for one in theme if one.__name__ not in LATER]
             return [*theme, self.send_event]
-        troubles = [one for one in troubles if one.__name__ not in LATER]
-        orders = [one for one in orders if one.__name__ not in LATER]
         chosen = rng.sample(troubles, rng.randrange(0, 6)) + rng.sample(orders, rng.randrange(0, 5))
         return [*chosen, self.send_event]
 
@@ -84,9 +81,9 @@ class Fate:
             pass
         for _ in range(rng.choice((1, 1, 2))):
             world.start_orchestrator(rng.random())
-        if rng.random() < 0.1 and "unserved" not in LATER:
+        if rng.random() < 0.1:
             self._pending += self._unserved()
-        if rng.random() < 0.05 and "clock_story" not in LATER:
+        if rng.random() < 0.05:
             self._clock_story()
         late = bool(self._restarts) or rng.random() < 0.1
         for _ in range(rng.choice((1, 2, 2))):
@@ -137,7 +134,7 @@ class Fate:
 
     def _new_run(self) -> NewRun:
         choices = simulated.starts()
-        if self.world.settings.max_crashes <= 3 and "deadly" not in LATER:
+        if self.world.settings.max_crashes <= 3:
             choices.append((simulated.deadly, lambda rng: [rng.randrange(3)]))
         definition, choose = self.rng.choice(choices)
         arguments = choose(self.rng)

@@ -102,7 +102,7 @@ def check_queues(world: World) -> None:
         if address.kind is not Kind.WORK:
             continue
         markers = [message for message in queue.ready if b'"marker"' in message.body[:200]]
-        if len(markers) > MARKERS and "markers" not in world.later:
+        if len(markers) > MARKERS:
             raise wrong(f"{len(markers)} markers stand in queue {address.key}, where one is enough")
         copies = Counter(key for message in queue.ready for key in runs_of(message.body))
         for (run_id, epoch), count in copies.most_common(1):
@@ -124,11 +124,10 @@ def purge_all(world: World) -> None:
 def check_growth(world: World) -> None:
     """To be called when all was purged and some time has passed."""
     rows = {}
-    stays = STAYS | ({"dead_letters"} if "letters" in world.later else set())
     for table in world.db.tables:
         name = table.removeprefix("aiki_")
         count = world.db.ask(f"SELECT COUNT(*) FROM {table}")[0][0]
-        if count and name not in stays and not name.startswith(STATISTICS) and name != "watched":
+        if count and name not in STAYS and not name.startswith(STATISTICS) and name != "watched":
             rows[name] = count
     if rows:
         raise wrong(f"everything has ended and was purged, and these rows are left: {rows}")

@@ -266,7 +266,8 @@ class SimulatedWorker:
             slot._words[at] = word
         self.children[number] = None
         runs = []
-        for item in slot.held()[1]:
+        # A step with a limit of its own has an entry behind its workflow's: the last one counts.
+        for item in {(item.entry.run, item.entry.epoch): item for item in slot.held()[1]}.values():
             entry = item.entry
             where = (entry.run.hex(), entry.epoch, entry.partition)
             runs.append(LeftRun(*where, item.executing, 1, entry.hard, entry.retry_delay, entry.attempt, entry.ordinal))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import types
 import uuid
@@ -38,7 +37,6 @@ from tests.simulation.worker import SimulatedWorker, patched, registry_of
 BEGINNING: Final = 1_800_000_000_000_000
 """Microseconds since the epoch at virtual time 0."""
 PARTITIONS: Final = 2
-LATER: Final = frozenset(os.environ.get("LATER", "deadly").split())
 NOBODY: Final = "nobody"
 """A queue that no worker ever takes from."""
 
@@ -240,8 +238,6 @@ class World:
         self.scheduler = Scheduler(self.rng)
         self.tell = tell
         self.knobs = Knobs.choose(self.rng)
-        for name in LATER & {"broken"}:
-            setattr(self.knobs, name, 0.0)
         self.knobs.disorder = disorder
         self.disorder = disorder
         self.settings = Settings(
@@ -261,7 +257,6 @@ class World:
         self.db.unanswered = self._unanswered
         self.broke = 0
         """Commits of clients that were not answered."""
-        self.later = LATER
         self.odd = Odd(self.rng)
         self.oddities = 0
         """Broken messages that were sent."""
