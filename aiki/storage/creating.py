@@ -22,7 +22,8 @@ from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
 from aiki.model import Accepted, Created, NewRun, Outgoing
 from aiki.states import State
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
-from aiki.storage.database import CHANGED_SINCE_READ, Database, Insert, RowTooLarge, error_code, is_duplicate
+from aiki.storage.database import Database, Insert, RowTooLarge, is_duplicate
+from aiki.storage.outages import CHANGED_SINCE_READ, error_code
 from aiki.storage.rows import EXPIRY_EPOCH, delivery_id
 
 RUN_COLUMNS = (

@@ -1,7 +1,7 @@
 """The connection to the database: engines, transactions that are repeated when they must be, and bulk statements.
 
-One helper runs every transaction, and one list names the errors that are expected of a database under load (deadlock,
-lock time-out, a connection that is gone). Verbs are written so that running one twice is harmless: the answer to a
+One helper runs every transaction; which errors are expected of a database (deadlock, lock time-out, a connection that is
+gone), `aiki/storage/outages.py` names. Verbs are written so that running one twice is harmless: the answer to a
 commit can be lost, and then nobody knows whether it happened.
 
 Bulk statements are built here from column names, never from values: PyMySQL sends a multi-row INSERT as one statement
@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import random
 import re
-import sqlite3
 import ssl
 import threading
 import time
@@ -30,25 +29,17 @@ import pymysql
 import sqlalchemy as sa
 from pymysql.constants import CLIENT
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from aiki.clock import LearntClock
 from aiki.errors import ConfigurationError, StorageUnavailable
 from aiki.settings import read_secret
 from aiki.storage.long_statements import allow_long_statements
+from aiki.storage.outages import READ_ONLY, REPEATED, TOO_LARGE, error_code, is_outage, sqlite_busy
 
 T = TypeVar("T")
 IsolationLevel = Literal["READ COMMITTED", "AUTOCOMMIT"]
-
-CHANGED_SINCE_READ = 1020
-# Deadlock, lock wait time-out, record changed since read (MariaDB snapshot), rolled back by group replication (MySQL).
-_RETRY_CODES = frozenset({1213, 1205, CHANGED_SINCE_READ, 3101})
-# Too many connections, server shutting down, cannot connect, gone away, lost, server not ready, idle session closed.
-_AWAY_CODES = frozenset({1040, 1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 1152, 1158, 1159, 1160, 1161, 4031, 1203})
-# Started with --read-only, in a read-only transaction, InnoDB is read-only, refused by group replication, by Galera.
-_READ_ONLY_CODES = frozenset({1290, 1792, 1836, 3100, 1047})
-_TOO_LARGE_CODES = frozenset({1153, 1406, 1301})
 
 _thread = threading.local()
 """`primary`: what this thread reads, it reads in transactions."""
@@ -353,18 +344,18 @@ class Database:
         if isinstance(error, PoolTimeout):
             return None
         code = error_code(error)
-        if code in _TOO_LARGE_CODES:
+        if code in TOO_LARGE:
             raise RowTooLarge(str(getattr(error, "orig", error))[:300]) from error
-        if code in _RETRY_CODES or _sqlite_busy(error):
+        if code in REPEATED or sqlite_busy(error):
             return random.uniform(0.005, 0.02) * tries  # noqa: S311  (jitter, not a secret)
         if isinstance(error, DBAPIError) and error.connection_invalidated and lost == 1:
             return 0.0
-        if code in _READ_ONLY_CODES:
+        if code in READ_ONLY:
             # After a fail-over the pooled connections lead to what is a replica now: the next ones find the new primary.
             self.engine.dispose()
             self._reading.dispose()
             return 0.0 if tries == 1 else None
-        if code in _AWAY_CODES or isinstance(error, OperationalError):
+        if is_outage(error):
             return None
         raise error
 
@@ -660,12 +651,6 @@ def _weight(row: Sequence[Any]) -> int:
 _ESCAPED = ("'", '"', "\\", "\0", "\n", "\r", "\x1a")
 
 
-def error_code(error: BaseException) -> int | None:
-    """The server's error number, if there is one."""
-    args = getattr(getattr(error, "orig", None), "args", ())
-    return args[0] if args and isinstance(args[0], int) else None
-
-
 def is_duplicate(error: IntegrityError) -> bool:
     """Whether a unique key was violated."""
     return error_code(error) == 1062 or "UNIQUE constraint failed" in str(error.orig)
@@ -674,11 +659,6 @@ def is_duplicate(error: IntegrityError) -> bool:
 def safe_url(url: sa.URL) -> str:
     """The URL without its password."""
     return url.render_as_string(hide_password=True)
-
-
-def _sqlite_busy(error: SQLAlchemyError) -> bool:
-    original = getattr(error, "orig", None)
-    return isinstance(original, sqlite3.OperationalError) and getattr(original, "sqlite_errorcode", 0) & 0xFF in (5, 6)
 
 
 def _learn_time(raw: Any, clock: LearntClock) -> None:

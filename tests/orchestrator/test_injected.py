@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +25,12 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
     lambda: BrokerUnavailable("it is away"),
 )
 STORE = (
-    *("apply", "claim_due", "redispatch", "expire", "delivered", "save_worker", "heard", "save_marker", "save_dead_letter"),
+    *("apply", "claim_due", "redispatch", "expire", "delivered", "save_worker", "heard", "save_dead_letter"),
     *("revocations", "all_pauses", "unannounced", "announced", "stirred", "worker_states", "clock", "claim_batches", "running"),
     *("purge_batches", "stale_queued", "stale_undelivered", "stalled", "namespaces", "fold_tallies", "save_orchestrator"),
-    *("purge_idempotency", "purge_revocations", "wanted_workers", "drop_old_statistics", "save_durations", "runs_of_worker"),
+    *("purge_idempotency", "wanted_workers", "drop_old_statistics", "save_durations", "runs_of_worker"),
     *("set_worker_state", "index_failures", "ping", "probe", "workers"),
+    *("next_marker", "marker_taken", "await_marker", "revoked_queues", "drop_proven", "prove_revocations", "place_revocations"),
 )
 CORE = ("apply_report", "settle_inquiry", "bind_holder", "unpark", "fail_unwritable")
 
@@ -171,3 +173,45 @@ def test_a_run_whose_row_spoils_every_claim_fails_alone(stage: Stage) -> None:
     view = stage.store.get_run(runs[7])
     assert view is not None
     assert (view.state, view.error_type) == (State.FAILED, "CannotGoOn")
+
+
+@pytest.fixture
+def maria_stage(tmp_path: Path, maria_tables: str) -> Iterator[Stage]:
+    made = Stage(tmp_path, maria_tables)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def trap_of_the_server(maria_stage: Stage) -> Iterator[None]:
+    """The server refuses one result, with an error that PyMySQL calls operational: out of range (1690)."""
+    db = maria_stage.store.db
+    largest = "CAST(9223372036854775807 AS SIGNED)"
+    trigger = (
+        "CREATE TRIGGER trap BEFORE INSERT ON aiki_payloads FOR EACH ROW "
+        f"IF NEW.data = '\"poison\"' THEN SET @trapped = {largest} + {largest}; END IF"
+    )
+    db.transaction(lambda connection: connection.exec_driver_sql(trigger).close(), repeatable=True)
+    yield
+    db.transaction(lambda connection: connection.exec_driver_sql("DROP TRIGGER trap").close(), repeatable=True)
+
+
+@pytest.mark.usefixtures("trap_of_the_server")
+def test_a_value_that_the_server_refuses_fails_its_run_alone(maria_stage: Stage) -> None:
+    stage = maria_stage
+    worker = stage.worker()
+    runs = stage.enqueue(count=20)
+    done = 0
+    while done < 20:
+        delivery, message = worker.take()
+        for run in message.runs:
+            worker.report(run, m.COMPLETED, ms=1, e="json", r='"poison"' if run.run_id == runs[7].replace("-", "") else "1")
+            done += 1
+        worker.session.ack([delivery])
+    worker.until(lambda: all(stage.state(run) in TERMINAL for run in runs))
+    states = [stage.state(run) for run in runs]
+    assert states.count(State.COMPLETED) == 19
+    view = stage.store.get_run(runs[7])
+    assert view is not None
+    assert (view.state, view.error_type) == (State.FAILED, "ReportRefused")
+    assert "1690" in (view.error_message or "")

@@ -24,8 +24,8 @@ from tests.storage.conftest import SetClock
 class Stage:
     """A store, a broker and orchestrators on them; time stands until it is moved."""
 
-    def __init__(self, folder: Path) -> None:
-        url = sqlite_database(folder / "aiki.db")
+    def __init__(self, folder: Path, database_url: str = "") -> None:
+        url = database_url or sqlite_database(folder / "aiki.db")
         upgrade(url)
         self.clock = SetClock()
         self.seconds = 1000.0

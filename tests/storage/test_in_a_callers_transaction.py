@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from aiki.errors import ReferenceConflict, RunConflict, StorageUnavailable
 from aiki.model import NewRun
 from aiki.storage import Store, upgrade
-from aiki.storage.database import CHANGED_SINCE_READ
+from aiki.storage.outages import CHANGED_SINCE_READ
 from tests.services import MariaServer
 from tests.storage.test_creating import new
 
