@@ -39,7 +39,7 @@ from aiki.worker.options import Options
 from aiki.worker.process import default_in_copies, heed_not, rss_kib
 from aiki.worker.registry import Registry
 from aiki.worker.run_log import RunLog
-from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Revocations, Shared
+from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Shared
 
 _log = logging.getLogger(__name__)
 
@@ -98,8 +98,13 @@ class Child:
         """Monotonic nanoseconds: consume only with a snapshot asked for after this."""
         self._connection = Connection(broker, f"aiki-worker {options.name} child {identity.slot}", self._on_lost)
         self._ledger = Ledger(self._connection, self._slot, namespace, identity.worker, identity.executor)
-        self._revocations = Revocations(shared)
-        self._inbox = Inbox(registry, namespace, self._ledger, self._connection, self._revocations.covers)
+        self._revoked = shared.revoked
+        self._noticed = 0
+        """The newest number of complete turns of the revocations that was noticed."""
+        self._marked = 0
+        self._taken_before: Job | None = None
+        """The last of the jobs that were here when `_marked` was set to that number."""
+        self._inbox = Inbox(registry, namespace, self._ledger, self._connection, self._revoked.covers)
         self._sources = [work(namespace, queue) for queue in options.queues]
         self._gate = Gate(self._slot)
         self._executor = Executor(registry.settings, self._gate)
@@ -143,8 +148,6 @@ class Child:
         with self._lock:
             self._keeper.start()
             self._slot.ready = True
-            if self._revocations.overrun:
-                self._need_snapshot()
             while not self._leaving():
                 self.turn()
             self._leave()
@@ -214,6 +217,8 @@ class Child:
         for delivery in deliveries:
             self._inbox.accept(delivery)
         self._ledger.settle()
+        if self._slot.rid != self._revoked.complete:
+            self._note_rid()
         if jobs:
             self._settling = False
             self._keeper.note()
@@ -222,9 +227,20 @@ class Child:
             # Nothing to execute: inquiries after a restart of the broker, perhaps many thousands.
             self._wanted_prefetch = self._options.prefetch
         else:
-            self._revocations.update()  # so as not to fall behind the ring
             self._clear_wake()
         self._ledger.flush()
+
+    def _note_rid(self) -> None:
+        """Say so once nothing is here any more that was taken before the revocations were last told whole."""
+        complete = self._revoked.complete
+        if self._noticed != complete:
+            self._noticed = complete  # what was sent to this child by now is received in the next turn
+        elif self._marked != complete:
+            self._marked = complete
+            self._taken_before = self._inbox.jobs[-1] if self._inbox.jobs else None
+        elif not any(job is self._taken_before for job in self._inbox.jobs):
+            self._taken_before = None
+            self._slot.rid = complete
 
     def _pause(self, seconds: float) -> None:
         poller = select.poll()
@@ -316,13 +332,8 @@ class Child:
         if messages.OPT_BIND_FIRST in dispatch.options and not self._bind(job, began):
             self._finish(index, job, Report(messages.RETURNED, dispatch.run_id, dispatch.epoch, {"ms": 0}))
             return
-        if self._revocations.covers(job.run, dispatch.epoch):
+        if self._revoked.covers(job.run, dispatch.epoch):
             self._finish(index, job, Report(messages.DROPPED, dispatch.run_id, dispatch.epoch, {}))
-            return
-        if self._revocations.overrun:
-            self._revocations.overrun = False
-            self._finish(index, job, Report(messages.RETURNED, dispatch.run_id, dispatch.epoch, {"ms": 0}))
-            self._connection.lose("more revocations than the shared ring holds; taking a fresh snapshot")
             return
         attempt = Attempt(dispatch, definition, began)
         if definition.kind == "workflow" and not self._prepare(index, job, attempt):
@@ -514,7 +525,6 @@ class Child:
         if not self._subscribed:
             self._wanted_prefetch = min(SETTLE_PREFETCH, self._options.prefetch)
             self._subscribe()
-        self._revocations.update()  # each question to the workers adds to the ring; so as not to fall behind it
         for delivery in self._connection.receive(0):
             self._inbox.accept(delivery)
         if self._inbox.jobs:

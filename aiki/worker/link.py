@@ -33,7 +33,7 @@ from aiki.worker.notices import LeftRun, Lines, Notice
 from aiki.worker.options import Options
 from aiki.worker.process import rss_kib
 from aiki.worker.registry import Registry
-from aiki.worker.slots import ABORT, CANCEL, REVOKED_ENTRIES, Shared
+from aiki.worker.slots import ABORT, CANCEL, Shared
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ BARRIER_SECONDS: Final = 0.001
 DEATHS: Final = 200
 """Reports in a message about a child that died: each tells the same message of up to some kB."""
 _CONTROL_PREFETCH: Final = 1000
-_PACE: Final = REVOKED_ENTRIES // 4
+TURN_SECONDS: Final = 60.0
+"""Between two times of asking which revocations are of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,9 @@ class Link:
         self._next_hello = 0.0
         self._next_beat = 0.0
         self._next_complaint = 0.0
+        self._next_turn = 0.0
+        self._turned = 0
+        """The newest nonce when the revocations were turned: the answer to a later one completes that."""
         self._notices: dict[int, Notice] = {}
         self._open_reports: dict[int, int] = {}
         """Notice number to how many of its report messages are unconfirmed."""
@@ -138,6 +142,8 @@ class Link:
         self._settle()
         self._report_started()
         now = self._clock()
+        if self._listening and self._shared.revoked.should_turn:
+            self._turn_revocations(now)
         if self._listening and self._hello_due(now):
             self._say_hello(now)
         elif self._listening and now >= self._next_beat:
@@ -157,7 +163,14 @@ class Link:
 
     def _snapshot_wanted(self) -> bool:
         go = self._shared.go
-        return go == 0 or any(slot.want >= go for slot in self._shared.slots)
+        return go == 0 or self._shared.revoked.turning or any(slot.want >= go for slot in self._shared.slots)
+
+    def _turn_revocations(self, now: float) -> None:
+        """Ask which of very many revocations are of use: the others are forgotten with the next turn."""
+        if now >= self._next_turn and not self._hellos and self._shared.may_turn:
+            self._next_turn = now + TURN_SECONDS
+            self._turned = self._nonce
+            self._shared.revoked.turn()
 
     def _hello_due(self, now: float) -> bool:
         if self._hellos:
@@ -206,12 +219,15 @@ class Link:
         # What is revoked and runs here all the same was cancelled or replaced while this worker did not hear it.
         self._interrupt(control.runs, CANCEL)
         if control.fields.get("more"):
+            self._next_hello = self._clock() + HELLO_SECONDS  # it is being answered: asked again, all would come once more
             return
         # Without a nonce it answers the oldest hello: the safe guess, for GO tells children from when on nothing is missed.
         nonce = control.fields.get("nonce", next(iter(self._hellos)))
         if nonce not in self._hellos:
             return
         asked = self._hellos[nonce]
+        if self._shared.revoked.turning and nonce > self._turned:
+            self._shared.revoked.completed()
         if isinstance(control.fields.get("now"), int):
             self._shared.clock_offset = control.fields["now"] - time.monotonic_ns() // 1000
         self._hellos = {number: when for number, when in self._hellos.items() if when > asked}
@@ -274,19 +290,24 @@ class Link:
             there = [queue for queue, is_ in zip(self._options.queues, paused, strict=True) if is_]
             _log.info("paused queues: %s", ", ".join(there) or "none")
 
-    def _revoke(self, runs: list[RunKey]) -> None:
+    def _revoke(self, runs: list[RunKey]) -> bool:
+        """Have the children know what must not begin; False if there was no room for all."""
+        room = True
         for run_id, epoch in runs:
             try:
-                self._shared.revoke(bytes.fromhex(run_id), epoch)
+                room = self._shared.revoked.add(bytes.fromhex(run_id), epoch) and room
             except (ValueError, TypeError, struct.error) as error:
                 _log.error("a revocation that cannot be read: %s", error)
-            if self._shared.revoked_count % _PACE == 0:
-                # Let the children keep up: one that is overrun needs another snapshot, which would overrun it again.
-                self._wake_children()
-                time.sleep(TICK_SECONDS)
+        if not room and self._clock() >= self._next_complaint:
+            self._next_complaint = self._clock() + COMPLAIN_SECONDS
+            _log.error(
+                "there are %d revoked runs in this worker's memory and there is no room for more", len(self._shared.revoked)
+            )
+        return room
 
     def _answer(self, control: Control) -> None:
-        self._revoke(control.runs)
+        if not self._revoke(control.runs):
+            return  # an answer would promise never to begin them
         time.sleep(BARRIER_SECONDS)  # see slots.py: what is read now is newer than what was written
         asked = set(control.runs)
         held = [item for item in self.held() if (item.run_id, item.epoch) in asked]

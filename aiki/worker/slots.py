@@ -1,24 +1,22 @@
 """The memory that supervisor, link and children share: what each child holds, who is revoked, who is to stop.
 
 One anonymous shared mapping, little-endian, made before the first fork. All words are 64 bits and aligned, so one
-store of a word is seen whole by the others::
+store of a word is seen whole by the others (revocations have mappings of their own, see `aiki.worker.revoked`)::
 
-    header     16 words: GO, DRAIN, REVOKED (count of revocations ever written), CLOCK (server's time less monotonic time),
-               PAUSES (count of changes of the paused queues)
+    header     16 words: GO, DRAIN, CLOCK (server's time less monotonic time), PAUSES (count of changes of the paused queues)
     slots      each: 16 words (`_PID` … below), then 1024 entries of 64 bytes
-    revoked    262,144 x 24 bytes: run 16s, epoch u32, unused u32; entry i stands at i modulo 262,144
     paused     one byte for each of the worker's queues: 1 while it is paused
     identity   a word (rises with each change, odd while it is written), its length, and up to 496 bytes: the worker's keys
 
 A slot's entries are the runs its child has *begun*: entry i stands at i modulo 1024; `TAIL` counts those begun, `HEAD` those
 whose report is confirmed; those between are *held*. `EXECUTING` is 1 + the index of the entry whose user code runs, or 0.
 
-Who writes what: a child its own slot's TAIL, HEAD, EXECUTING, STATE, WANT, READY and entries; the link LEASED, GO and the
+Who writes what: a child its own slot's TAIL, HEAD, EXECUTING, STATE, WANT, RID, READY and entries; the link LEASED, GO and the
 revocations, CLOCK, and what is to happen soon; the supervisor PID, INCARNATION, the interrupt words, and DRAIN. A new
 child's slot is reset by the supervisor.
 
-The order of writes is what the promise of `ASK` rests on. A child writes its entry and TAIL, *then* reads REVOKED, then
-executes. The link writes the revocation and REVOKED, waits a millisecond, *then* reads the slots. The wait stands for the
+The order of writes is what the promise of `ASK` rests on. A child writes its entry and TAIL, *then* reads the revocations, then
+executes. The link writes the revocation, waits a millisecond, *then* reads the slots. The wait stands for the
 memory barrier that Python does not have: no store stays unseen by other processors for that long.
 """
 
@@ -27,6 +25,8 @@ from __future__ import annotations
 import mmap
 import struct
 from typing import Final, NamedTuple
+
+from aiki.worker.revoked import Revoked
 
 ENTRIES: Final = 1024
 MAX_HELD: Final = 1000
@@ -38,16 +38,13 @@ _SLOT_WORDS = 16
 _ENTRY = struct.Struct("<16sIHHQfffIi")
 _ENTRY_BYTES = 64
 _SLOT_BYTES = _SLOT_WORDS * _WORD + ENTRIES * _ENTRY_BYTES
-_REVOKED = struct.Struct("<16sI")
-_REVOKED_BYTES = 24
-REVOKED_ENTRIES: Final = 1 << 18
 _IDENTITY_BYTES = 512
 
 # words of the header
-_GO, _DRAIN, _REVOKED_COUNT, _CLOCK, _PAUSES = 0, 1, 2, 3, 4
+_GO, _DRAIN, _CLOCK, _PAUSES = 0, 1, 3, 4
 # words of a slot
 _PID, _INCARNATION, _STATE, _READY, _TAIL, _HEAD, _EXECUTING, _LEASED = range(8)
-_CANCEL, _CANCEL_REASON, _SOFT, _WANT, _CANCEL_SOON, _PAUSE_SOON = range(8, 14)
+_CANCEL, _CANCEL_REASON, _SOFT, _WANT, _CANCEL_SOON, _PAUSE_SOON, _RID = range(8, 15)
 
 # states of a child
 STARTING: Final = 0
@@ -255,6 +252,15 @@ class Slot:
     def want(self, value: int) -> None:
         self._words[_WANT] = value
 
+    @property
+    def rid(self) -> int:
+        """The child has nothing any more that it took before so many turns of the revocations were complete."""
+        return int(self._words[_RID])
+
+    @rid.setter
+    def rid(self, value: int) -> None:
+        self._words[_RID] = value
+
     # ------------------------------------------------------------ everybody's reading
     def entry(self, index: int) -> Entry:
         """Entry `index`; the caller knows that it is held."""
@@ -286,21 +292,21 @@ class Slot:
 
 
 class Shared:
-    """The whole mapping: header, slots, the ring of revocations, and which of the worker's `queues` are paused."""
+    """The whole mapping: header, slots, and which of the worker's `queues` are paused; and `revoked`, the revocations."""
 
-    def __init__(self, slots: int, queues: int = 1) -> None:
-        size = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES + REVOKED_ENTRIES * _REVOKED_BYTES
+    def __init__(self, slots: int, queues: int = 1, revoked: Revoked | None = None) -> None:
+        size = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES
         self._paused = size
         self._queues = queues
         self._identity = size + -(-queues // _WORD) * _WORD
         self._map = mmap.mmap(-1, self._identity + _IDENTITY_BYTES)
         self._words = memoryview(self._map).cast("Q")
-        self._revoked = _HEADER_WORDS * _WORD + slots * _SLOT_BYTES
+        self.revoked = Revoked() if revoked is None else revoked
         self.slots = [Slot(self._map, self._words, number) for number in range(slots)]
 
     @property
     def go(self) -> int:
-        """Monotonic nanoseconds of the latest hello whose snapshot is in the ring; 0 before the first."""
+        """Monotonic nanoseconds of the latest hello whose snapshot was taken over; 0 before the first."""
         return int(self._words[_GO])
 
     @go.setter
@@ -371,62 +377,6 @@ class Shared:
         self._words[at] += 1
 
     @property
-    def revoked_count(self) -> int:
-        """How many revocations were ever written."""
-        return int(self._words[_REVOKED_COUNT])
-
-    def revoke(self, run: bytes, epoch: int) -> None:
-        """Append a revocation. Only the link calls this."""
-        count = int(self._words[_REVOKED_COUNT])
-        _REVOKED.pack_into(self._map, self._revoked + (count % REVOKED_ENTRIES) * _REVOKED_BYTES, run, epoch)
-        self._words[_REVOKED_COUNT] = count + 1
-
-    def revocations(self, first: int, end: int) -> list[bytes]:
-        """The run and epoch of each revocation from `first` to before `end`, as the 20 bytes of `revocation_key`."""
-        keys: list[bytes] = []
-        while first < end:
-            at = first % REVOKED_ENTRIES
-            count = min(end - first, REVOKED_ENTRIES - at)
-            offset = self._revoked + at * _REVOKED_BYTES
-            data = self._map[offset : offset + count * _REVOKED_BYTES]
-            keys += [data[start : start + 20] for start in range(0, len(data), _REVOKED_BYTES)]
-            first += count
-        return keys
-
-
-def revocation_key(run: bytes, epoch: int) -> bytes:
-    """How a revoked run is looked up: 16 bytes of the run, 4 of the epoch."""
-    return _REVOKED.pack(run, epoch)
-
-
-class Revocations:
-    """A child's own copy of the ring: a bounded set, brought up to date before each run begins."""
-
-    def __init__(self, shared: Shared, keep: int = 4 * REVOKED_ENTRIES) -> None:
-        self._shared = shared
-        self._words = shared._words
-        self._keep = keep
-        self._set: dict[bytes, None] = {}
-        self._seen = max(0, shared.revoked_count - REVOKED_ENTRIES)
-        self.overrun = self._seen > 0
-        """Whether revocations were missed: everything prefetched must be dropped until a fresh snapshot has come."""
-
-    def covers(self, run: bytes, epoch: int) -> bool:
-        """Whether the run was revoked, by all that is in the ring now."""
-        if self._words[_REVOKED_COUNT] != self._seen:
-            self.update()
-        return bool(self._set) and _REVOKED.pack(run, epoch) in self._set
-
-    def update(self) -> None:
-        """Take over what was written since the last call; sets `overrun` if some of it is gone."""
-        count = self._shared.revoked_count
-        if count - self._seen > REVOKED_ENTRIES:
-            self.overrun = True
-            self._seen = count - REVOKED_ENTRIES
-        first = self._seen
-        self._set.update(dict.fromkeys(self._shared.revocations(first, count)))
-        self._seen = count
-        if self._shared.revoked_count - first > REVOKED_ENTRIES:
-            self.overrun = True  # overwritten while it was read
-        while len(self._set) > self._keep:
-            del self._set[next(iter(self._set))]
+    def may_turn(self) -> bool:
+        """Whether all children are rid of what they took before the last turn of the revocations was complete."""
+        return all(slot.rid >= self.revoked.complete for slot in self.slots if slot.pid)

@@ -10,11 +10,8 @@ from aiki.worker.slots import (
     CANCEL,
     ENTRIES,
     IDLE,
-    REVOKED_ENTRIES,
-    Revocations,
     Shared,
     Slot,
-    revocation_key,
 )
 
 
@@ -84,37 +81,6 @@ def test_reset_clears_all_but_counts_incarnations() -> None:
     assert shared.slots[0].state == 0
 
 
-def test_revocations_are_seen_by_run_and_epoch() -> None:
-    shared = Shared(1)
-    mine = Revocations(shared)
-    assert not mine.covers(run(1), 1)
-    shared.revoke(run(1), 2)
-    assert mine.covers(run(1), 2)
-    assert not mine.covers(run(1), 1)
-    assert [revocation_key(run(1), 2)] == shared.revocations(0, 1)
-    assert Revocations(shared).covers(run(1), 2), "a new child takes over what is in the ring"
-
-
-def test_a_reader_that_is_overrun_says_so() -> None:
-    shared = Shared(1)
-    mine = Revocations(shared)
-    for number in range(REVOKED_ENTRIES + 1):
-        shared.revoke(run(number), 1)
-    mine.update()
-    assert mine.overrun
-    assert mine.covers(run(REVOKED_ENTRIES), 1)
-    assert Revocations(shared).overrun
-
-
-def test_the_set_is_bounded_and_keeps_the_newest() -> None:
-    shared = Shared(1)
-    mine = Revocations(shared, keep=10)
-    for number in range(25):
-        shared.revoke(run(number), 1)
-    assert [number for number in range(25) if mine.covers(run(number), 1)] == list(range(15, 25))
-    assert not mine.overrun
-
-
 def test_no_run_is_both_begun_and_promised_away() -> None:
     """The race of ASK, between two processes: for each run, the child sees the revocation or the link sees the run held."""
     rounds = 1000
@@ -123,12 +89,11 @@ def test_no_run_is_both_begun_and_promised_away() -> None:
     slot.reset()
     pid = os.fork()
     if pid == 0:
-        mine = Revocations(shared)
         for number in range(rounds):
             while shared.go < number + 1:
                 pass
             index = begin(slot, run(number))
-            if not mine.covers(run(number), 1):
+            if not shared.revoked.covers(run(number), 1):
                 slot.execute(index)
             slot.want = number + 1
         os._exit(0)
@@ -138,7 +103,7 @@ def test_no_run_is_both_begun_and_promised_away() -> None:
             shared.go = number + 1
             for _ in range(number % 40):
                 pass  # meet the child at another moment each round
-            shared.revoke(run(number), 1)
+            shared.revoked.add(run(number), 1)
             time.sleep(0.0001)
             held = any(item.entry.run == run(number) for item in slot.held()[1])
             while slot.want < number + 1:
