@@ -216,7 +216,8 @@ class Fate:
         while world.orchestrators[1:]:
             world.kill_orchestrator(world.orchestrators[-1])
         for actor in world.orchestrators:
-            actor.data.duties.soon("returns")  # at other times it is done every few minutes
+            if actor.data is not None:  # one that has yet to start does all its duties at once
+                actor.data.duties.soon("returns")  # at other times it is done every few minutes
         end = world.scheduler.now + QUIET
         while world.scheduler.now < end:
             self._settle_published()
