@@ -12,6 +12,7 @@ from aiki.broker import Broker, broker_of, work
 from aiki.broker.base import Depth
 from aiki.errors import BrokerUnavailable
 from aiki.settings import Settings
+from aiki.storage import Store
 
 log = logging.getLogger(__name__)
 
@@ -29,24 +30,33 @@ class Depths:
         self._known: dict[tuple[str, str], tuple[float, Depth | None]] = {}
         self._down_until = 0.0
 
-    def of(self, namespace: str, queues: Sequence[str]) -> dict[str, Depth | None]:
-        """Messages ready and consumers of each queue; None where there is no such queue, or the broker does not answer."""
+    def of(self, store: Store, queues: Sequence[str]) -> dict[str, Depth | None]:
+        """Messages ready and consumers of each queue; None where there is no such queue, or the broker does not answer.
+
+        Markers are not counted. `store` is bound to the namespace.
+        """
+        namespace = store.namespace
         with self._asking:
             now = time.monotonic()
             stale = [queue for queue in queues if self._known.get((namespace, queue), (0.0, None))[0] <= now]
             if stale and now >= self._down_until and self._broker is not None:
-                self._ask(self._broker, namespace, stale)
+                self._ask(self._broker, store, stale)
             self._known = {key: item for key, item in self._known.items() if item[0] > now or key[0] == namespace}
             return {queue: self._known.get((namespace, queue), (0.0, None))[1] for queue in queues}
 
-    def _ask(self, broker: Broker, namespace: str, queues: Sequence[str]) -> None:
+    def _ask(self, broker: Broker, store: Store, queues: Sequence[str]) -> None:
+        namespace = store.namespace
+        marked = store.marked_queues(namespace)
         for queue in queues:
             self._known.pop((namespace, queue), None)
         try:
             session = broker.connect("aiki api queues", TIMEOUT)
             try:
                 for queue in queues:
-                    self._known[namespace, queue] = (time.monotonic() + FRESH, session.depth(work(namespace, queue)))
+                    depth = session.depth(work(namespace, queue))
+                    if depth is not None and (namespace, queue) in marked:
+                        depth = depth.without_marker()
+                    self._known[namespace, queue] = (time.monotonic() + FRESH, depth)
             finally:
                 session.close()
         except BrokerUnavailable as error:

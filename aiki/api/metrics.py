@@ -77,22 +77,24 @@ class Observer:
     def _look(self) -> Seen:
         began = time.monotonic()
         seen = Seen()
+        marked: set[tuple[str, str]] = set()
         try:
             store = self._backend.store
             seen.database = store.gauge()
+            marked = store.marked_queues()
             namespaces = sorted({namespace for namespace, _ in seen.database.runs})[:MAX_NAMESPACES]
             seen.totals = {name: store.of(name).totals(self._since) for name in namespaces}
         except AikiError as error:
             log.warning("metrics: %s", error)
         names = sorted(seen.database.names)[:MAX_QUEUES] if seen.database else []
         try:
-            self._ask_broker(names, seen)
+            self._ask_broker(names, marked, seen)
         except AikiError as error:
             log.warning("metrics: %s", error)
         seen.took = time.monotonic() - began
         return seen
 
-    def _ask_broker(self, names: Iterable[tuple[str, str]], seen: Seen) -> None:
+    def _ask_broker(self, names: Iterable[tuple[str, str]], marked: set[tuple[str, str]], seen: Seen) -> None:
         settings = self._settings
         broker = broker_of(settings, what="metrics")
         session = broker.connect("aiki metrics", min(2.0, settings.timeout))
@@ -106,7 +108,9 @@ class Observer:
             seen.blocked = bool(session.blocked)
         finally:
             session.close()
-        seen.depths = {name: depth for name, depth in depths.items() if depth is not None}
+        seen.depths = {
+            name: depth.without_marker() if name in marked else depth for name, depth in depths.items() if depth is not None
+        }
         seen.reports = {number: depth for number, depth in partitions.items() if depth is not None}
         seen.dead = dead.ready if dead else 0
 

@@ -168,7 +168,7 @@ def found_queues(*only: str) -> list[dict[str, Any]]:
     counts, paused, workers = at.count_by_queue(), at.pauses().queues, at.workers(ALIVE)
     names = sorted(only or {*at.queue_names(), *counts, *paused})
     rates = at.rates(names)
-    depths = backend().depths.of(at.namespace, names)
+    depths = backend().depths.of(at, names)
     now = at.clock()
     return [
         _queue(name, counts.get(name, QueueCount()), paused.get(name), depths[name], rates[name], workers, now)

@@ -114,6 +114,10 @@ class Depth(NamedTuple):
     ready: int
     consumers: int
 
+    def without_marker(self) -> Depth:
+        """The same without the one message that carries no runs."""
+        return self._replace(ready=max(0, self.ready - 1))
+
 
 class SizeLimit:
     """The largest message that a broker takes, shared by all its sessions; it becomes smaller when the broker says so."""

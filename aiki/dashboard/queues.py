@@ -71,7 +71,7 @@ def _lines(*only: str) -> list[Line]:
     at = store()
     counts, paused, workers = at.count_by_queue(), at.pauses().queues, at.workers(ALIVE)
     names = sorted(only or {*at.queue_names(), *counts, *paused})
-    depths = backend().depths.of(at.namespace, names)
+    depths = backend().depths.of(at, names)
     begun: dict[str, int] = {}
     ended: dict[str, int] = {}
     for _name, queue, numbers in at.totals(at.clock() - RATED * 60 * SECOND).rows:

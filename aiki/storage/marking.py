@@ -70,6 +70,13 @@ class Marking:
                     raise
         return self._mark(connection, namespace, queue, self.db.for_update)
 
+    def marked_queues(self, namespace: str | None = None) -> set[tuple[str, str]]:
+        """The queues (namespace, name) of that namespace, or of all, in which there is a marker."""
+        sql = "SELECT namespace, queue FROM aiki_markers WHERE sent > taken"
+        where, values = ("", ()) if namespace is None else (" AND namespace = ?", (namespace,))
+        rows = self.db.read(lambda connection: self.db.execute(connection, sql + where, values).fetchall())
+        return {(row[0], row[1]) for row in rows}
+
     def next_marker(self, namespace: str, queue: str, *, lost: int = 0) -> int | None:
         """The number of a marker that is to be sent now; None if one is on its way.
 
