@@ -31,13 +31,27 @@ PROCESS_FILES = frozenset(
         "test_compose.py",
         "test_rabbitmq_definitions.py",
         "test_readme.py",
+        "test_remote_client.py",
         "test_services.py",
         "test_server.py",
+        "test_server_settings.py",
         "test_tls.py",
     }
 )
 """Single files that do the same."""
-LAB = frozenset({"simulation", "test_schemathesis.py", "test_typing.py", "test_properties.py"})
+LAB = frozenset(
+    {
+        "simulation",
+        "test_fuzzed.py",
+        "test_injected.py",
+        "test_lost_answers.py",
+        "test_messages_fuzzed.py",
+        "test_properties.py",
+        "test_same_seen.py",
+        "test_schemathesis.py",
+        "test_typing.py",
+    }
+)
 """Folders and files that need nothing and take long."""
 _ROOT = Path(__file__).resolve().parent
 

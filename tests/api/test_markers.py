@@ -8,7 +8,7 @@ from aiki.broker import open_broker, work
 from aiki.messages import DispatchList
 from aiki.settings import Settings
 from tests.api.conftest import Api
-from tests.api.test_metrics import labels, scrape, values
+from tests.api.test_metrics import scrape, values
 
 
 def test_a_marker_is_not_counted_as_a_message(make_api: Callable[..., Api], settings: Settings) -> None:

@@ -16,9 +16,9 @@ from aiki.handle import outcome
 from aiki.model import DefinitionInfo, NewRun
 from aiki.settings import Settings
 from aiki.storage import Store
-from aiki.storage.tables import metadata
 from tests.api.live import LiveServer
 from tests.client.contract import ClientContract, new_run
+from tests.tables import empty
 
 KEY = "contract-key"
 
@@ -35,12 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def store(server: LiveServer) -> Iterator[Store]:
     """The server's database, emptied."""
     made = Store(server.database_url)
-
-    def empty(connection: object) -> None:
-        for table in metadata.sorted_tables:
-            made.db.execute(connection, f"DELETE FROM {table.name}")  # type: ignore[arg-type]
-
-    made.db.transaction(empty)
+    empty(made)
     yield made
     made.close()
 
