@@ -66,3 +66,30 @@ def test_large_results_that_wait_for_an_orchestrator(embedded_system: System) ->
     orchestrator = embedded_system.orchestrator()
     embedded_system.wait_states(600 if FULL else 120, completed=count)
     assert peak_mib(orchestrator) < PROMISED_MIB
+
+
+def test_very_many_cancels_at_once(embedded_system: System) -> None:
+    """1,000,000 revocations: they are told to the workers, and to one that says hello, part by part."""
+    count = 1_000_000 if FULL else 50_000
+    store = embedded_system.store
+    columns = ("namespace", "run_id", "epoch", "created_at", "announced", "interrupt", "queue", "marker")
+    began = time.time_ns() // 1000 - 10_000_000
+    for first in range(0, count, 10_000):
+        rows = [("default", number.to_bytes(16), 1, began, 0, 0, "default", -1) for number in range(first, first + 10_000)]
+        store.db.transaction(lambda connection, rows=rows: store.db.insert(connection, "aiki_revocations", columns, rows))
+    orchestrator = embedded_system.orchestrator()
+    worker = embedded_system.worker()
+    wait_until(lambda: not store.unannounced(began + 1), 1200 if FULL else 120, "all to be told")
+    assert peak_mib(orchestrator) < PROMISED_MIB
+    assert peak_mib(worker) < PROMISED_MIB
+
+
+def test_very_many_namespaces(embedded_system: System) -> None:
+    """1,000 in which something is defined and nothing is done, beside one with a worker."""
+    store = embedded_system.store
+    columns = ("namespace", "name", "version", "kind", "options", "registered_at")
+    rows = [(f"n{number}", "a", "1", "task", "{}", 0) for number in range(1000)]
+    store.db.transaction(lambda connection: store.db.insert(connection, "aiki_definitions", columns, rows))
+    orchestrator = embedded_system.orchestrator()
+    embedded_system.worker()  # returns when it may begin: the orchestrator has told all namespaces that it listens
+    assert peak_mib(orchestrator) < PROMISED_MIB
