@@ -6,8 +6,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
-
-import pytest
+from pathlib import Path
 
 from aiki import messages as m
 from aiki.broker import DEAD, HEARTBEAT, Address, reports
@@ -43,14 +42,27 @@ def _odd_messages(rng: random.Random, run_ids: list[str]) -> Iterator[tuple[Addr
         yield {"reports": reports(rng.randrange(4)), "heartbeat": HEARTBEAT, "work": DEAD}[kind], body
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_odd_messages_stop_nothing(stage: Stage, seed: int) -> None:
+def test_odd_messages_stop_nothing(stage: Stage) -> None:
+    send_odd_messages(stage, 1, COUNT)
+
+
+def test_odd_messages_stop_nothing_on_a_server(tmp_path: Path, maria_tables: str) -> None:
+    """A server is stricter than SQLite about what fits."""
+    stage = Stage(tmp_path, maria_tables)
+    try:
+        send_odd_messages(stage, 2, COUNT // 3)
+    finally:
+        stage.close()
+
+
+def send_odd_messages(stage: Stage, seed: int, count: int) -> None:
+    """Send them, a few at a time, and see each time that a sound run completes."""
     rng = random.Random(seed)
     worker = stage.worker()
     orchestrator: Orchestrator = stage.orchestrators[0]
     sender = stage.broker.connect("an odd one")
     refused = letters = 0
-    for start in range(0, COUNT, AT_ONCE):
+    for start in range(0, count, AT_ONCE):
         targets = [run_id.replace("-", "") for run_id in stage.enqueue(count=5)]
         targets += [run_id.replace("-", "") for run_id in stage.enqueue("b", kind="workflow")]
         odd = _odd_messages(rng, targets)
