@@ -103,7 +103,7 @@ def test_warm_stop_finishes_what_runs_and_gives_back_the_rest(
     release.touch()
     assert worker.wait() == 0
     assert orchestrator.report(first).kind == messages.COMPLETED
-    assert orchestrator.beats[-1].kind == messages.BYE
+    wait_until(lambda: orchestrator.beats[-1].kind == messages.BYE, what="bye")
     assert orchestrator.depth() == 6
     start("-c", "1")
     wait_until(lambda: (tmp_path / "ran").exists() and len((tmp_path / "ran").read_text().split()) == 6)
