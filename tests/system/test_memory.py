@@ -78,7 +78,8 @@ def test_very_many_cancels_at_once(embedded_system: System) -> None:
         rows = [("default", number.to_bytes(16), 1, began, 0, 0, "default", -1) for number in range(first, first + 10_000)]
         store.db.transaction(lambda connection, rows=rows: store.db.insert(connection, "aiki_revocations", columns, rows))
     orchestrator = embedded_system.orchestrator()
-    worker = embedded_system.worker()
+    worker = embedded_system.worker(ready=False)
+    wait_until(lambda: "orchestrator knows this worker" in worker.log, 1200 if FULL else 120, "the worker to be told")
     wait_until(lambda: not store.unannounced(began + 1), 1200 if FULL else 120, "all to be told")
     assert peak_mib(orchestrator) < PROMISED_MIB
     assert peak_mib(worker) < PROMISED_MIB
