@@ -95,7 +95,7 @@ def seconds(where: str, name: str, value: Any, *, least: float = 0.0) -> float |
     if value is None:
         return None
     number = value.total_seconds() if isinstance(value, dt.timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) < math.inf:
         raise ConfigurationError(f"{where}: {name}={value!r}: it must be a number of seconds or a timedelta")
     if not least <= number <= MAX_SECONDS:
         bound = "0 or more" if least == 0 else f"{least:g} or more"

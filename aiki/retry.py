@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -69,7 +68,7 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for name in ("max_attempts", "delay", "factor", "max_delay", "jitter"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
                 raise ConfigurationError(f"RetryPolicy({name}={value!r}): it must be a finite number")
         if self.max_attempts < 1:
             raise ConfigurationError(f"RetryPolicy(max_attempts={self.max_attempts}): it must be 1 or more")

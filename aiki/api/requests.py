@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
@@ -88,7 +89,7 @@ def _drain() -> None:
 
 def _parse(raw: bytes) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         raise invalid(f"the body is not UTF-8: byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -101,6 +102,13 @@ def _parse(raw: bytes) -> Any:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f'{name} is not JSON; write it as {{"$aiki": "float", "v": "{name.lower()}"}} among the arguments')
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number is larger than a float can be (about 1.8e308)")
+    return value
 
 
 def query(schema: Schema, repeatable: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -147,7 +146,7 @@ def _number(least: float, most: float, *, whole: bool = False) -> Callable[[Any]
     kinds: Any = int if whole else int | float
 
     def check(value: Any) -> Any:
-        right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        right = isinstance(value, kinds) and not isinstance(value, bool)
         if not right or not least <= value <= most:
             what = "a whole number" if whole else "a number"
             raise ValueError(f"{_brief.repr(value)} is not {what} from {least:g} to {most:.0f}")

@@ -27,6 +27,8 @@ JSON = "application/json"
         (b"{", "line 1"),
         (b"\xff\xfe", "UTF-8"),
         (b'{"name": NaN}', "NaN"),
+        (b'{"name": "x", "args": [1e999]}', "larger than a float"),
+        (b'{"name": "x", "countdown": 1' + b"0" * 400 + b"}", "is not a number from 0"),
         (b"[" * 100_000, "deep"),
         (b'{"name": ' + b"9" * 5000 + b"}", "digits"),
         (b"[]", "not a list"),
