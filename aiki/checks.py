@@ -93,6 +93,11 @@ def _database(settings: Settings, known: list[Installation]) -> Iterator[Check]:
         yield Check("schema", "fail", found, "upgrade Aiki here" if newer else "run: aiki db upgrade")
         return
     yield Check("schema", "ok", status.needed)
+    if status.views:
+        found = (
+            f"{len(status.views)} views of the tables' former names are left, for processes of the release before the upgrade"
+        )
+        yield Check("former names", "note", found, "once no process of that release runs: aiki db upgrade --finish")
     store = Store(
         settings.database_url,
         namespace=settings.namespace,

@@ -11,7 +11,8 @@ from aiki import checks
 from aiki.checks import Check
 from aiki.clock import SECOND, now_us
 from aiki.settings import Settings
-from aiki.storage import Store, open_store, upgrade
+from aiki.storage import Store, open_store, schema, upgrade
+from aiki.storage.database import Database
 from tests.storage.test_creating import new
 
 
@@ -64,6 +65,21 @@ def test_clocks_that_differ_are_told(settings: Settings, store: Store, monkeypat
     monkeypatch.setattr(Store, "clock_difference", lambda self: -7.25)
     check = found(settings)["clock"]
     assert (check.verdict, check.found) == ("fail", "this machine's is 7.2 s ahead of the database's")
+
+
+def test_views_of_former_names_are_told(mysql_database: str, tmp_path: Path) -> None:
+    broker = tmp_path / "broker.db"
+    broker.touch()
+    settings = Settings.load({}, database_url=mysql_database, broker_url=f"sqlite:///{broker}")
+    upgrade(mysql_database)
+    database = Database(mysql_database)
+    database.transaction(lambda c: database.execute(c, "CREATE VIEW runs AS SELECT * FROM aiki_runs"), repeatable=True)
+    database.close()
+    check = found(settings)["former names"]
+    assert (check.verdict, check.found.split(" ", 1)[0]) == ("note", "1")
+    assert "aiki db upgrade --finish" in check.todo
+    schema.finish(mysql_database)
+    assert "former names" not in found(settings)
 
 
 def test_the_databases_clock_is_read(mysql_database: str) -> None:

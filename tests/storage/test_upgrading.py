@@ -16,7 +16,7 @@ from aiki.storage import Store, upgrade
 from aiki.storage.database import Database
 from aiki.storage.migrations import legacy
 from aiki.storage.schema import HEAD, finish, status, upgrade_database
-from tests.scale import scaled
+from tests.scale import FULL, scaled
 from tests.services import MariaServer
 from tests.storage.schemas import boundaries, differences, make_unprefixed, shape, tables, unprefixed
 from tests.storage.test_creating import new
@@ -28,19 +28,43 @@ class Interrupted(Exception):
     """The upgrade's process was killed."""
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
+ON_MYSQL9 = ("test_an_old_installation", "test_an_upgrade_that_dies_after_each")
+"""The tests of all that MySQL 9 does differently; with AIKI_TEST_FULL=1 all run on it."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On which databases a test runs."""
+    if "urls" not in metafunc.fixturenames:
+        return
+    chosen = FULL or metafunc.function.__name__.startswith(ON_MYSQL9)
+    kinds = ["sqlite", "maria", *(["mysql9"] if chosen else [])]
+    if "start" not in metafunc.fixturenames:
+        metafunc.parametrize("urls", kinds, indirect=True)
+        return
+    starts = {kind: STARTS if FULL or kind != "mysql9" else (start_old,) for kind in kinds}
+    cases = [pytest.param(kind, start, id=f"{kind}-{start.__name__}") for kind in kinds for start in starts[kind]]
+    metafunc.parametrize(("urls", "start"), cases, indirect=["urls"])
+
+
+@pytest.fixture
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
     """A function that makes an empty database and gives its URL."""
     made: list[str] = []
-    maria: MariaServer | None = request.getfixturevalue("maria") if request.param == "mysql" else None
+    server: MariaServer | None = None if request.param == "sqlite" else request.getfixturevalue(request.param)
 
     def make() -> str:
-        made.append(maria.create_database() if maria else f"sqlite:///{tmp_path / f'{len(made)}.db'}")
+        made.append(server.create_database() if server else f"sqlite:///{tmp_path / f'{len(made)}.db'}")
         return made[-1]
 
     yield make
-    for url in made if maria else []:
-        maria.drop_database(url)  # type: ignore[union-attr]
+    for url in made if server else []:
+        server.drop_database(url)  # type: ignore[union-attr]
+
+
+@pytest.fixture(params=["maria", *(["mysql9"] if FULL else [])])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """An empty database on a server."""
+    return str(request.getfixturevalue("mysql_database" if request.param == "maria" else "mysql9_database"))
 
 
 @contextmanager
@@ -50,27 +74,49 @@ def opened(url: str) -> Iterator[Database]:
     db.close()
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory, maria: MariaServer) -> dict[bool, dict[str, list[str]]]:
-    """The tables of a new installation, on SQLite (True) and MySQL."""
-    out = {}
-    for url in (f"sqlite:///{tmp_path_factory.mktemp('fresh') / 'fresh.db'}", maria.create_database()):
+class Fresh:
+    """The tables of a new installation, as each kind of database describes them."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, dict[str, list[str]]] = {}
+
+    def shape_beside(self, db: Database) -> dict[str, list[str]]:
+        """The tables of a new installation on the server (or in the directory of the file) that `db` is on."""
+        kind = db.url.set(database=None).render_as_string()
+        if kind not in self._shapes:
+            self._shapes[kind] = self._make(db)
+        return self._shapes[kind]
+
+    def _make(self, db: Database) -> dict[str, list[str]]:
+        name = f"{db.url.database}_fresh"
+        if not db.is_sqlite:
+            with db.engine.connect() as connection:
+                connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        url = db.url.set(database=name).render_as_string(hide_password=False)
         upgrade(url)
-        with opened(url) as db:
-            assert differences(db) == []
-            out[db.is_sqlite] = shape(db)
-    return out
+        with opened(url) as made:
+            assert differences(made) == []
+            found = shape(made)
+            if not db.is_sqlite:
+                with made.engine.connect() as connection:
+                    connection.exec_driver_sql(f"DROP DATABASE {name}")
+        return found
 
 
-def check(db: Database, fresh: dict[bool, dict[str, list[str]]]) -> None:
+@pytest.fixture(scope="module")
+def fresh() -> Fresh:
+    return Fresh()
+
+
+def check(db: Database, fresh: Fresh) -> None:
     """The upgrade is complete: nothing is missing, nothing is left over."""
     assert differences(db) == []
-    assert shape(db) == fresh[db.is_sqlite]
+    assert shape(db) == fresh.shape_beside(db)
     assert status(str(db.url.render_as_string(hide_password=False))).version == HEAD
 
 
 # ------------------------------------------------------------ from older states
-def test_an_old_installation_keeps_its_rows_and_its_processes(urls: Callable[[], str], fresh: Any) -> None:
+def test_an_old_installation_keeps_its_rows_and_its_processes(urls: Callable[[], str], fresh: Fresh) -> None:
     url = urls()
     with opened(url) as db:
         make_unprefixed(db)
@@ -99,7 +145,7 @@ def test_an_old_installation_keeps_its_rows_and_its_processes(urls: Callable[[],
         check(db, fresh)
 
 
-def test_every_older_state_is_upgraded(urls: Callable[[], str], fresh: Any) -> None:
+def test_every_older_state_is_upgraded(urls: Callable[[], str], fresh: Fresh) -> None:
     with opened(urls()) as db:
         dialect = "sqlite" if db.is_sqlite else "mysql"
     # SQLite's migrations are one transaction: none of its databases stands in the middle of one.
@@ -149,9 +195,11 @@ def start_older(db: Database) -> None:
     make_unprefixed(db, 40)
 
 
-@pytest.mark.parametrize("start", [start_empty, start_old, start_older])
+STARTS = (start_empty, start_old, start_older)
+
+
 def test_an_upgrade_that_dies_after_each_statement_in_turn_is_repeated_until_it_is_done(
-    urls: Callable[[], str], fresh: Any, start: Callable[[Database], None]
+    urls: Callable[[], str], fresh: Fresh, start: Callable[[Database], None]
 ) -> None:
     """Every attempt gets one statement further than the one before, and dies."""
     url = urls()
@@ -172,7 +220,7 @@ def test_an_upgrade_that_dies_after_each_statement_in_turn_is_repeated_until_it_
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_an_upgrade_that_dies_once_at_any_statement_is_repeated(urls: Callable[[], str], fresh: Any, before: bool) -> None:
+def test_an_upgrade_that_dies_once_at_any_statement_is_repeated(urls: Callable[[], str], fresh: Fresh, before: bool) -> None:
     for at in range(0, 1000, scaled(29, 1)):
         url = urls()
         died = False
@@ -191,7 +239,7 @@ def test_an_upgrade_that_dies_once_at_any_statement_is_repeated(urls: Callable[[
 
 
 # ------------------------------------------------------------ in an application's database
-def test_an_application_s_tables_are_left_alone(urls: Callable[[], str], fresh: Any) -> None:
+def test_an_application_s_tables_are_left_alone(urls: Callable[[], str], fresh: Fresh) -> None:
     url = urls()
     with opened(url) as db:
         with db.engine.connect() as connection:
@@ -213,7 +261,7 @@ def test_an_application_s_tables_are_left_alone(urls: Callable[[], str], fresh: 
     store.close()
 
 
-def test_an_upgrade_that_broke_off_at_an_application_s_table_goes_on(urls: Callable[[], str], fresh: Any) -> None:
+def test_an_upgrade_that_broke_off_at_an_application_s_table_goes_on(urls: Callable[[], str], fresh: Fresh) -> None:
     """Before the prefix, `users` of the application ended the upgrade; on MySQL half of the tables were made by then."""
     with opened(urls()) as db:
         dialect = "sqlite" if db.is_sqlite else "mysql"
@@ -229,7 +277,7 @@ def test_an_upgrade_that_broke_off_at_an_application_s_table_goes_on(urls: Calla
 
 
 # ------------------------------------------------------------ two at once, and locks
-def test_two_upgrades_at_once(urls: Callable[[], str], fresh: Any) -> None:
+def test_two_upgrades_at_once(urls: Callable[[], str], fresh: Fresh) -> None:
     url = urls()
     with opened(url) as db:
         make_unprefixed(db)
@@ -253,13 +301,13 @@ def test_two_upgrades_at_once(urls: Callable[[], str], fresh: Any) -> None:
 
 
 def test_an_upgrade_waits_for_another_process_and_says_so(
-    mysql_database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from aiki.storage import schema
 
     monkeypatch.setattr(schema, "_LOCK_STEP", 0)
     monkeypatch.setattr(schema, "LOCK_PATIENCE", -1.0)
-    with opened(mysql_database) as db, opened(mysql_database) as other, other.engine.connect() as holder:
+    with opened(server_url) as db, opened(server_url) as other, other.engine.connect() as holder:
         name = schema._lock_names(holder)[0]
         assert holder.exec_driver_sql("SELECT GET_LOCK(%s, 0)", (name,)).scalar() == 1
         number = holder.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
@@ -285,7 +333,7 @@ def test_an_upgrade_of_another_database_on_the_server_is_not_waited_for(maria: M
 
 
 def test_a_transaction_that_uses_a_table_is_waited_for(
-    mysql_database: str, fresh: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server_url: str, fresh: Fresh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is waited for beyond any time-out of the client's, and others are not held up behind the wait."""
     from aiki.storage import long_statements
@@ -293,9 +341,9 @@ def test_a_transaction_that_uses_a_table_is_waited_for(
 
     monkeypatch.setattr(guards, "LOCK_PAUSE", 0.0)
     monkeypatch.setattr(long_statements, "LOCK_WAIT", 1)
-    with opened(mysql_database) as db:
+    with opened(server_url) as db:
         make_unprefixed(db)
-        with opened(mysql_database) as other, other.engine.connect() as user, caplog.at_level("WARNING"):
+        with opened(server_url) as other, other.engine.connect() as user, caplog.at_level("WARNING"):
             user.exec_driver_sql("SELECT * FROM runs").fetchall()
             thread = threading.Thread(target=upgrade_database, args=(db,))
             thread.start()
@@ -306,8 +354,8 @@ def test_a_transaction_that_uses_a_table_is_waited_for(
         check(db, fresh)
 
 
-def test_a_failed_statement_says_what_to_do(mysql_database: str) -> None:
-    with opened(mysql_database) as db:
+def test_a_failed_statement_says_what_to_do(server_url: str) -> None:
+    with opened(server_url) as db:
         make_unprefixed(db)
         with db.engine.connect() as connection:
             connection.exec_driver_sql("CREATE VIEW aiki_runs AS SELECT 1")
