@@ -195,26 +195,32 @@ def start_older(db: Database) -> None:
     make_unprefixed(db, 40)
 
 
+def _is_maria(db: Database) -> bool:
+    with db.engine.connect() as connection:
+        return bool(getattr(connection.dialect, "is_mariadb", False))
+
+
 STARTS = (start_empty, start_old, start_older)
 
 
 def test_an_upgrade_that_dies_after_each_statement_in_turn_is_repeated_until_it_is_done(
     urls: Callable[[], str], fresh: Fresh, start: Callable[[Database], None]
 ) -> None:
-    """Every attempt gets one statement further than the one before, and dies."""
+    """Every attempt gets one statement further than the one before, and dies; on MySQL 9, in CI, it gets 25 further."""
     url = urls()
     with opened(url) as db:
         start(db)
         sqlite = db.is_sqlite
+        further = 0 if FULL or sqlite or _is_maria(db) else 24
     step = scaled(7, 1) if sqlite else 1
     for attempt in range(0, 500, step):
-        with opened(url) as db, broken(db, attempt if sqlite else 0, before=False):
+        with opened(url) as db, broken(db, attempt if sqlite else further, before=False):
             try:
                 upgrade_database(db)
             except Interrupted:
                 continue
         break
-    assert 30 < attempt < 500 - step
+    assert (3 if further else 30) <= attempt < 500 - step
     with opened(url) as db:
         check(db, fresh)
 
