@@ -223,7 +223,7 @@ class Delivering(Applying):
     def give_up_run(self, namespace: str, run_id: bytes, why: str) -> None:
         """A run that cannot be changed as others are: it fails, if it has not ended, and nothing is left that moves it."""
         now = self.clock()
-        ended = ", ".join(f"'{state.value}'" for state in TERMINAL)
+        ended = ", ".join(f"'{state.value}'" for state in sorted(TERMINAL))
 
         def work(connection: sa.Connection) -> None:
             sql = (

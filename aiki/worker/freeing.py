@@ -11,6 +11,7 @@ import ctypes
 import gc
 import os
 import sys
+import weakref
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -60,6 +61,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._least = self.resident()
 

@@ -13,6 +13,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--disorder", type=float, default=0.0, help="share of reports that overtake others of their partition")
+    parser.add_argument("--stopping", action="store_true", help="stop processes for longer than their lease, often")
     parser.add_argument("-q", "--quiet", action="store_true", help="no trace")
     parser.add_argument("--to", type=int, help="all seeds from the first to this one, until one fails")
     options = parser.parse_args()
@@ -20,7 +21,7 @@ def main() -> int:
     began = time.monotonic()
     for seed in seeds:
         try:
-            digest = simulate(seed, None if options.quiet else print, disorder=options.disorder)
+            digest = simulate(seed, None if options.quiet else print, disorder=options.disorder, stopping=options.stopping)
         except Exception:
             traceback.print_exc()
             print(f"seed {seed} failed, after {time.monotonic() - began:.1f} s")

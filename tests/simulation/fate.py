@@ -545,7 +545,7 @@ class Fate:
     def purge_runs(self) -> None:
         """Retention: what has ended is deleted."""
         store, before = self.world.store, self.world.clock() + 1
-        for state in TERMINAL:
+        for state in sorted(TERMINAL):
             page = self._try(lambda state=state: store.purgeable("default", state, before))  # type: ignore[misc]
             if page is None or not page.runs:
                 continue
@@ -564,9 +564,9 @@ class Fate:
                 return
 
 
-def simulate(seed: int, tell: Callable[[str], None] | None = None, *, disorder: float = 0.0) -> int:
+def simulate(seed: int, tell: Callable[[str], None] | None = None, *, disorder: float = 0.0, stopping: bool = False) -> int:
     """Live through one seed; the digest of its trace. Raises AssertionError (`Wrong`) for whatever is wrong."""
-    world = World(seed, tell, disorder=disorder)
+    world = World(seed, tell, disorder=disorder, stopping=stopping)
     with living(world):
         Fate(world).live()
     return world.digest

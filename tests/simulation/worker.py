@@ -74,6 +74,13 @@ class NoKeeper:
     note = start
 
 
+class NoMemory:
+    """All children are this one process, whose memory says nothing of theirs."""
+
+    def settle(self) -> None:
+        pass
+
+
 @contextmanager
 def patched(world: World) -> Iterator[None]:
     """The worker's modules live in the simulation's time."""
@@ -83,7 +90,11 @@ def patched(world: World) -> Iterator[None]:
             stack.enter_context(patch.object(module, "time", time))
         stack.enter_context(patch.object(link_module, "select", time))
         stack.enter_context(patch.object(link_module, "TICK_SECONDS", 0.5))
+        # Heartbeats say what differs from process to process, and traces show heartbeats.
+        stack.enter_context(patch.object(link_module, "rss_kib", lambda _: 50_000))
+        stack.enter_context(patch.object(os, "getppid", lambda: 1))
         stack.enter_context(patch.object(child_module, "Keeper", NoKeeper))
+        stack.enter_context(patch.object(child_module, "Memory", NoMemory))
         stack.enter_context(patch.object(child_module, "LEASE_SECONDS", 4.0))
         stack.enter_context(patch.object(child_module, "default_in_copies", lambda *_: None))
         stack.enter_context(patch.object(child_module.Gate, "installed", lambda _: True))

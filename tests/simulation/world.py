@@ -78,6 +78,10 @@ class Knobs:
     foreign: float = 0.0
     """How often a message has keys and fields of another release."""
 
+    def stop_processes(self) -> None:
+        """Have processes be stopped for longer than their lease, so that others take over and they come back."""
+        self.switch, self.slow, self.deaths, self.zombies = 0.4, 0.6, 0.3, 1.0
+
     @classmethod
     def choose(cls, rng: random.Random) -> Knobs:
         """Some worlds are bad in all ways, some in one, some in none."""
@@ -230,15 +234,20 @@ class World:
     """See the module.
 
     :param tell: gets each line of the trace, if given.
+    :param stopping: whether processes are often stopped for longer than their lease.
     """
 
-    def __init__(self, seed: int, tell: Callable[[str], None] | None = None, *, disorder: float = 0.0) -> None:
+    def __init__(
+        self, seed: int, tell: Callable[[str], None] | None = None, *, disorder: float = 0.0, stopping: bool = False
+    ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.scheduler = Scheduler(self.rng)
         self.tell = tell
         self.knobs = Knobs.choose(self.rng)
         self.knobs.disorder = disorder
+        if stopping:
+            self.knobs.stop_processes()
         self.disorder = disorder
         self.settings = Settings(
             database_url="sqlite://",
