@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import weakref
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from aiki import WorkflowRun
 from aiki.arguments import Arguments
 from aiki.messages import Dispatch
 from aiki.worker.durable import Execution, Port
+from aiki.worker.freeing import Memory
 from aiki.worker.gate import Gate
 from aiki.worker.ledger import Ledger
 from aiki.worker.slots import Shared
@@ -98,3 +100,10 @@ def test_errors_that_were_caught_are_cleared_with_what_was_raised() -> None:
 
     call(flow)
     assert kept[0]() is None
+
+
+def test_what_watches_the_memory_leaves_no_file_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert Memory().resident() > 0
+    assert len(os.listdir("/proc/self/fd")) == before
