@@ -1,4 +1,4 @@
-"""MariaDB killed under load: what was accepted is there, what was reported is recorded, nobody hangs."""
+"""MariaDB and MySQL killed under load: what was accepted is there, what was reported is recorded, nobody hangs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ DEADLINE = 5.5
 """`AIKI_TIMEOUT`, and what it takes to say so."""
 
 
+@pytest.fixture(params=["maria", "mysql9"])
+def database(request: pytest.FixtureRequest) -> MariaServer:
+    """Both servers, one after the other."""
+    server: MariaServer = request.getfixturevalue(f"own_{request.param}")
+    return server
+
+
 @pytest.fixture
-def system(make_system: Callable[..., System], rabbit: RabbitServer, own_maria: MariaServer) -> System:
-    return make_system(own_maria.create_database(), rabbit.url)
+def system(make_system: Callable[..., System], rabbit: RabbitServer, database: MariaServer) -> System:
+    return make_system(database.create_database(), rabbit.url)
 
 
 class Asker:
@@ -84,7 +91,7 @@ def port(system: System, free_port: Callable[[], int]) -> int:
     return number
 
 
-def test_a_killed_database_loses_nothing_that_was_accepted(system: System, own_maria: MariaServer, port: int) -> None:
+def test_a_killed_database_loses_nothing_that_was_accepted(system: System, database: MariaServer, port: int) -> None:
     system.orchestrator()
     system.orchestrator()
     system.worker(concurrency=2)
@@ -93,12 +100,12 @@ def test_a_killed_database_loses_nothing_that_was_accepted(system: System, own_m
         for _ in range(5 if FULL else 2):
             before = len(load.accepted)
             wait_until(lambda before=before: len(load.accepted) >= before + 150, 30, "runs to be accepted")
-            own_maria.kill9()
+            database.kill9()
             refused = load.refused
             wait_until(lambda refused=refused: load.refused > refused, 20, "an enqueue to be refused")
             failed = asker.answers[503]
             wait_until(lambda failed=failed: asker.answers[503] > failed, 20, "the API to say 503")
-            own_maria.start()
+            database.start()
         before = len(load.accepted)
         wait_until(lambda: len(load.accepted) >= before + 100, 30, "runs to be accepted again")
     system.wait_completed(load.accepted)
@@ -112,17 +119,17 @@ def test_a_killed_database_loses_nothing_that_was_accepted(system: System, own_m
     assert {str(number) for number in load.accepted} <= set(system.starts())
 
 
-def test_a_stopped_database_delays_nobody_beyond_the_deadline(system: System, own_maria: MariaServer, port: int) -> None:
+def test_a_stopped_database_delays_nobody_beyond_the_deadline(system: System, database: MariaServer, port: int) -> None:
     system.orchestrator()
     system.worker(concurrency=2)
     app = system.app()
     with Asker(port) as asker, Load(app.definitions["shop.marked"], rate=50) as load:
         wait_until(lambda: len(load.accepted) >= 50, 30, "runs to be accepted")
-        own_maria.sigstop()
+        database.sigstop()
         try:
             wait_until(lambda: load.refused >= 2 and asker.answers[503] >= 2, 40, "refusals")
         finally:
-            own_maria.sigcont()
+            database.sigcont()
         before = len(load.accepted)
         wait_until(lambda: len(load.accepted) >= before + 50, 30, "runs to be accepted again")
     system.wait_completed(load.accepted)

@@ -52,7 +52,12 @@ def test_what_is_enqueued_while_the_broker_is_down_runs_when_it_is_back(system: 
     assert started_twice(system) == {}
 
 
-def test_a_broker_killed_under_load_loses_nothing_and_all_are_back_in_time(system: System, own_rabbit: RabbitServer) -> None:
+@pytest.mark.parametrize("server", ["own_rabbit", "own_rabbit4"])
+def test_a_broker_killed_under_load_loses_nothing_and_all_are_back_in_time(
+    make_system: Callable[..., System], mysql_database: str, server: str, request: pytest.FixtureRequest
+) -> None:
+    broker: RabbitServer = request.getfixturevalue(server)
+    system = make_system(mysql_database, broker.start().url)
     system.orchestrator()
     system.orchestrator()
     workers = [system.worker(concurrency=2), system.worker(concurrency=2)]
@@ -63,7 +68,7 @@ def test_a_broker_killed_under_load_loses_nothing_and_all_are_back_in_time(syste
         for _ in range(5 if FULL else 2):
             before = len(load.accepted)
             wait_until(lambda before=before: len(load.accepted) >= before + 200, 30, "runs to be accepted")
-            own_rabbit.restart()
+            broker.restart()
             back, clock = time.monotonic(), time.time()
             for worker in workers:
                 wait_until(
