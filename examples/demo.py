@@ -180,7 +180,8 @@ def main() -> int:
         parser.error("--orders: 8 or more")
     for variable in [name for name in os.environ if name.startswith("AIKI_")]:
         del os.environ[variable]  # the demo is on the embedded default, whatever this shell is set up for
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell starts what it puts into the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="aiki-demo-") as name:
         directory = Path(name)
