@@ -150,7 +150,7 @@ class Connection:
             try:
                 seq = self.session.send(sent.to, sent.body)
             except MessageTooLarge as error:
-                body = self.shrink(sent, error.limit - SIGNATURE)
+                body = self.shrink(sent, error.limit)
                 if body is None:
                     _log.error("a message to %s %s is given up: %s", sent.to.kind, sent.to.key, error)
                     self._open -= not sent.confirmed

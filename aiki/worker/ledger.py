@@ -15,7 +15,7 @@ from aiki.broker.base import Address, Delivery, Kind, reports, work
 from aiki.ceilings import DISPATCH_BYTES, REPORT_BYTES
 from aiki.history import Step
 from aiki.messages import STEPS, Dispatch, DispatchList, Report, ReportList
-from aiki.worker.connection import Connection, Sent
+from aiki.worker.connection import SIGNATURE, Connection, Sent
 from aiki.worker.sizes import parts_of_steps, weight_of, without_what_is_too_large
 from aiki.worker.slots import Slot
 
@@ -169,4 +169,4 @@ def _parts(
 
 def _shrunk(sent: Sent, limit: int) -> bytes | None:
     """What is sent in place of a message that the broker does not take; None for dispatches that are given back."""
-    return without_what_is_too_large(sent.body, limit) if sent.to.kind is Kind.REPORTS else None
+    return without_what_is_too_large(sent.body, limit, SIGNATURE) if sent.to.kind is Kind.REPORTS else None

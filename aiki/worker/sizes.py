@@ -62,24 +62,28 @@ def parts_of_steps(steps: list[Step]) -> Iterator[list[Step]]:
         yield steps[start:]
 
 
-def without_what_is_too_large(body: bytes, limit: int) -> bytes | None:
+def without_what_is_too_large(body: bytes, limit: int, room: int = 0) -> bytes | None:
     """A message of reports in which those that are the reason why it is over `limit` bytes say that their run fails.
 
     None if that does not help either.
+
+    :param room: bytes of the limit that are left to what is added to the message later.
     """
     found = ReportList.decode(body)
     largest = sorted(found.reports, key=weight_of, reverse=True)
     for count in range(1, len(largest) + 1):
         bad = {id(report) for report in largest[:count]}
-        kept = [_refused(report, limit) if id(report) in bad else report for report in found.reports]
+        kept = [_refused(found, report, limit) if id(report) in bad else report for report in found.reports]
         made = ReportList(found.namespace, found.worker, found.executor, kept).encode()
-        if len(made) <= limit:
+        if len(made) <= limit - room:
             return made
     return None
 
 
-def _refused(report: Report, limit: int) -> Report:
+def _refused(message: ReportList, report: Report, limit: int) -> Report:
+    # As long as it would be alone in a message: its texts are escaped there, so that their own lengths say too little.
+    size = len(ReportList(message.namespace, message.worker, message.executor, [report]).encode())
     what = {messages.COMPLETED: "its result", messages.STEPS: "the result or the input of a step"}.get(report.kind)
-    text = f"{what or f'its {report.kind} report'} is too large to be sent: {MessageTooLarge(weight_of(report), limit)}"
+    text = f"{what or f'its {report.kind} report'} is too large to be sent: {MessageTooLarge(size, limit)}"
     body = {"ms": report.body.get("ms", 0), "type": "aiki.errors.MessageTooLarge", "message": text, "tb": ""}
     return Report(messages.FAILED, report.run_id, report.epoch, {**body, "outcome": "failed"})

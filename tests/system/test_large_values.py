@@ -108,8 +108,7 @@ def test_a_result_that_no_message_can_carry_fails_its_run_and_nobody_elses(limit
     large, odd, small = make.enqueue(17 * MB), make.enqueue(5 * MB, "\\"), make.enqueue(10)
     with pytest.raises(RunFailed, match="PayloadTooLarge"):
         large.result(timeout=60)
-    # A kilobyte of the limit is left to the signature.
-    with pytest.raises(RunFailed, match=r"MessageTooLarge.*its result is too large to be sent.*16,776,192"):
+    with pytest.raises(RunFailed, match=r"MessageTooLarge.*its result is too large to be sent.*16,777,216"):
         odd.result(timeout=60)
     assert small.result(timeout=60) == "x" * 10
     assert sessions_were_lost(limited) == []
@@ -123,7 +122,7 @@ def test_a_broker_that_takes_less_than_it_is_held_to_is_believed(
     up(system, 1)
     make, measure = task(system, "make", **settings), task(system, "measure", **settings)
     large, small = make.enqueue(17 * MB), make.enqueue(10)
-    with pytest.raises(RunFailed, match="16,776,192"):
+    with pytest.raises(RunFailed, match="16,777,216"):
         large.result(timeout=60)
     assert small.result(timeout=60) == "x" * 10
     sent = measure.enqueue("x" * 17 * MB)  # by this process, which learns it first; then by the orchestrator
