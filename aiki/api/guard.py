@@ -158,12 +158,13 @@ class Guard:
     # ------------------------------------------------------------ who
     def _recognised(self) -> Principal | None:
         given = request.headers.get("Authorization", "")
-        if self._local and not self._has_people():
+        token = request.cookies.get(cookie_name(), "")
+        # Who brings a session has signed in: then there may be people that this process has not heard of.
+        if self._local and not self._has_people(anew=bool(token)):
             check_local(request.method, request.headers)
             return LOCAL
         if given:
             return self._by_key(given)
-        token = request.cookies.get(cookie_name(), "")
         session = self._session(token) if token else None
         if session is None:
             return None
@@ -193,9 +194,9 @@ class Guard:
         idle = self.settings.session_idle
         return self._known.get(b"session" + session_id(token), lambda: self._backend.store.session(token, idle))
 
-    def _has_people(self) -> bool:
+    def _has_people(self, *, anew: bool = False) -> bool:
         now = time.monotonic()
-        if now >= self._people_until:
+        if now >= self._people_until or (anew and not self._people):
             self._people = self._backend.store.has_people()
             self._people_until = now + KNOWN_FOR
         return self._people

@@ -256,7 +256,7 @@ class Orchestrator:
         self.duties.restart(now, later=("reconcile", "revocations"))
         self.duties.later("reconcile", now + RECONCILE_EVERY)
         # Workers whose hello nobody heard wait for an answer; those known already only answer again.
-        for namespace in {self._settings.namespace, *self._store.namespaces()}:
+        for namespace in sorted({self._settings.namespace, *self._store.namespaces()}):
             self._context.out.control(namespace, m.RESEND_HELLO)
         logger.info("listening: %d report partitions, %d workers on record", self._reading, len(self._live.workers))
         return session

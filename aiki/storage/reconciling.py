@@ -169,9 +169,7 @@ class Reconciling:
         self, connection: sa.Connection, namespace: str, keys: Sequence[tuple[bytes, int]]
     ) -> set[tuple[bytes, int]]:
         by_id = {delivery_id(raw, epoch): (raw, epoch) for raw, epoch in keys}
-        # MySQL would rather read a table whole that seems small, and its idea of the size may be old.
-        hint = "" if self.db.is_sqlite else "FORCE INDEX (PRIMARY) "
-        sql = f"SELECT id FROM aiki_deliveries {hint}WHERE namespace = ? AND id"
+        sql = "SELECT id FROM aiki_deliveries WHERE namespace = ? AND id"
         return {by_id[bytes(row[0])] for row in self.db.where_in(connection, sql, (namespace,), list(by_id))}
 
     def stirred(self, after: tuple[str, bytes] = ("", b""), limit: int = 500) -> list[tuple[str, bytes]]:

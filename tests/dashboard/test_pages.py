@@ -165,6 +165,14 @@ def test_a_key_is_shown_once_and_revoked(make_pages: Callable[..., Pages]) -> No
     pages.get("/keys/nothing/revoke", 404)
 
 
+def test_who_signs_in_as_the_first_user_counts_as_that_user_at_once(make_pages: Callable[..., Pages]) -> None:
+    pages = make_pages()
+    pages.get("/keys")  # nobody needs to sign in yet, and the server keeps that in mind for a moment
+    pages.store.add_user("ann", PASSWORD, "admin")  # by another process
+    sign_in(pages)
+    assert pages.http.get("/api/v1/me").get_json()["name"] == "ann"
+
+
 def test_users_are_added_changed_and_removed(pages: Pages) -> None:
     assert "With the first user" in pages.get("/users").text
     pages.store.add_user("ann", PASSWORD, "admin")

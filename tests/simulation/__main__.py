@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import traceback
 
@@ -18,6 +19,7 @@ def main() -> int:
     parser.add_argument("--to", type=int, help="all seeds from the first to this one, until one fails")
     options = parser.parse_args()
     seeds = range(options.seeds[0], options.to) if options.to else options.seeds
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a trace shows odd texts
     began = time.monotonic()
     for seed in seeds:
         try:

@@ -52,7 +52,8 @@ def _faults(step: dict[str, Any]) -> Iterator[str]:
     # Derived tables hold what their own SELECT was limited to.
     if not table or table.startswith("<") or table in BOUNDED or "Impossible" in extra or "no matching row" in extra:
         return
-    if step["type"] in ("ALL", "index"):
+    # An empty table counts as one row: there, reading it whole is the best plan.
+    if step["type"] in ("ALL", "index") and int(step.get("rows") or 0) > 1:
         yield f"{table} is read whole"
     if "filesort" in extra and int(step.get("rows") or 0) > 1000:
         yield f"{table} is sorted"
