@@ -12,8 +12,9 @@ import aiki
 from aiki.worker.options import MAX_CONCURRENCY, Options
 
 _EPILOG = """Exit codes: 0 stopped as asked (TERM or INT: what runs is finished, what was only taken is given back);
-1 it could not start; 2 an option or the app is wrong; 3 stopped at once (QUIT, or a second TERM or INT: what runs is killed
-and given back). Settings of the app (broker, namespace, payload limit) come from Aiki(...) and the AIKI_* variables."""
+1 it could not start; 2 an option or the app is wrong; 3 stopped at once (QUIT, a second TERM or INT, or the drain timeout:
+what runs is killed and given back). Settings of the app (broker, namespace, payload limit) come from Aiki(...) and the
+AIKI_* variables."""
 
 
 def _split(_context: click.Context, _parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,6 +118,15 @@ def _host() -> str:
     help="Raise SoftTimeLimitExceeded in a task that runs longer and names no limit of its own.",
 )
 @click.option(
+    "--drain-timeout",
+    type=float,
+    default=None,
+    envvar="AIKI_WORKER_DRAIN_TIMEOUT",
+    show_envvar=True,
+    metavar="SECONDS",
+    help="Once asked to stop, kill and give back what still runs after so long; less than the platform's grace period.",
+)
+@click.option(
     "--prefetch",
     type=click.IntRange(1, 1000),
     default=32,
@@ -142,6 +152,7 @@ def worker(
     max_memory: int,
     time_limit: float | None,
     soft_time_limit: float | None,
+    drain_timeout: float | None,
     prefetch: int,
     broker_url: str | None,
 ) -> None:
@@ -158,6 +169,7 @@ def worker(
         max_memory=max_memory,
         time_limit=time_limit,
         soft_time_limit=soft_time_limit,
+        drain_timeout=drain_timeout,
         prefetch=prefetch,
         broker_url=broker_url,
     )

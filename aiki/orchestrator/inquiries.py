@@ -14,7 +14,7 @@ from aiki.orchestrator.context import Context
 from aiki.orchestrator.core import Source
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.storage.applying import Applied, Effects
-from aiki.storage.roster import LOST, STOPPED
+from aiki.storage.roster import LOST, STOPPED, WorkerEnd
 from aiki.storage.rows import RunRow
 
 RUNS_A_TRANSACTION: Final = 500
@@ -107,10 +107,10 @@ class Inquiries:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             rules = context.rules(namespace)
             gone = {row.worker.hex() for row in rows.values() if row.worker is not None} - set(context.live.workers)
-            states = context.store.worker_states(namespace, gone) if gone else {}
+            ends = context.store.worker_ends(namespace, gone) if gone else {}
             for row in rows.values():
                 key, again = keys[row.id]
-                lost = self._loss(states, row)
+                lost = self._loss(ends, row)
                 core.settle_inquiry(row, key.epoch, rules, effects, lost=lost, copy_may_be_out=again)
 
         for part in _parts(sorted(keys)):
@@ -134,14 +134,17 @@ class Inquiries:
                 keys.pop(run_id, None)
             context.follow(namespace, applied)
 
-    def _loss(self, states: dict[str, tuple[str, str]], row: RunRow) -> str | None:
-        """What became of the worker that had bound a run, in words, if it was lost with the run in its hands."""
+    def _loss(self, ends: dict[str, WorkerEnd], row: RunRow) -> str | None:
+        """What became of the worker that had bound a run, in words, if it was lost with the run in its hands.
+
+        One that was stopping was killed by whoever had asked it to: for a deploy no run is charged.
+        """
         if row.worker is None or row.worker.hex() in self._context.live.workers:
             return None
-        state, name = states.get(row.worker.hex(), (LOST, row.worker.hex()))
-        if state == STOPPED:
+        end = ends.get(row.worker.hex(), WorkerEnd(LOST, row.worker.hex(), draining=False))
+        if end.state == STOPPED or end.draining:
             return None
-        return f"worker {name} was lost while executing it (no heartbeat for {self._context.settings.lease:g} s)"
+        return f"worker {end.name} was lost while executing it (no heartbeat for {self._context.settings.lease:g} s)"
 
     def _settle(self, carriers: list[Carrier]) -> None:
         done = []

@@ -186,6 +186,9 @@ class Intake:
 
     def _take_heartbeat(self, beat: Heartbeat, now: float) -> None:
         live, context = self._context.live, self._context
+        before = live.workers.get(beat.worker)
+        if beat.kind == m.BEAT and beat.fields.get("draining") and (before is None or not before.said.draining):
+            self._duties.soon("save")  # on record before the platform kills it: what is lost then is not charged
         if beat.kind == m.HELLO:
             context.store.save_worker(beat)
             live.hear(beat, now)

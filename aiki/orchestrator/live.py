@@ -91,8 +91,9 @@ class Live:
         """Take in a heartbeat. False: the worker is not known and should say hello."""
         worker = self.workers.get(beat.worker)
         if beat.kind == m.HELLO:
+            said = Said([]) if worker is None else worker.said
             worker = self.workers[beat.worker] = Worker(
-                beat.namespace, beat.worker, now, _kinds(beat.fields.get("definitions", []))
+                beat.namespace, beat.worker, now, _kinds(beat.fields.get("definitions", [])), said=said
             )
             worker.queues = frozenset(map(str, beat.fields.get("queues", ())))
             can = beat.fields.get("can")

@@ -302,7 +302,7 @@ class Orchestrator:
 
     def _lose(self, worker: Worker) -> None:
         self._judge.gone(worker.id)
-        self._store.set_worker_state(worker.namespace, worker.id, LOST)
+        self._store.set_worker_state(worker.namespace, worker.id, LOST, draining=worker.said.draining)
         keys = self._store.runs_of_worker(worker.namespace, worker.id)
         logger.warning(
             "worker %s is lost: no heartbeat for %g s; %d runs were in its hands", worker.id, self._live.lease, len(keys)

@@ -64,6 +64,14 @@ class Said(NamedTuple):
     paused: Sequence[str] = ()
 
 
+class WorkerEnd(NamedTuple):
+    """A worker's state, its name, and whether it was stopping when it was last heard."""
+
+    state: str
+    name: str
+    draining: bool
+
+
 class Wanted(StrEnum):
     """What an operator wants of a worker, from least to most."""
 
@@ -247,9 +255,10 @@ class Roster(Auditing):
 
         self.db.transaction(work, repeatable=True)
 
-    def set_worker_state(self, namespace: str, worker: str, state: str) -> None:
-        """Record that a worker has stopped or is lost."""
-        sql = "UPDATE aiki_workers SET state = ?, children = '[]' WHERE namespace = ? AND id = ?"
+    def set_worker_state(self, namespace: str, worker: str, state: str, *, draining: bool = False) -> None:
+        """Record that a worker has stopped or is lost. `draining`: it was stopping when it was last heard."""
+        sql = "UPDATE aiki_workers SET state = ?, children = '[]'" + (", draining = 1" if draining else "")
+        sql += " WHERE namespace = ? AND id = ?"
         self.db.transaction(
             lambda connection: self.db.execute(connection, sql, (state, namespace, bytes.fromhex(worker))).rowcount,
             repeatable=True,
@@ -349,12 +358,12 @@ class Roster(Auditing):
         rows = self.db.read(lambda connection: self.db.execute(connection, sql, key).fetchall())
         return [(RunKey(bytes(raw).hex(), epoch), partition) for raw, epoch, partition in rows]
 
-    def worker_states(self, namespace: str, workers: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """The state and the name of each of these workers that is on record."""
+    def worker_ends(self, namespace: str, workers: Iterable[str]) -> dict[str, WorkerEnd]:
+        """How each of these workers stands that is on record."""
         wanted = [bytes.fromhex(worker) for worker in sorted(set(workers))]
-        sql = "SELECT id, state, name FROM aiki_workers WHERE namespace = ? AND id"
+        sql = "SELECT id, state, name, draining FROM aiki_workers WHERE namespace = ? AND id"
         rows = self.db.read(lambda connection: self.db.where_in(connection, sql, (namespace,), wanted))
-        return {bytes(raw).hex(): (state, name) for raw, state, name in rows}
+        return {bytes(raw).hex(): WorkerEnd(state, name, bool(draining)) for raw, state, name, draining in rows}
 
     # ------------------------------------------------------------ dead letters
     def save_dead_letter(

@@ -40,6 +40,7 @@ from aiki.worker.process import default_in_copies, heed_not, rss_kib
 from aiki.worker.registry import Registry
 from aiki.worker.run_log import RunLog
 from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Shared
+from aiki.worker.strays import kill_own
 
 _log = logging.getLogger(__name__)
 
@@ -71,12 +72,14 @@ MAX_TOGETHER: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a child is. `worker` is the worker incarnation's id; `wake` an eventfd that others write to have it look up."""
+    """Who a child is. `worker` is the worker incarnation's id; `wake` an eventfd that others write to have it look up;
+    `mark` tells the processes that it starts."""
 
     worker: str
     slot: int
     incarnation: int
     wake: int
+    mark: str
 
     @property
     def executor(self) -> str:
@@ -107,7 +110,7 @@ class Child:
         self._inbox = Inbox(registry, namespace, self._ledger, self._connection, self._revoked.covers)
         self._sources = [work(namespace, queue) for queue in options.queues]
         self._gate = Gate(self._slot)
-        self._executor = Executor(registry.settings, self._gate)
+        self._executor = Executor(registry.settings, self._gate, self._leaving)
         self._lock = threading.Lock()
         parts = (self._lock, self._connection, self._ledger, self._inbox, self._gate, self._slot, shared)
         self._port = Port(*parts, identity.wake, self._leaving, registry.settings, self._abandon)
@@ -339,6 +342,7 @@ class Child:
         if definition.kind == "workflow" and not self._prepare(index, job, attempt):
             return
         report = self._execute(index, job, attempt, soft)
+        self._clear_away(attempt, report)
         if attempt.durable is not None:
             self._ledger.add_steps(job.dispatch, attempt.durable.close())
             index = self._slot.tail - 1
@@ -396,6 +400,17 @@ class Child:
             self._slot.executed()
             self._lock.acquire()
             self._current = self._durable = None
+
+    def _clear_away(self, attempt: Attempt, report: Report) -> None:
+        """What an interrupted attempt has started does not outlive it.
+
+        A pool among that may be one that other runs would use, so this child is replaced then.
+        """
+        if self._gate.raised and report.kind != messages.COMPLETED:
+            killed = kill_own(self._identity.mark, os.getppid(), attempt.began)
+            if killed:
+                _log.info("leaving after a run that was interrupted: killed %d processes that it had started", len(killed))
+                self._stopping = True
 
     def _abandon(self) -> NoReturn:
         """The main thread cannot leave the workflow's function that it is in."""

@@ -11,6 +11,7 @@ import contextvars
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from aiki.worker.describe import describe
 from aiki.worker.durable import Execution
 from aiki.worker.gate import CANCEL, SOFT, Gate
 from aiki.worker.registry import Definition
+from aiki.worker.stopping import fell_with_the_worker
 
 _NO_ARGUMENTS: Final = "[[],{}]"
 _LEFTOVER_SECONDS: Final = 2.0
@@ -73,11 +75,13 @@ def timeout_delay(dispatch: Dispatch, definition: Definition) -> float:
 class Executor:
     """Executes runs in this process, one after the other.
 
+    :param leaving: whether this process is to end.
     :ivar last_progress: what the task last said, for the keeper to send.
     """
 
-    def __init__(self, settings: Settings, gate: Gate) -> None:
+    def __init__(self, settings: Settings, gate: Gate, leaving: Callable[[], bool] = lambda: False) -> None:
         self._gate = gate
+        self._leaving = leaving
         self._limit = settings.payload_limit
         self._compress_above = settings.compress_above or None
         self._runner: asyncio.Runner | None = None
@@ -209,6 +213,8 @@ class Executor:
             if attempt.durable is not None and not raised & CANCEL:
                 body["met"] = 1
             return messages.CANCELLED
+        if attempt.durable is None and self._leaving() and fell_with_the_worker(error):
+            return messages.RETURNED
         if raised & SOFT and isinstance(error, asyncio.CancelledError):
             error = self._gate.soft_error().with_traceback(error.__traceback__)
         body["type"], body["message"], body["tb"] = describe(error)

@@ -115,7 +115,7 @@ class Link:
             self.turn()
         if self._deadline is not None and self._notices:
             _log.error("leaving with %d death notices that nobody has confirmed", len(self._notices))
-        if self._listening:
+        if self._listening and not self._supervisor.closed:  # without a supervisor nobody knows how its children ended
             self._tell(messages.BYE, [], {})
         self._connection.close()
         return 0
@@ -187,7 +187,7 @@ class Link:
         self._nonce += 1
         self._hellos[self._nonce] = time.monotonic_ns()
         self._next_hello = now + HELLO_SECONDS
-        self._next_beat = now + messages.HEARTBEAT_SECONDS
+        self._next_beat = now + (0.0 if self._shared.draining else messages.HEARTBEAT_SECONDS)
         fields = {
             "name": self._options.name,
             "host": socket.gethostname(),
@@ -430,6 +430,8 @@ class Link:
         for line in self._supervisor.receive():
             if line["kind"] == "death":
                 self._report_death(Notice.from_wire(line["notice"]))
+            elif line["kind"] == "draining":
+                self._next_beat = 0.0  # heard before the platform kills: what is killed then is not charged
             elif line["kind"] == "stop":
                 self._deadline = self._clock() + STOP_SECONDS
         self._supervisor.flush()

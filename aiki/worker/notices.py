@@ -1,6 +1,6 @@
 """What supervisor and link tell each other: JSON lines over a socket pair.
 
-To the link: `death` (a `Notice`), `stop`. To the supervisor: `confirmed` (a notice's number), `interrupt`, `drain`.
+To the link: `death` (a `Notice`), `draining`, `stop`. To the supervisor: `confirmed` (a notice's number), `interrupt`, `drain`.
 The supervisor keeps a notice, and tells it to each new link, until it is confirmed.
 """
 

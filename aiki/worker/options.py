@@ -34,6 +34,7 @@ class Options:
     :ivar soft_time_limit: soft limit of tasks that name none.
     :ivar prefetch: most messages a child takes ahead of its work.
     :ivar broker_url: overrides the app's.
+    :ivar drain_timeout: seconds after which a worker that was asked to stop kills what still runs, and gives it back.
     """
 
     apps: tuple[str, ...]
@@ -47,6 +48,7 @@ class Options:
     soft_time_limit: float | None = None
     prefetch: int = 32
     broker_url: str | None = None
+    drain_timeout: float | None = None
 
     def check(self) -> None:
         """Raise `ConfigurationError` for values that make no sense."""
@@ -60,6 +62,13 @@ class Options:
             raise ConfigurationError(f"prefetch {self.prefetch}: it must be from 1 to 1000")
         if self.max_tasks < 0 or self.max_memory < 0:
             raise ConfigurationError("max-tasks-per-child and max-memory-per-child must not be negative")
-        for what, limit in (("time-limit", self.time_limit), ("soft-time-limit", self.soft_time_limit)):
-            if limit is not None and limit <= 0:
+        for what, limit in self._seconds():
+            if limit is not None and not 0 < limit < float("inf"):
                 raise ConfigurationError(f"{what} {limit:g}: it must be more than 0 seconds")
+
+    def _seconds(self) -> tuple[tuple[str, float | None], ...]:
+        return (
+            ("time-limit", self.time_limit),
+            ("soft-time-limit", self.soft_time_limit),
+            ("drain-timeout", self.drain_timeout),
+        )

@@ -34,6 +34,7 @@ from aiki.worker.options import EXIT_COLD, EXIT_WARM, Options
 from aiki.worker.process import Death, OomWatch, die_with_parent, heed_not, name_death, set_title
 from aiki.worker.registry import Registry
 from aiki.worker.slots import Shared, Slot
+from aiki.worker.strays import Mark, Strays, Undertaker, kill_trees
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,10 @@ YOUNG_SECONDS: Final = 1.0
 LINK_STOP_SECONDS: Final = 8.0
 OOM_REFRESH_SECONDS: Final = 10.0
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD)
+STRAY_SECONDS: Final = 2.0
+"""How long the end waits for processes that tasks have left and that are killed."""
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +59,7 @@ class _Place:
     slot: Slot
     wake: int
     pid: int = 0
+    mark: str = ""
     born: float = 0.0
     kill: tuple[str, int] | None = None
     cancel: tuple[int, float] | None = None
@@ -82,6 +87,8 @@ class Supervisor:
         self._asked = 0
         """How often it was asked to stop; 2 and more is cold."""
         self._warm = self._cold = False
+        self._drained_by = float("inf")
+        """Monotonic seconds: when a warm stop becomes a cold one."""
         self._oom = OomWatch()
         self._next_oom = 0.0
         self._make_ring()  # a key that cannot be read is told at once
@@ -91,12 +98,14 @@ class Supervisor:
     def run(self) -> int:
         """Until told to stop; returns the exit code."""
         self._install_signals()
+        self._strays = Strays(self.worker, os.getpid())
         for place in self._places:
             place.slot.reset()
         while not (self._stopping and not any(place.pid for place in self._places)):
             self._start_missing()
             self._wait(TICK_SECONDS)
             self._once()
+        self._end_strays()
         self._stop_link()
         return EXIT_COLD if self._cold else EXIT_WARM
 
@@ -106,9 +115,13 @@ class Supervisor:
 
     def _once(self) -> None:
         self._reap()
+        self._kill_strays()
         self._read_link()
         if self._asked and not self._stopping:
             self._stop_warm()
+        if self._warm and not self._cold and time.monotonic() >= self._drained_by:
+            _log.warning("not done after the drain timeout of %g s", self._options.drain_timeout)
+            self._stop_cold()
         if self._asked > 1 and not self._cold:
             self._stop_cold()
         for place in self._places:
@@ -125,6 +138,8 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGQUIT, self._on_stop)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup the end of a terminal is not to be heeded
+            signal.signal(signal.SIGHUP, self._on_stop)
         signal.signal(signal.SIGCHLD, heed_not)
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
@@ -148,18 +163,32 @@ class Supervisor:
     def _stop_warm(self) -> None:
         _log.info("stopping: what runs is finished, the rest given back (once more: stop at once)")
         self._warm = True
+        if self._options.drain_timeout is not None:
+            self._drained_by = time.monotonic() + self._options.drain_timeout
+        self._drain()
+
+    def _drain(self) -> None:
         self._shared.drain()
         for place in self._places:
             os.eventfd_write(place.wake, 1)
+        if self._link is not None:
+            self._link.send("draining")
 
     def _stop_cold(self) -> None:
         _log.warning("stopping at once: what runs is killed and given back")
         self._cold = True
-        self._shared.drain()
+        self._drain()
         for place in self._places:
             if place.pid:
                 place.kill = (notices.COLD, -1)
-                os.kill(place.pid, signal.SIGKILL)
+                kill_trees([place.pid])
+
+    def _end_strays(self) -> None:
+        """All children are gone: what they have started goes, too."""
+        deadline = time.monotonic() + STRAY_SECONDS
+        while self._strays.end(self._own_processes()) and time.monotonic() < deadline:
+            self._wait(TICK_SECONDS)
+            self._reap()
 
     def _stop_link(self) -> None:
         """The link goes last: it reports what dead children held, and says bye."""
@@ -191,21 +220,25 @@ class Supervisor:
                 self._start_child(place)
 
     def _start_child(self, place: _Place) -> None:
-        identity = Identity(self.worker, place.slot.number, place.slot.incarnation, place.wake)
+        mark = Mark(f"{self.worker}.{place.slot.number}.{place.slot.incarnation}.")
+        identity = Identity(self.worker, place.slot.number, place.slot.incarnation, place.wake, mark.text)
 
         def main() -> int:
+            mark.put_on()
             prepare_standard_streams()
             logs.identify(child=identity.slot)
             broker = SignedBroker(self._broker, self._make_ring())
             return Child(identity, self._registry, self._options, self._shared, broker).run()
 
         place.kill = place.cancel = None
+        place.mark = mark.text
         place.born = time.monotonic()
         place.pid = self._fork("aiki-child", main)
         place.slot.pid = place.pid
 
     def _start_link(self) -> None:
         ours, theirs = socket.socketpair()
+        parent = os.getpid()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 
@@ -215,10 +248,15 @@ class Supervisor:
             wakes = [place.wake for place in self._places]
             lines, ring = Lines(theirs), self._make_ring()
             broker = SignedBroker(self._broker, ring)
-            return Link(self.worker, self._registry, self._options, self._shared, broker, lines, wakes, ring=ring).run()
+            undertaker = Undertaker(self.worker, parent, lambda: [slot.pid for slot in self._shared.slots])
+            undertaker.start()
+            code = Link(self.worker, self._registry, self._options, self._shared, broker, lines, wakes, ring=ring).run()
+            if lines.closed:  # the supervisor is gone, or is going: it closes its files first
+                undertaker.join(LINK_STOP_SECONDS)
+            return code
 
         self._link_born = time.monotonic()
-        self._link_pid = self._fork("aiki-link", main)
+        self._link_pid = self._fork("aiki-link", main, outlive=True)
         theirs.close()
         self._link = Lines(ours)
         for notice in self._notices.values():
@@ -230,8 +268,11 @@ class Supervisor:
         settings = self._registry.settings
         return WorkerRing(self._shared, settings.namespace, settings.worker_key)
 
-    def _fork(self, title: str, main: Callable[[], int]) -> int:
-        """Run `main` in a new process called `title`, which ends with its result; returns the process id."""
+    def _fork(self, title: str, main: Callable[[], int], *, outlive: bool = False) -> int:
+        """Run `main` in a new process called `title`, which ends with its result; returns the process id.
+
+        :param outlive: the kernel does not kill it as soon as this process is gone.
+        """
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -243,7 +284,8 @@ class Supervisor:
         code = 1
         try:
             self._leave_behind()
-            die_with_parent(parent)
+            if not outlive:
+                die_with_parent(parent)
             set_title(title)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             code = main()
@@ -257,10 +299,16 @@ class Supervisor:
                 os._exit(code)
 
     def _leave_behind(self) -> None:
-        """In a new process: let go of what is the supervisor's."""
+        """In a new process: let go of what is the supervisor's.
+
+        The session is its own: what is sent to the worker's group (by a terminal, say) does not reach tasks' processes.
+        """
+        os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
         # A terminal's ^C and a service manager's TERM reach the whole group; only the supervisor decides what follows.
         signal.signal(signal.SIGINT, heed_not)
         signal.signal(signal.SIGTERM, heed_not)
@@ -285,6 +333,16 @@ class Supervisor:
                 if place.pid == pid:
                     self._child_died(place, name_death(status, self._oom.risen))
 
+    def _kill_strays(self) -> None:
+        """Kill what dead children have left behind."""
+        if self._strays.busy:
+            killed = self._strays.sweep(self._own_processes())
+            if killed:
+                _log.warning("killed %d processes that tasks of dead children had started", len(killed))
+
+    def _own_processes(self) -> list[int]:
+        return [self._link_pid, *(place.pid for place in self._places)]
+
     def _link_died(self, death: Death) -> None:
         pid, self._link_pid = self._link_pid, 0
         if self._link is not None:
@@ -303,6 +361,7 @@ class Supervisor:
         slot, pid = place.slot, place.pid
         incarnation, held = slot.held()
         place.pid = 0
+        self._strays.child_died(pid, place.mark)
         left = any(item.executing for item in held)
         if left or death != Death(None, 0):
             self._log_death(place, pid, death)
@@ -324,7 +383,8 @@ class Supervisor:
 
     def _notice(self, place: _Place, pid: int, incarnation: int, death: Death) -> None:
         now = time.monotonic_ns()
-        reason = notices.CRASH
+        # While the worker drains, the platform kills what is left after its grace period: nothing that the run has done.
+        reason = notices.COLD if self._stopping and death.signal == "SIGKILL" and not death.oom else notices.CRASH
         runs = []
         # A workflow has several entries, one after the other, where its steps have limits of their own: the last one counts.
         last = {(item.entry.run, item.entry.epoch): item for item in place.slot.held()[1]}
@@ -365,7 +425,7 @@ class Supervisor:
     def _kill(self, place: _Place, reason: str, index: int) -> None:
         if place.kill is None:
             place.kill = (reason, index)
-            os.kill(place.pid, signal.SIGKILL)
+            kill_trees([place.pid])
 
     def _read_link(self) -> None:
         if self._link is None:

@@ -26,7 +26,7 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
 )
 STORE = (
     *("apply", "claim_due", "redispatch", "expire", "delivered", "save_worker", "heard", "save_dead_letter"),
-    *("revocations", "all_pauses", "unannounced", "announced", "stirred", "worker_states", "clock", "claim_batches", "running"),
+    *("revocations", "all_pauses", "unannounced", "announced", "stirred", "worker_ends", "clock", "claim_batches", "running"),
     *("purge_batches", "stale_queued", "stale_undelivered", "stalled", "namespaces", "fold_tallies", "save_orchestrator"),
     *("purge_idempotency", "wanted_workers", "drop_old_statistics", "save_durations", "runs_of_worker"),
     *("set_worker_state", "index_failures", "ping", "probe", "workers"),

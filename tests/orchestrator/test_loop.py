@@ -177,6 +177,30 @@ def test_a_silent_worker_holds_up_the_answer_until_it_is_lost_and_its_run_is_cha
     assert [a.outcome for a in detail.attempts] == ["lost"]
 
 
+@pytest.mark.parametrize("hello_again", [False, True])
+def test_a_run_of_a_worker_that_was_killed_while_it_drained_is_not_charged(stage: Stage, hello_again: bool) -> None:
+    """Time and again: so it is with deploys whose grace period is too short."""
+    [run_id] = stage.enqueue()
+    for deploy in range(4):
+        worker = stage.worker()
+        _, message = worker.take()
+        while message.runs[0].epoch <= deploy:
+            _, message = worker.take()
+        worker.report(message.runs[0], m.STARTED, ms=300)
+        worker.until(lambda: stage.state(run_id) is State.RUNNING)
+        worker.beat(draining=1)
+        if hello_again:
+            worker.beat(m.HELLO, **worker.fields)
+        worker.poll()
+        worker.close()
+        stage.workers.remove(worker)
+        stage.pass_time(25)
+        assert stage.state(run_id) is State.QUEUED
+    detail = stage.store.detail(run_id)
+    assert detail is not None
+    assert (detail.run.crashes, detail.run.attempt, detail.attempts) == (0, 1, [])
+
+
 def test_a_gap_of_the_orchestrator_gives_every_worker_a_full_term(stage: Stage) -> None:
     worker = stage.worker()
     [run_id] = stage.enqueue()

@@ -193,7 +193,7 @@ class SimulatedWorker:
 
     # ------------------------------------------------------------ starting
     def _start_child(self, slot: Slot, after: float) -> None:
-        identity = Identity(self.id, slot.number, slot.incarnation, _wake)
+        identity = Identity(self.id, slot.number, slot.incarnation, _wake, "")
         name = f"{self.name}.{slot.number}.{slot.incarnation}"
 
         def main() -> None:

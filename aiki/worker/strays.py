@@ -1,0 +1,280 @@
+"""Processes that users' code has started, and that must not outlive the attempt that did: found, and killed.
+
+A process can leave its parent, its group and its session (a daemon), so ancestry is not enough. The supervisor is the
+subreaper of all: what has lost its parent becomes the supervisor's own. Whose it was is told by what a process cannot easily
+lose: the session and the group of the child that began it, an environment variable (after an exec), or a mapping of memory
+(after a fork).
+
+A worker may have processes beside it that it did not start: those that a shell began before it became the worker, and, as
+process 1 of a container, whatever loses its parent there. They are reaped like all others and never killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+MARK_VARIABLE: Final = "AIKI_CHILD"
+"""Set in the environment of what a child starts: which child of which worker it is."""
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_ROUNDS: Final = 100
+_PAUSE: Final = 0.002
+_WATCH_SECONDS: Final = 0.2
+
+
+class Seen(NamedTuple):
+    """A process as `/proc/PID/stat` has it; `began` in clock ticks after the machine's start."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+    began: int
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of all descendants that lose theirs; False where the kernel cannot do that."""
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def see(pid: int) -> Seen | None:
+    """The process, or None if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return Seen(pid, fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def see_all() -> list[Seen]:
+    """All processes that can be seen from here."""
+    found = (see(int(name)) for name in os.listdir("/proc") if name.isdecimal())
+    return [item for item in found if item is not None]
+
+
+def children_of(pid: int) -> list[int]:
+    """The ids of a process's children, zombies among them."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            try:
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+            except ProcessLookupError:
+                continue
+    except FileNotFoundError:
+        if os.path.exists(f"/proc/{pid}"):  # a kernel without lists of children
+            return [item.pid for item in see_all() if item.parent == pid]
+    except OSError:
+        pass
+    return found
+
+
+def tree_under(roots: Iterable[int]) -> list[int]:
+    """These processes and all their descendants, parents first."""
+    found: dict[int, None] = dict.fromkeys(roots)
+    left = list(found)
+    while left:
+        for child in children_of(left.pop()):
+            if child not in found:
+                found[child] = None
+                left.append(child)
+    return list(found)
+
+
+def kill_trees(roots: Iterable[int]) -> list[int]:
+    """Kill these processes with all their descendants; gives those that were alive.
+
+    They are halted first, from the top: what is halted starts nothing that could be missed.
+    """
+    done: dict[int, None] = {}
+    roots = list(roots)
+    for _ in range(_ROUNDS):
+        fresh = [pid for pid in tree_under(roots) if pid not in done]
+        if not fresh:
+            break
+        for pid in fresh:
+            found = see(pid)
+            if found is not None and found.state not in "ZX":
+                send(pid, signal.SIGSTOP)
+                done[pid] = None
+        if not any(pid in done for pid in fresh):
+            break
+    for pid in {*done, *roots}:
+        send(pid, signal.SIGKILL)
+    return list(done)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process that may be gone, or that may be another user's."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def ticks_at(monotonic_ns: int) -> int:
+    """The clock tick after the machine's start at this monotonic time, as `Seen.began` counts."""
+    ago = (time.monotonic_ns() - monotonic_ns) / 1e9
+    return int((time.clock_gettime(time.CLOCK_BOOTTIME) - ago) * _TICKS)
+
+
+class Mark:
+    """What tells the processes of one child: made by the supervisor, put on by the child.
+
+    :param text: unique, and no other's beginning; it begins with the worker's id.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._name = f"aiki-{text}"
+        self._memory: mmap.mmap | None = None
+
+    def put_on(self) -> None:
+        """Have this process and all that it starts bear the mark."""
+        os.environ[MARK_VARIABLE] = self.text
+        try:
+            file = os.memfd_create(self._name, os.MFD_CLOEXEC)
+        except OSError:
+            return
+        try:
+            os.ftruncate(file, mmap.PAGESIZE)
+            self._memory = mmap.mmap(file, mmap.PAGESIZE)
+        finally:
+            os.close(file)
+
+
+def bears(pid: int, text: str) -> bool:
+    """Whether the process bears a mark that begins with `text`."""
+    try:
+        if f"\0{MARK_VARIABLE}={text}".encode() in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
+            return True
+        return f"/memfd:aiki-{text}".encode() in Path(f"/proc/{pid}/maps").read_bytes()
+    except OSError:
+        return False
+
+
+class Strays:
+    """What the supervisor knows of the processes that are its own without being its children or its link.
+
+    :param worker: the worker's id, with which all its marks begin.
+    """
+
+    def __init__(self, worker: str, parent: int) -> None:
+        self._worker = worker
+        self._parent = parent
+        self._before = _births(children_of(parent))
+        self._adopts = adopt_orphans()
+        self._alone = self._adopts and parent != 1 and not self._before
+        """Whether nothing but what this worker has started can become its own."""
+        self._dead: dict[int, str] = {}
+        """Children that died and whose processes are to be killed: process id to mark."""
+        self._tries: dict[int, int] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether processes of dead children may be left."""
+        return bool(self._dead)
+
+    def child_died(self, pid: int, mark: str) -> None:
+        """Its processes are to be killed, by `sweep`."""
+        self._dead[pid] = mark
+        self._tries[pid] = 0
+
+    def sweep(self, known: Iterable[int]) -> list[int]:
+        """Kill what dead children have left. `known`: the worker's own processes. To be called until not `busy`."""
+        if not self._dead:
+            return []
+        others = self._others(known)
+        roots = [pid for pid in others if self._is_left(pid)]
+        killed = kill_trees(roots)
+        for pid in list(self._dead):
+            self._tries[pid] += 1
+            if not roots or self._tries[pid] > _ROUNDS:  # what cannot be killed hangs in the kernel, or is another user's
+                del self._dead[pid], self._tries[pid]
+        return killed
+
+    def end(self, known: Iterable[int]) -> list[int]:
+        """The worker ends: kill whatever it or its children have started."""
+        return kill_trees(pid for pid in self._others(known) if self._alone or bears(pid, self._worker))
+
+    def _others(self, known: Iterable[int]) -> list[int]:
+        mine = set(known)
+        others = [pid for pid in children_of(self._parent) if pid not in mine]
+        return [pid for pid, began in _births(others).items() if self._before.get(pid) != began]
+
+    def _is_left(self, pid: int) -> bool:
+        found = see(pid)
+        if found is None or found.state in "ZX":
+            return False
+        if found.session in self._dead or found.group in self._dead:
+            return True
+        return any(bears(pid, mark) for mark in self._dead.values())
+
+
+def _births(pids: Iterable[int]) -> dict[int, int]:
+    """When each of these processes began: an id alone may be given to another one day."""
+    return {item.pid: item.began for item in map(see, pids) if item is not None}
+
+
+def kill_own(mark: str, supervisor: int, since_ns: int) -> list[int]:
+    """Kill what this process has started since (monotonic nanoseconds): its descendants, and daemons that bear its mark."""
+    since, me = ticks_at(since_ns) - 1, os.getpid()
+
+    def young(pid: int) -> bool:
+        found = see(pid)
+        return found is not None and found.state not in "ZX" and found.began >= since
+
+    def mine(pid: int) -> bool:
+        found = see(pid)
+        return found is not None and (me in (found.session, found.group) or bears(pid, mark))
+
+    roots = [pid for pid in tree_under([me]) if pid != me and young(pid)]
+    roots += [pid for pid in children_of(supervisor) if pid != me and young(pid) and mine(pid)]
+    return kill_trees(roots)
+
+
+class Undertaker(threading.Thread):
+    """Kills what a worker leaves behind whose supervisor was killed. It lives in the link, which outlives it for that.
+
+    :param parent: the supervisor; `children`: tells the ids of its children.
+    """
+
+    def __init__(self, worker: str, parent: int, children: Callable[[], Iterable[int]]) -> None:
+        super().__init__(name="aiki-undertaker", daemon=True)
+        self._worker = worker
+        self._parent = parent
+        self._children = children
+
+    def run(self) -> None:
+        """Wait for the supervisor's end, which the link's other thread may not notice while it waits for the broker."""
+        while os.getppid() == self._parent:
+            time.sleep(_WATCH_SECONDS)
+        _bury(self._worker, self._children())
+        os._exit(1)
+
+
+def _bury(worker: str, children: Iterable[int]) -> None:
+    mine = {os.getpid()}
+    sessions = {pid for pid in children if pid}
+    for _ in range(_ROUNDS):
+        left = [
+            item.pid
+            for item in see_all()
+            if item.pid not in mine
+            and item.state not in "ZX"
+            and (item.session in sessions or item.group in sessions or bears(item.pid, worker))
+        ]
+        if not left:
+            return
+        kill_trees(left)
+        time.sleep(_PAUSE)
