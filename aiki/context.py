@@ -145,7 +145,7 @@ class Call:
     :param stuck: called once the function has asked `MAX_REFUSALS` times for something durable although it is to be left.
     """
 
-    __slots__ = ("_refusals", "_strangers", "_stuck", "busy", "in_step", "over", "run", "thread")
+    __slots__ = ("_refusals", "_strangers", "_stuck", "_threads", "busy", "in_step", "over", "run", "thread")
 
     def __init__(self, run: DurableRun, stuck: Callable[[], object] | None = None) -> None:
         self.run = run
@@ -153,7 +153,9 @@ class Call:
         self.in_step = self.busy = self.over = False
         self._stuck = stuck
         self._refusals = 0
-        self._strangers = _threads()
+        self._threads: list[threading.Thread] = []
+        self._strangers: frozenset[int | None] = frozenset()
+        self.step_ended()
 
     def end(self) -> None:
         """The function has been left: from now on everything durable is refused, and its run is no longer held."""
@@ -168,7 +170,10 @@ class Call:
 
     def step_ended(self) -> None:
         """Threads that a step has started, and that outlive it, are not the workflow's."""
-        self._strangers |= _threads()
+        threads = threading.enumerate()
+        if threads != self._threads:  # mostly they are the same as after the last step
+            self._threads = threads
+            self._strangers |= {thread.ident for thread in threads}
 
     def has_started(self, thread: int) -> bool:
         """Whether the workflow's own code may have started this thread, or have given it work."""
@@ -326,10 +331,6 @@ def inside_step(ordinal: int, attempt: int, name: str = "") -> Iterator[None]:
         if here is not None:
             here.step_ended()
             here.in_step = False
-
-
-def _threads() -> frozenset[int | None]:
-    return frozenset(thread.ident for thread in threading.enumerate())
 
 
 def _in_pool() -> bool:

@@ -171,7 +171,8 @@ class Replay:
         """The function gets the result of this step."""
         if step.ordinal not in self._looked:
             self._looked.add(step.ordinal)
-            self._called_weight += len(step.more.get("r", "")) + _told_weight(step)
+            more = step.more
+            self._called_weight += len(more.get("r", "")) + (_told_weight(step) if "m" in more or "tb" in more else 0)
 
     def _call(self, step: Step) -> None:
         self._called += 1

@@ -8,6 +8,7 @@ nested `except` (see `Executor`) hold them all, wherever between two bytecodes t
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps
 import asyncio
 import signal
 from types import FrameType
@@ -42,7 +43,8 @@ class Gate:
     def installed(self) -> bool:
         """Whether the handler is still there: user code can replace it."""
         # Bound methods are made anew at each access, so equality and not identity.
-        return signal.getsignal(signal.SIGUSR1) == self._on_signal
+        # The wrapper would first look whether the handler is a member of an enum, which takes longer than all else here.
+        return bool(_signal.getsignal(signal.SIGUSR1) == self._on_signal)
 
     def arm(self, index: int, soft_limit: float) -> None:
         """Entry `index` is executed next."""

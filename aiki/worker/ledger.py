@@ -70,19 +70,24 @@ class Ledger:
         """Whether a flush would send something."""
         return bool(self._batch)
 
-    def add(self, partition: int, report: Report, message: Message | None) -> None:
-        """Take a report into the batch; `message` is the one whose run it settles, None if it settles none."""
+    def add(self, partition: int, report: Report, message: Message | None, weight: int | None = None) -> None:
+        """Take a report into the batch.
+
+        :param message: the one whose run it settles, None if it settles none.
+        :param weight: its size (`weight_of`), where that is known.
+        """
         entry = self._batch.get(partition)
         if entry is None:
             entry = self._batch[partition] = []
-        weight = weight_of(report)
+        if weight is None:
+            weight = weight_of(report)
         entry.append((report, message, weight))
         self.size += weight
 
     def add_steps(self, dispatch: Dispatch, steps: list[Step]) -> None:
         """Take a workflow's steps, in their order, into reports of bounded size."""
-        for part in parts_of_steps(steps):
-            self.add(dispatch.partition, Report(STEPS, dispatch.run_id, dispatch.epoch, {"s": part}), None)
+        for part, weight in parts_of_steps(steps):
+            self.add(dispatch.partition, Report(STEPS, dispatch.run_id, dispatch.epoch, {"s": part}), None, weight)
 
     def flush(self) -> list[Sent]:
         """Send the batch: for each partition one message, or several where it is large."""

@@ -49,17 +49,20 @@ def step_weight(step: Step) -> int:
     return size
 
 
-def parts_of_steps(steps: list[Step]) -> Iterator[list[Step]]:
-    """Steps in their order, in lists of bounded count and size; a step that is larger than that is alone in its list."""
+def parts_of_steps(steps: list[Step]) -> Iterator[tuple[list[Step], int]]:
+    """Steps in their order, in lists of bounded count and size, each with the size of a report that holds it.
+
+    A step that is larger than that is alone in its list.
+    """
     start = size = 0
     for at, step in enumerate(steps):
         weight = step_weight(step)
         if at > start and (at - start >= STEPS_A_REPORT or size + weight > REPORT_BYTES):
-            yield steps[start:at]
+            yield steps[start:at], _REPORT + size
             start, size = at, 0
         size += weight
     if start < len(steps):
-        yield steps[start:]
+        yield steps[start:], _REPORT + size
 
 
 def without_what_is_too_large(body: bytes, limit: int, room: int = 0) -> bytes | None:

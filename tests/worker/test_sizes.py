@@ -18,11 +18,13 @@ def step(ordinal: int, size: int) -> Step:
 
 def test_steps_are_cut_into_parts_in_their_order() -> None:
     steps = [step(n, 400_000) for n in range(7)] + [step(7, 5_000_000)] + [step(n, 10) for n in range(8, 500)]
-    parts = list(parts_of_steps(steps))
+    weighed = list(parts_of_steps(steps))
+    parts = [part for part, _ in weighed]
     assert [one for part in parts for one in part] == steps
     assert [len(part) for part in parts[:5]] == [2, 2, 2, 1, 1]
     assert max(len(part) for part in parts) == 200
-    for part in parts:
+    for part, weight in weighed:
+        assert weight == weight_of(Report(m.STEPS, RUN, 1, {"s": part}))
         assert len(part) == 1 or weight_of(Report(m.STEPS, RUN, 1, {"s": part})) <= REPORT_BYTES + 1000
     assert list(parts_of_steps([])) == []
 
