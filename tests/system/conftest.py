@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.scale import FULL
 from tests.services import MariaServer, RabbitServer
 from tests.system.system import System
 
@@ -43,6 +44,13 @@ def real_system(make_system: Callable[..., System], rabbit: RabbitServer, mysql_
 @pytest.fixture(params=["embedded", "real"])
 def system(request: pytest.FixtureRequest) -> System:
     """Both, one after the other."""
+    made: System = request.getfixturevalue(f"{request.param}_system")
+    return made
+
+
+@pytest.fixture(params=["embedded", "real"] if FULL else ["real"])
+def chosen_system(request: pytest.FixtureRequest) -> System:
+    """For tests that take long: on real servers; with AIKI_TEST_FULL=1 on the embedded default, too."""
     made: System = request.getfixturevalue(f"{request.param}_system")
     return made
 

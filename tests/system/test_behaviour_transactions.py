@@ -40,6 +40,15 @@ def orders(system: System) -> set[str]:
 
 @pytest.fixture
 def shop_database(system: System) -> System:
+    return with_orders(system)
+
+
+@pytest.fixture
+def chosen_database(chosen_system: System) -> System:
+    return with_orders(chosen_system)
+
+
+def with_orders(system: System) -> System:
     engine = sa.create_engine(system.settings.database_url)
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE orders (id VARCHAR(20))"))
@@ -75,8 +84,8 @@ def test_rolled_back_there_is_no_run(shop_database: System) -> None:
 
 
 @pytest.mark.parametrize("death", ["os._exit(9)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["exit", "kill"])
-def test_committed_it_runs_although_the_process_dies_at_once(shop_database: System, death: str) -> None:
-    system = shop_database
+def test_committed_it_runs_although_the_process_dies_at_once(chosen_database: System, death: str) -> None:
+    system = chosen_database
     system.orchestrator()
     system.worker()
     for number in range(3):

@@ -20,6 +20,12 @@ RUNS, KILLS = (2000, 100) if FULL else (600, 25)
 SLOT_BACK = 2.0
 
 
+@pytest.fixture
+def system(chosen_system: System) -> System:
+    """These take long."""
+    return chosen_system
+
+
 def kill_a_child(worker: Worker, concurrency: int, chance: random.Random) -> tuple[int, float]:
     """SIGKILL for a random child; its pid, and after how many seconds another process had its slot."""
     children = wait_until(lambda: worker.children() if len(worker.children()) == concurrency else None, 10, "all children")
@@ -111,9 +117,7 @@ def test_a_task_that_kills_its_process_is_dead_after_three_and_its_neighbours_co
     assert "SIGKILL" in (view.error_message or "")
 
 
-@pytest.mark.parametrize("kind", ["embedded", "real"])
-def test_supervisor_and_child_killed_together_are_charged_to_the_run(kind: str, request: pytest.FixtureRequest) -> None:
-    system: System = request.getfixturevalue(f"{kind}_system")
+def test_supervisor_and_child_killed_together_are_charged_to_the_run(system: System) -> None:
     system.env["AIKI_LEASE"] = "6"
     system.env["AIKI_MAX_CRASHES"] = "2"
     system.orchestrator()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import psutil
+import pytest
 
 from aiki import ids
 from aiki.states import State
@@ -19,6 +20,12 @@ from tests.system.system import System
 from tests.waiting import wait_until
 
 FULL = bool(os.environ.get("AIKI_TEST_FULL"))
+
+
+@pytest.fixture
+def system(chosen_system: System) -> System:
+    """These take long."""
+    return chosen_system
 
 
 def started_twice(system: System) -> dict[str, int]:
