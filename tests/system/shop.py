@@ -85,9 +85,10 @@ def suicide(i: int) -> None:
 
 @app.task
 def massacre(i: int) -> None:
-    """Kills its process group: the child, the link and the supervisor at once."""
+    """Kills the worker's process group, the link and the supervisor, and then its own."""
     mark("start", i)
     time.sleep(0.5)
+    os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
