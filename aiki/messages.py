@@ -205,7 +205,8 @@ CHANGED: Final = "changed"
 
 FETCH: Final = "fetch"
 """A workflow looks at values of its history that its dispatch does not carry. Body: `n`: the number of the question; `k`: a
-list of `aiki.history.ValueKey`. Answered with `Values`; it changes nothing."""
+list of `aiki.history.ValueKey`; `at`: the address of the answer, which nobody can guess (else it is the executor's). Answered
+with `Values`; it changes nothing."""
 
 ENDS_DISPATCH: Final = frozenset(
     {SUSPENDED, CONTINUED, CHANGED, COMPLETED, FAILED, RETRY, CRASHED, CANCELLED, RETURNED, INQUIRE, UNKNOWN, DROPPED}
@@ -323,7 +324,7 @@ _BODIES: Final[dict[str, f.Fields]] = {
     INQUIRE: f.Fields({"why": f.prose}),
     UNKNOWN: f.Fields({"name": f.prose, "version": f.prose}),
     DROPPED: f.Fields({}),
-    FETCH: f.Fields({"n": f.large, "k": _are_keys}, ("n", "k")),
+    FETCH: f.Fields({"n": f.large, "k": _are_keys, "at": f.hex_id}, ("n", "k")),
     PROGRESS: f.Fields({"p": f.optional(f.finite), "m": _a_prose}),
     LOGS: f.Fields({}),  # a line that cannot be read is left out, where they are recorded
     MARKER: f.Fields({"q": f.place}),

@@ -57,11 +57,16 @@ class TrustedProxies:
             environ["HTTP_HOST"] = host
 
     def _trusts(self, address: str) -> bool:
-        try:
-            found = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(found in network for network in self._trusted)
+        return is_in(address, self._trusted)
+
+
+def is_in(address: str, among: Iterable[Network]) -> bool:
+    """Whether an address is one of these networks'; text that is none is in no network."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in among)
 
 
 def _is_address(text: str) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import logging
 import os
 import socket
@@ -21,21 +20,17 @@ import ssl
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from flask import Flask
-from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.workers.gthread import ThreadWorker
 
-from aiki.api import instruments, proxies
+from aiki.api import connections, instruments, proxies
 from aiki.api.app import ApiOptions, backend_of, create_app
-from aiki.api.guard import SECURITY_HEADERS
 from aiki.api.listening import HandedOver, HandsOver
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
@@ -153,6 +148,8 @@ class _Application(BaseApplication):
         self._options = options
         host, port, self._loopback = address
         self._people = people
+        self.trusted = proxies.networks(settings.trusted_proxies)
+        """Proxies, whose connections are those of many."""
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._listening = listening
         self._pages = pages
@@ -226,12 +223,17 @@ def _child_exit(_arbiter: Any, worker: Any) -> None:
     instruments.left(worker.pid)
 
 
-class Worker(ThreadWorker):
+class Worker(connections.Connections):
     """Gunicorn's worker with threads, which cuts off requests that take too long and lets waiting ones go when it stops."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._busy: dict[Any, float] = {}
+        self._trusted = self.app.trusted
+
+    def exempt(self, address: str) -> bool:
+        """See `Connections.exempt`."""
+        return proxies.is_in(address, self._trusted)
 
     def handle(self, conn: Any) -> Any:
         """One request, in a thread."""
@@ -246,7 +248,7 @@ class Worker(ThreadWorker):
         try:
             return super().handle_request(req, conn)
         except HandedOver:
-            conn.close = _leave_open
+            conn.handed_over = True
             return False
 
     def notify(self) -> None:
@@ -285,18 +287,7 @@ class Worker(ThreadWorker):
             status, code, detail = 400, "invalid", "this is not HTTP that can be understood"
         if status == 500:
             log.error("a request from %s failed (%s)", (addr or ("?",))[0], getattr(req, "method", "-"), exc_info=exc)
-        title, request_id = code.replace("_", " "), uuid.uuid4().hex
-        told = {"type": f"urn:aiki:{code}", "title": title, "status": status, "detail": detail, "code": code}
-        body = json.dumps({**told, "request_id": request_id})
-        more = {**SECURITY_HEADERS, "X-Request-ID": request_id}
-        head = f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-        head += "".join(f"{name}: {value}\r\n" for name, value in more.items())
-        with contextlib.suppress(OSError):  # the client has gone
-            util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
-
-
-def _leave_open(graceful: bool = False) -> None:
-    """In place of closing a connection whose socket is the sender's now."""
+        connections.answer(client, status, code, detail)
 
 
 class _Log(Logger):

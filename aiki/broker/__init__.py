@@ -44,8 +44,11 @@ __all__ = [
 ]
 
 
-def broker_of(settings: Settings, *, heartbeat: int = 0, what: str = "this process") -> Broker:
-    """The broker that the settings name; `what` needs it. Connects to nothing yet. Raises `ConfigurationError`."""
+def broker_of(settings: Settings, *, heartbeat: int = 0, what: str = "this process", declares: bool = True) -> Broker:
+    """The broker that the settings name; `what` needs it; `declares`: see `open_broker`.
+
+    Connects to nothing yet. Raises `ConfigurationError`.
+    """
     settings.need("broker_url", what=what)
     return open_broker(
         settings.broker_url,
@@ -54,6 +57,7 @@ def broker_of(settings: Settings, *, heartbeat: int = 0, what: str = "this proce
         heartbeat=heartbeat,
         password_file=settings.broker_password_file,
         max_message=settings.max_message,
+        declares=declares,
     )
 
 
@@ -65,6 +69,7 @@ def open_broker(
     heartbeat: int = 0,
     password_file: str = "",
     max_message: int = MAX_MESSAGE,
+    declares: bool = True,
 ) -> Broker:
     """The broker behind `url`: `amqp://user:password@host:5672/vhost`, `amqps://…`, or `sqlite:///path/to/broker.db`.
 
@@ -76,6 +81,7 @@ def open_broker(
     :param password_file: holds RabbitMQ's password, read for each connection.
     :param max_message: bytes; a larger message is refused here (`MessageTooLarge`), for RabbitMQ ends the session of whoever
         sends one that is over its own limit.
+    :param declares: whether a session makes what it needs without looking first, see `AmqpBroker`.
     :raises ConfigurationError: the URL, the prefix or the queue type is not one.
     """
     scheme = url.partition(":")[0]
@@ -89,6 +95,7 @@ def open_broker(
             heartbeat=heartbeat or HEARTBEAT_SECONDS,
             password_file=password_file,
             max_message=max_message,
+            declares=declares,
         )
     if scheme == "sqlite":
         from aiki.broker.sqlite import SqliteBroker

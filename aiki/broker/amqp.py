@@ -31,6 +31,8 @@ class AmqpBroker:
     :param heartbeat: seconds between heartbeats asked for; the broker is given up after two without a sign of life.
     :param max_message: bytes of the largest message; less, once the broker has said that it takes less.
     :param write_timeout: seconds in which the broker must take at least some of what is sent to it.
+    :param declares: makes what it needs and is not there; otherwise it looks first, and makes only what is missing, so that an
+        account that may declare and bind nothing but queues of its own will do.
     :param password_file: holds the password, in place of the URL's; read for each connection.
     """
 
@@ -44,6 +46,7 @@ class AmqpBroker:
         write_timeout: float = WRITE_TIMEOUT,
         password_file: str = "",
         max_message: int = MAX_MESSAGE,
+        declares: bool = True,
     ) -> None:
         self.url = url
         self.limit = SizeLimit(max_message)
@@ -51,6 +54,7 @@ class AmqpBroker:
         self.heartbeat = heartbeat
         self.write_timeout = write_timeout
         self._password_file = password_file
+        self._declares = declares
         self._nodes = [one.strip() for one in url.split(";") if one.strip()]
         schemes = {one.partition(":")[0] for one in self._nodes}
         if len(schemes) > 1:
@@ -121,7 +125,7 @@ class AmqpBroker:
             raise BrokerUnavailable(f"RabbitMQ at {where} did not answer within {timeout:.3g} s") from None
         except BROKEN as error:
             raise BrokerUnavailable(f"cannot connect to RabbitMQ at {where}: {say(error)}") from None
-        return AmqpSession(connection, self.topology, name, where, deadline, self.limit)
+        return AmqpSession(connection, self.topology, name, where, deadline, self.limit, self._declares)
 
     def _read_password(self) -> str:
         try:

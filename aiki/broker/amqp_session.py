@@ -65,8 +65,18 @@ def say(error: BaseException) -> str:
 class AmqpSession:
     """One connection to RabbitMQ; see `aiki.broker.base.Session`."""
 
-    def __init__(self, connection: Any, topology: Topology, name: str, where: str, deadline: float, limit: SizeLimit) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        topology: Topology,
+        name: str,
+        where: str,
+        deadline: float,
+        limit: SizeLimit,
+        declares: bool = True,
+    ) -> None:
         self._limit = limit
+        self._declares = declares
         self._connection = connection
         self._wire: Wire = connection.transport
         self._topology = topology
@@ -138,6 +148,12 @@ class AmqpSession:
             self._push()
         settled, self._settled = self._settled, []
         return settled
+
+    def prepare(self, to: Address) -> None:
+        """See `Session.prepare`."""
+        self._check()
+        if to not in self._routes:
+            self._routes[to] = self._declare_route(to)
 
     # ------------------------------------------------------------ receiving
     def receive(self, timeout: float, wake: int | None = None) -> list[Delivery]:
@@ -217,7 +233,9 @@ class AmqpSession:
             channel = self._fanout if fanout else self._work
             if fanout:
                 queue = self._topology.subscriber_queue(source, self._name)
-                queue.declare(channel=self._admin_channel())
+                self._make_exchange(source.kind)
+                queue.queue_declare(channel=self._admin_channel())
+                queue.queue_bind(channel=self._admin_channel())
                 self._own_queues[source] = queue.name
             else:
                 channel.basic_qos(0, prefetch, False)
@@ -365,7 +383,6 @@ class AmqpSession:
         return exchange, to.key, durable
 
     def _declare_route(self, to: Address) -> tuple[str, str, bool]:
-        exchange = self._topology.exchange(to.kind)
         fanout = to.kind in FANOUTS
         needed = [] if fanout else [self._topology.queue(to)]
         if to.kind in (Kind.WORK, Kind.REPORTS):
@@ -373,10 +390,44 @@ class AmqpSession:
             needed.insert(0, self._topology.queue(Address(Kind.DEAD)))
         with self._answer(f"declaring {to.kind.value} {to.key}"):
             if fanout:
-                exchange.declare(channel=self._admin_channel())
-            for queue in needed:
-                self._declare_queue(queue)
-        return exchange.name, to.key, not fanout
+                self._make_exchange(to.kind)
+            elif self._declares or not self._is_there(needed[-1].name):
+                try:
+                    for queue in needed:
+                        self._declare_queue(queue)
+                except AccessRefused as error:
+                    raise self._fail(self._cannot_make(f"the queue {needed[-1].name}", error)) from None
+        return self._topology.exchange(to.kind).name, to.key, not fanout
+
+    def _make_exchange(self, kind: Kind) -> None:
+        exchange = self._topology.exchange(kind)
+        if not self._declares:
+            try:
+                self._admin_channel().exchange_declare(exchange.name, exchange.type, passive=True)
+                return
+            except NotFound:
+                pass
+        try:
+            exchange.declare(channel=self._admin_channel())
+        except AccessRefused as error:
+            raise self._fail(self._cannot_make(f"the exchange {exchange.name}", error)) from None
+
+    def _is_there(self, queue: str) -> bool:
+        try:
+            self._admin_channel().queue_declare(queue, passive=True)
+        except NotFound:
+            return False
+        except AccessRefused:
+            return True  # RabbitMQ 4 does not let everybody look; who sends finds out by what is returned
+        return True
+
+    def _cannot_make(self, what: str, error: AccessRefused) -> str:
+        return (
+            f"{what} is not there, and this account may not make it ({say(error)}): an orchestrator makes it when it hears of "
+            "it; is one running?"
+            if not self._declares
+            else f"declaring {what}: {say(error)}"
+        )
 
     def _declare_queue(self, queue: Queue) -> None:
         arguments: dict[str, Any] = queue.queue_arguments  # type: ignore[attr-defined]  # kombu sets it from a table

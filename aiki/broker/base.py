@@ -53,7 +53,8 @@ class Kind(StrEnum):
     HEARTBEAT = "heartbeat"
     """Fanout to orchestrators, the same way."""
     ANSWERS = "control.answers"
-    """Values of histories, to the one child that asked; `key` is its executor. Transient: what is lost is asked for again."""
+    """Values of histories, to the one child that asked; `key` is a name that it has made up, so that nobody else can listen.
+    Transient: what is lost is asked for again."""
 
 
 class Address(NamedTuple):
@@ -73,9 +74,9 @@ def reports(partition: int) -> Address:
     return Address(Kind.REPORTS, str(partition))
 
 
-def answers(executor: str) -> Address:
-    """Where one executor's questions are answered."""
-    return Address(Kind.ANSWERS, executor)
+def answers(name: str) -> Address:
+    """Where the questions of the child that listens under a name are answered."""
+    return Address(Kind.ANSWERS, name)
 
 
 DEAD = Address(Kind.DEAD)
@@ -171,6 +172,9 @@ class Session(Protocol):
 
     def settled(self) -> list[Settled]:
         """What has settled since the last call, in the order in which it settled; each number once."""
+
+    def prepare(self, to: Address) -> None:
+        """See that the durable queue of an address is there, for those who may not make it."""
 
     def receive(self, timeout: float, wake: int | None = None) -> list[Delivery]:
         """Wait until there is a delivery, something settled, or `wake` (a file descriptor) is readable, or `timeout` seconds.

@@ -106,6 +106,10 @@ class SignedSession:
         return False
 
     # ------------------------------------------------------------ as they are
+    def prepare(self, to: Address) -> None:
+        """See `Session.prepare`."""
+        self._session.prepare(to)
+
     def settled(self) -> list[Settled]:
         """See `Session.settled`."""
         return self._session.settled()

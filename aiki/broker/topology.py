@@ -8,7 +8,7 @@ exchange                  type      queues
 `{prefix}.dead`           fanout    `{prefix}.dead`; the dead-letter exchange of the two above
 `{prefix}.control`        fanout    `{prefix}.control.{session}.{random}`, one a subscriber, exclusive
 `{prefix}.heartbeat`      fanout    `{prefix}.heartbeat.{session}.{random}`, the same
-`{prefix}.control.answers` direct   `{prefix}.control.answers.{session}.{random}`, the same; routing key the executor
+`{prefix}.control.answers` direct   `{prefix}.control.answers.{session}.{random}`, the same; routing key: made up
 `{prefix}.owner`          direct    none; its alternate exchange is called `{prefix}.installation.{id}` (see `owner`)
 ========================  ========  =========================================================================
 

@@ -24,10 +24,10 @@ MAX_WAITING: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What one child wants to know of its run."""
+    """What one child wants to know of its run. `at`: where it listens."""
 
     namespace: str
-    executor: str
+    at: str
     run_id: str
     number: int
     keys: list[ValueKey]
@@ -46,7 +46,7 @@ class Fetching:
     def ask(self, namespace: str, executor: str, report: Report) -> None:
         """Take in a `FETCH`."""
         keys = [ValueKey(*key) for key in report.body["k"][:FETCH_VALUES]]
-        question = Question(namespace, executor, report.run_id, report.body["n"], keys)
+        question = Question(namespace, report.body.get("at", executor), report.run_id, report.body["n"], keys)
         if len(self._waiting) < MAX_WAITING and question not in self._waiting:
             self._waiting.append(question)
 
@@ -62,10 +62,10 @@ class Fetching:
             texts = self._store.values(question.namespace, question.run_id, question.keys)
             body = Values(question.namespace, question.run_id, question.number, texts).encode()
             try:
-                session.send(answers(question.executor), body)
+                session.send(answers(question.at), body)
             except MessageTooLarge as error:
                 logger.error("run %s: a value of its history cannot be sent: %s", question.run_id, error)
                 nothing: dict[ValueKey, str | None] = dict.fromkeys(texts)
                 body = Values(question.namespace, question.run_id, question.number, nothing).encode()
-                session.send(answers(question.executor), body)
+                session.send(answers(question.at), body)
             sent += len(body)

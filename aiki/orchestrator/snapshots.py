@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from aiki import messages as m
-from aiki.broker import CONTROL, Session
+from aiki.broker import CONTROL, Address, Session, work
 from aiki.clock import Clock
 from aiki.messages import Control, RunKey
 from aiki.storage import Store
@@ -28,6 +28,8 @@ class Snapshots:
         self._store = store
         self._clock: Clock = store.clock
         self._open: dict[str, Iterator[Control]] = {}
+        self._queues: dict[str, list[Address]] = {}
+        """The work queues of those workers."""
         self._later: dict[str, tuple[str, list[str], dict[str, Any]]] = {}
 
     def __len__(self) -> int:
@@ -36,6 +38,7 @@ class Snapshots:
     def clear(self) -> None:
         """The session is gone: workers will say hello again."""
         self._open.clear()
+        self._queues.clear()
         self._later.clear()
 
     def begin(self, namespace: str, worker: str, queues: list[str], fields: dict[str, Any]) -> None:
@@ -43,6 +46,7 @@ class Snapshots:
         if worker in self._open:
             self._later[worker] = (namespace, queues, fields)  # one that is begun over and over is never done
             return
+        self._queues[worker] = [work(namespace, queue) for queue in queues]
         self._open[worker] = self._messages(namespace, worker, queues, fields)
 
     def send(self, session: Session) -> None:
@@ -53,11 +57,15 @@ class Snapshots:
                 return
             messages = self._open.pop(worker)
             message = next(messages)
+            if not message.fields.get("more"):
+                for address in self._queues.pop(worker, ()):
+                    session.prepare(address)  # a worker's account may be one that cannot make them
             session.send(CONTROL, message.encode())
             if message.fields.get("more"):
                 self._open[worker] = messages
             elif worker in self._later:
                 namespace, queues, fields = self._later.pop(worker)
+                self._queues[worker] = [work(namespace, queue) for queue in queues]
                 self._open[worker] = self._messages(namespace, worker, queues, fields)
 
     def _messages(self, namespace: str, worker: str, queues: list[str], fields: dict[str, Any]) -> Iterator[Control]:

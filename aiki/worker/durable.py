@@ -11,6 +11,7 @@ import contextvars
 import gc
 import inspect
 import os
+import secrets
 import select
 import sys
 import threading
@@ -19,7 +20,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from aiki import messages, tracing
@@ -61,6 +62,9 @@ class Port:
     settings: Any
     abandon: Callable[[], object]
     """Report the run as one whose function cannot be left, and end this process."""
+    answers_at: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Where answers come to. Whoever may bind a queue to the answers gets those whose address it knows, and executors are
+    named in what others hear."""
 
 
 class Host:
@@ -165,7 +169,7 @@ class Host:
         """Ask for values of the run's history, and wait for the answer. None: none is to be had here, the run is given back."""
         port, dispatch = self._port, self._dispatch
         connection, inbox = port.connection, port.inbox
-        source = answers(port.ledger.executor)
+        source = answers(port.answers_at)
         give_up, ask_at = time.monotonic() + GIVE_UP, 0.0
         subscribed: object = None
         with port.lock:
@@ -182,7 +186,7 @@ class Host:
                     subscribed, ask_at = connection.session, 0.0
                 if time.monotonic() >= ask_at:
                     ask_at = time.monotonic() + ASK_AGAIN
-                    body = {"n": number, "k": list(keys)}
+                    body = {"n": number, "k": list(keys), "at": port.answers_at}
                     port.ledger.add(dispatch.partition, Report(messages.FETCH, dispatch.run_id, dispatch.epoch, body), None)
                 port.ledger.flush()
                 for delivery in connection.receive(_WAIT_SECONDS, port.wake):

@@ -28,7 +28,7 @@ def main(options: Options) -> int:
         options.check()
         registry = load(options.apps, options.broker_url)
         settings = registry.settings
-        broker = broker_of(settings, what="a worker")
+        broker = broker_of(settings, what="a worker", declares=False)
     except ConfigurationError as error:
         sys.stderr.write(f"aiki-worker: {error}\n")
         return EXIT_USAGE

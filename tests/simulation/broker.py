@@ -328,6 +328,9 @@ class SimulatedSession:
         if self.broker.owner != installation:
             raise BrokerForeign(self.broker.owner)
 
+    def prepare(self, to: Address) -> None:
+        """Queues are there when they are named."""
+
     def is_claimed(self) -> bool:
         return self.broker.owner is not None
 
