@@ -95,7 +95,8 @@ class Topology:
 
     def queue(self, address: Address) -> Queue:
         """The durable queue of an address."""
-        arguments: dict[str, Any] = {STORAGE_VERSION: 2}
+        # Said even where it is RabbitMQ's own default, for a virtual host may have another one.
+        arguments: dict[str, Any] = {"x-queue-type": "classic", STORAGE_VERSION: 2}
         if self.queue_type == "quorum":
             arguments = {"x-queue-type": "quorum", "x-delivery-limit": _NO_DELIVERY_LIMIT, DISCONNECTED_TIMEOUT: 10_000}
         if address.kind is not Kind.DEAD:

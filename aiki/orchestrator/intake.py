@@ -11,6 +11,7 @@ from aiki.errors import MessageError
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.context import Carriers, Context
+from aiki.orchestrator.discarded import Discarded
 from aiki.orchestrator.duties import Duties
 from aiki.orchestrator.fetching import Fetching
 from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
@@ -50,6 +51,7 @@ class Intake:
         self._reconciler = reconciler
         self._wishes = wishes
         self._letters = letters
+        self._discarded = Discarded(context.store, context.isolation, trust.why_refused)
         self._duties = duties
         self._trust = trust
         self._snapshots = snapshots
@@ -92,10 +94,7 @@ class Intake:
             elif delivery.source.kind is Kind.HEARTBEAT:
                 self._hear(delivery, now)
             elif delivery.source.kind is Kind.DEAD:
-                found = self._context.isolation.attempt(self._letters.bury, delivery)
-                if isinstance(found, Failed):
-                    self._context.isolation.note("dead", f"a dead letter is thrown away: {found.why}")
-                done.append(Carrier(delivery))
+                self._take_dead(delivery, now, done)
         batches: dict[str, list[Item]] = {}
         carriers: Carriers = {}
         for delivery, message in self.kept.due(now, at_once=at_once):
@@ -109,6 +108,18 @@ class Intake:
                 self._context.follow(namespace, applied, outcome, carriers)
         # After the commits, and only then. A message with open inquiries is acked once they are settled.
         self._context.session.ack([carrier.delivery for carrier in done if not carrier.open])
+
+    def _take_dead(self, delivery: Delivery, now: float, done: list[Carrier]) -> None:
+        attempt = self._context.isolation.attempt
+        kind = self._discarded.kind(delivery)
+        if kind is Kind.REPORTS:
+            self._read(delivery, now, done)
+            return
+        if kind is None or isinstance(attempt(self._discarded.take, delivery), Failed):
+            found = attempt(self._letters.bury, delivery)
+            if isinstance(found, Failed):
+                self._context.isolation.note("dead", f"a dead letter is thrown away: {found.why}")
+        done.append(Carrier(delivery))
 
     # ------------------------------------------------------------ reports
     def _read(self, delivery: Delivery, now: float, done: list[Carrier]) -> None:

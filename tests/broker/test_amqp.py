@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from tests.services import RabbitServer
 from tests.waiting import wait_until
 
 A = work("ns", "a")
+CLASSIC = {"x-queue-type": "classic", "x-queue-version": 2}
 SECRET = "s3cr3t/pass"
 
 
@@ -113,6 +115,25 @@ def test_a_queue_that_stores_otherwise_is_used_as_it_is(amqp_kit: AmqpKit) -> No
     assert bodies(take(session, 1)) == [b"x"]
 
 
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_queues_are_of_the_type_that_was_asked_for_whatever_the_virtual_host_prefers(
+    rabbit4: RabbitServer, queue_type: str
+) -> None:
+    host = f"v{secrets.token_hex(4)}"
+    rabbit4.ctl("add_vhost", host, "--default-queue-type", "quorum")
+    rabbit4.ctl("set_permissions", "-p", host, "guest", ".*", ".*", ".*")
+    kit = AmqpKit(f"{rabbit4.url.rstrip('/')}/{host}", queue_type)
+    try:
+        session = kit.connect()
+        publish(session, A, b"x")
+        session.subscribe(reports(0), 1)
+        found = rabbit4.ctl("-q", "list_queues", "-p", host, "--no-table-headers", "type").split()
+        assert found == [queue_type] * 3
+    finally:
+        kit.close()
+        rabbit4.ctl("delete_vhost", host)
+
+
 def test_durable_queues_dead_letter_and_report_queues_have_one_active_consumer() -> None:
     topology = Topology("p", "quorum")
     queue = topology.queue(reports(3))
@@ -127,8 +148,8 @@ def test_durable_queues_dead_letter_and_report_queues_have_one_active_consumer()
         "x-overflow": "reject-publish",
         "x-single-active-consumer": True,
     }
-    assert Topology("p", "classic").queue(A).queue_arguments == {"x-queue-version": 2, "x-dead-letter-exchange": "p.dead"}
-    assert Topology("p", "classic").queue(DEAD).queue_arguments == {"x-queue-version": 2}
+    assert Topology("p", "classic").queue(A).queue_arguments == {**CLASSIC, "x-dead-letter-exchange": "p.dead"}
+    assert Topology("p", "classic").queue(DEAD).queue_arguments == CLASSIC
     with pytest.raises(ConfigurationError, match="namespace/queue"):
         topology.queue_name(A._replace(key="queue"))
 

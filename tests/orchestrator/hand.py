@@ -83,6 +83,18 @@ class HandWorker:
             self.send([Report(m.MARKER, "", message.marker, {"q": message.queue})], 0)
             self.session.ack([delivery])
 
+    def dispatched(self) -> list[Dispatch]:
+        """All runs that came so far; markers on the way are reported back, and everything is acked."""
+        found: list[Dispatch] = []
+        for delivery in self.deliveries:
+            message = DispatchList.decode(delivery.body)
+            if message.marker is not None:
+                self.send([Report(m.MARKER, "", message.marker, {"q": message.queue})], 0)
+            found += message.runs
+        self.session.ack(self.deliveries)
+        self.deliveries = []
+        return found
+
     def report(self, dispatch: Dispatch, kind: str, executor: str | None = None, **body: object) -> None:
         item = Report(kind, dispatch.run_id, dispatch.epoch, dict(body))
         self.send([item], dispatch.partition, executor)

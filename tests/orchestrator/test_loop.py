@@ -9,7 +9,7 @@ import pytest
 
 from aiki import codec, ids
 from aiki import messages as m
-from aiki.broker import open_broker, reports, work
+from aiki.broker import Broker, open_broker, reports, work
 from aiki.messages import Held, Report
 from aiki.model import NewRun
 from aiki.orchestrator import Orchestrator
@@ -24,13 +24,13 @@ from tests.storage.conftest import SetClock
 class Stage:
     """A store, a broker and orchestrators on them; time stands until it is moved."""
 
-    def __init__(self, folder: Path, database_url: str = "") -> None:
+    def __init__(self, folder: Path, database_url: str = "", broker: Broker | None = None) -> None:
         url = database_url or sqlite_database(folder / "aiki.db")
         upgrade(url)
         self.clock = SetClock()
         self.seconds = 1000.0
         self.store = Store(url, clock=self.clock)
-        self.broker = open_broker(f"sqlite:///{folder / 'broker.db'}")
+        self.broker = broker or open_broker(f"sqlite:///{folder / 'broker.db'}")
         self.settings = Settings.load({}, database_url=url, broker_url="sqlite:///unused", max_crashes=3)
         self.orchestrators: list[Orchestrator] = []
         self.workers: list[HandWorker] = []
