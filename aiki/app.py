@@ -12,7 +12,9 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, overload
 
+from aiki import failures
 from aiki import handle as handles
+from aiki.classes import CLASSES
 from aiki.context import refuse_in_workflow
 from aiki.errors import ConfigurationError, UnknownTask
 from aiki.handle import Handle
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _TASK_OPTIONS = ("name", "queue", "retry", "time_limit", "soft_time_limit", "expires", "version", "max_crashes")
 _PAGE = 200
@@ -262,6 +265,8 @@ class Aiki:
             raise ConfigurationError(f"{place(fn)}: a {kind} cannot be a generator; return a list")
         chosen = check_task_name(f"@app.{kind}", name if name is not None else default_name(fn))
         made = self._make(kind, fn, chosen, version, defaults)
+        CLASSES.add(fn)
+        failures.trust(fn)
         with self._lock:
             known = self._tasks.get((chosen, version))
             if known is not None and place(known.fn) != place(fn):
@@ -283,6 +288,26 @@ class Aiki:
                 )
             return Workflow(self, fn, name=name, version=version, defaults=defaults)
         return (AsyncTask if is_async else Task)(self, fn, name=name, version=version, defaults=defaults)
+
+    def register_type(
+        self,
+        cls: type[T],
+        encode: Callable[[T], Any] | None = None,
+        decode: Callable[[Any], T] | None = None,
+        *,
+        formerly: Sequence[str] = (),
+    ) -> None:
+        """Have values of a class carried, wherever they occur. Do it where the tasks are defined, so that each process does.
+
+        A class that the signatures of tasks and workflows name, or a field of what they name, needs it only to be carried in
+        another way. Those that no signature names (subclasses, say) may be registered without functions.
+
+        :param encode: gives plain data of a value: anything that is carried.
+        :param decode: gives the equal value of these data. Both are tried whenever a value is encoded.
+        :param formerly: names that the class had before it was moved or renamed, as `module:Class`: stored values have them.
+        :raises ConfigurationError: it is of no kind that can be carried without functions, or only one is given.
+        """
+        CLASSES.register(cls, encode, decode, formerly)
 
     # ------------------------------------------------------------ ask
     @property

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiki import codec
+from aiki import codec, hints
 from aiki.codec import Payload
 from aiki.errors import ConfigurationError
 
@@ -72,6 +74,39 @@ class Arguments:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self._name}() {error}; its signature is {self._signature}") from None
+
+    @functools.cached_property
+    def _annotations(self) -> dict[str, Any]:
+        found = hints.of_function(inspect.unwrap(self.fn))
+        return {name: found.get(name, p.annotation) for name, p in self._signature.parameters.items()}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """8 hex digits that are the same while names, order and types of the parameters are. Defaults may change."""
+        told = ";".join(
+            f"{p.kind.value}{name}:{hints.text_of(self._annotations[name])}" for name, p in self._signature.parameters.items()
+        )
+        return hashlib.sha256(told.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+
+    def check_types(self, args: Sequence[Any], kwargs: Mapping[str, Any], digest: str | None) -> None:
+        """Raise `TypeError` if the signature is another one than the caller saw, and the arguments are not of its types.
+
+        :param digest: that of the signature that the caller saw, or None. Whoever saw this one may pass what is not of the
+            annotated type, as Python allows.
+        """
+        if digest is None or digest == self.digest:
+            return
+        parameters = self._signature.parameters
+        for name, value in self._signature.bind(*args, **kwargs).arguments.items():
+            kind, annotation = parameters[name].kind, self._annotations[name]
+            values = value if kind is inspect.Parameter.VAR_POSITIONAL else [value]
+            values = value.values() if kind is inspect.Parameter.VAR_KEYWORD else values
+            wrong = [item for item in values if annotation is not inspect.Parameter.empty and not hints.fits(item, annotation)]
+            if wrong and not (wrong[0] is None and parameters[name].default is None):
+                raise TypeError(
+                    f"its argument {name!r} is a {hints.text_of(annotation)} now, and a {type(wrong[0]).__qualname__} was "
+                    f"passed; its signature is {self._signature}"
+                )
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, limit: int, compress_above: int) -> Payload:
         """Check a call and encode it as `[[*args], {**kwargs}]`; raises `TypeError`, `PayloadError`."""

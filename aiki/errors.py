@@ -41,6 +41,11 @@ class DecodeError(PayloadError):
     """Stored bytes cannot be turned back into values here."""
 
 
+class ShapeMismatch(DecodeError):
+    """A stored value is sound, and this code cannot read it: a class has other fields than when it was stored, another name,
+    or is not known here. The message names the difference."""
+
+
 class PayloadTooLarge(PayloadError):
     """An encoded value is larger than the limit (`AIKI_MAX_PAYLOAD`)."""
 

@@ -1,20 +1,57 @@
 """Errors of steps: what is recorded of them, so that a replayed function meets the same exception.
 
-An exception is raised again as itself if its class is loaded, at the top of its module, and can be made anew from its
-arguments; anything else becomes a `StepFailed`, the first time as in each replay. Nothing is pickled, nothing is imported.
+An exception is raised again as itself if its class is at the top of a module that every process of the application has loaded,
+and it can be made anew from its arguments; anything else becomes a `StepFailed`, the first time as in each replay. Nothing is
+pickled, nothing is imported: a module that only a step imports would be there in one process, and not in the next.
 """
 
 from __future__ import annotations
 
 import builtins
 import sys
+from typing import Any
 
 from aiki import codec
 from aiki.codec import Payload
-from aiki.errors import StepFailed
+from aiki.errors import PayloadError, StepFailed
 from aiki.retry import qualified_name
 
 MAX_ARGUMENTS = 64 * 1024
+
+
+_loaded: frozenset[str] = frozenset()
+"""Modules that are loaded wherever the application is."""
+_own: set[str] = set()
+"""Modules in which tasks and workflows are defined."""
+
+
+def settle() -> None:
+    """The application is loaded: what is imported from here on is imported by chance."""
+    global _loaded
+    _loaded = frozenset(sys.modules)
+
+
+def trust(fn: Any) -> None:
+    """A definition's function: its module is loaded wherever it is called."""
+    _own.add(getattr(fn, "__module__", None) or "")
+
+
+def _is_everywhere(kind: type) -> bool:
+    """Whether every process of the application has this class, whatever it has executed."""
+    if not _loaded:
+        settle()
+    module = kind.__module__
+    if module in _loaded or module in _own:
+        return True
+    spaces = (vars(sys.modules[name]) for name in _own if name in sys.modules)
+    return any(item is kind for space in spaces for item in list(space.values()))
+
+
+def work_done(error: PayloadError) -> PayloadError:
+    """What is said of a result that cannot be carried: the work must not be thought undone."""
+    text = f"the work was done, and only its result is lost: {error}"
+    kind = type(error)
+    return kind(text) if kind.__init__ is PayloadError.__init__ else PayloadError(text)
 
 
 def arguments_of(error: BaseException) -> str | None:
@@ -54,7 +91,7 @@ def find_class(name: str) -> type[Exception] | None:
         for part in parts[cut:]:
             found = getattr(found, part, None)
         if isinstance(found, type) and issubclass(found, Exception):
-            return found
+            return found if _is_everywhere(found) else None
     return None
 
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from aiki import codec, history, ids
+from aiki import history, ids
 from aiki.clock import SECOND
 from aiki.errors import ConfigurationError, EventTimeout, NotDurable, StepFailed
 from aiki.history import CANCELLED, COMPLETED, FAILED, OPEN, TIMED_OUT, Step, Wait, ranges
@@ -118,7 +118,9 @@ class RunFuture(Future[R_co]):
         end = self._run._replay.end_of(self._step)
         assert end is not None
         if end.outcome == COMPLETED:
-            return cast(R_co, None if end.payload is None else codec.decode(end.payload, what=f"result of {self._step.name}"))
+            if end.payload is None:
+                return cast(R_co, None)
+            return cast(R_co, self._run._decoded(end.payload, f"result of {self._step.name}", self.ordinal))
         error = StepFailed(self._step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome)
         raise self._run._noted(error, [self._step.ordinal])
 
@@ -185,7 +187,7 @@ class EventFuture(Future[Any]):
         while (arrival := replay.event(name)) is not None:
             payload = arrival.payload
             more = {"b": arrival.id} if payload is None else {"b": arrival.id, "e": payload.encoding, "r": payload.text}
-            wrong = self._refusal(None if payload is None else codec.decode(payload, what=f"event {name}"))
+            wrong = self._refusal(None if payload is None else self._run._decoded(payload, f"event {name}", self.ordinal))
             if wrong is None:
                 self._step = replay.put(self._step._replace(state=COMPLETED, more=more))
                 return True

@@ -344,6 +344,7 @@ is_options: Final = f.Fields(
         "ref": f.reference,
         "k": f.word,
         "tp": f.ascii_text(256),
+        "sg": f.ascii_text(16),
     }
 )
 """A run's options, as far as they are known (`aiki.messages.OPT_*`)."""

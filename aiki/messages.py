@@ -76,6 +76,8 @@ OPT_HISTORY: Final = "h"
 """A workflow's history (`aiki.history.History` on the wire); absent where there is none."""
 OPT_TRACE: Final = "tp"
 """The W3C `traceparent` of the span that the run belongs to."""
+OPT_SHAPE: Final = "sg"
+"""The digest of the signature that the caller saw (`aiki.arguments.Arguments.digest`); absent where the caller saw none."""
 OPT_CANCEL: Final = "cx"
 """1: the workflow is to be cancelled: raised in its function at the next durable point."""
 

@@ -15,6 +15,7 @@ from aiki.clock import SECOND
 from aiki.context import executing_workflow, refuse_in_workflow, workflow_here
 from aiki.errors import AikiError, ConfigurationError, NotDurable
 from aiki.handle import Handle
+from aiki.messages import OPT_SHAPE
 from aiki.model import DefinitionInfo, NewRun, OnConflict
 from aiki.options import (
     OPT_MAX_CRASHES,
@@ -246,7 +247,7 @@ class AsyncTask(Task[P, R]):
 class BoundTask(Generic[P, R]):
     """A task with options for its runs, made by `task.options(...)`; can be used many times."""
 
-    __slots__ = ("_options", "_wire", "task")
+    __slots__ = ("_options", "_seen", "_wire", "task")
 
     def __init__(self, task: Task[P, R], options: RunOptions) -> None:
         self.task = task
@@ -254,6 +255,7 @@ class BoundTask(Generic[P, R]):
         # What the definition says reaches the worker with the definition; only the orchestrator needs to be told of crashes.
         own = task.defaults.max_crashes
         self._wire = {**({} if own is None else {OPT_MAX_CRASHES: own}), **options.wire}
+        self._seen = False
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """See `Task.enqueue`."""
@@ -339,6 +341,9 @@ class BoundTask(Generic[P, R]):
     def _new_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], reference_id: str | None = None) -> NewRun:
         task, options = self.task, self._options
         settings = task.app.settings
+        if not self._seen:  # not before: what annotations name may be defined after the task
+            self._wire[OPT_SHAPE] = task.arguments.digest
+            self._seen = True
         payload = task.arguments.encode(args, kwargs, limit=settings.payload_limit, compress_above=settings.compress_above)
         return NewRun(
             options.run_id or ids.new_text(),

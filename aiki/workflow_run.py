@@ -19,23 +19,26 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, Protocol, Typ
 from aiki import codec, history, ids, tracing
 from aiki.arguments import Arguments
 from aiki.ceilings import FAN_OUT_BYTES
+from aiki.classes import CLASSES, Classes, declared_beside
 from aiki.closures import brought_along
 from aiki.codec import Payload
 from aiki.context import belongs_here, check_durable, in_own_code
 from aiki.errors import (
     ConfigurationError,
+    DecodeError,
     EncodeError,
     NotDurable,
     PayloadError,
     RetryLater,
     TimeLimitExceeded,
     WorkflowCancelled,
+    WorkflowChanged,
 )
-from aiki.failures import arguments_of, step_error
+from aiki.failures import arguments_of, make, step_error, work_done
 from aiki.history import CANCELLED, COMPLETED, FAILED, TIMED_OUT, Step, Wait, Waits
 from aiki.model import NewRun
 from aiki.options import Seconds, check_step_name, seconds
-from aiki.replay import Left, Replay, Stop, Suspended, digest_of
+from aiki.replay import Changed, Left, Replay, Stop, Suspended, digest_of
 from aiki.retry import RetryPolicy, asked_delay
 
 if TYPE_CHECKING:
@@ -285,15 +288,16 @@ class WorkflowRun:
         if step is None:
             self._give_way()
             step = self._replay.issue(kind, name, digest, i=text)
+        known = declared_beside(fn)
         if step.done:
-            return self._outcome(step)
+            return self._outcome(step, known)
         if kind != history.UNDO:  # what is being undone is undone, cancelled or not
             self._interrupt(step)
         self._await_retry(step)
         while True:
-            step = self._execute(step, fn, args, kwargs, policy, limits)
+            step = self._execute(step, fn, args, kwargs, policy, limits, known)
             if step.done:
-                return self._outcome(step)
+                return self._outcome(step, known)
             self._give_way()
             self._interrupt(step)
             if step.more["s"] > 0:
@@ -312,6 +316,7 @@ class WorkflowRun:
         kwargs: Mapping[str, Any],
         policy: RetryPolicy,
         limits: tuple[float, float],
+        known: Classes,
     ) -> Step:
         attempt = step.attempt + 1
         killed = policy.next_delay(TimeLimitExceeded(), attempt) if limits[1] else None
@@ -322,10 +327,8 @@ class WorkflowRun:
         error: Exception | None = None
         call = StepCall(step, attempt, *limits, -1.0 if killed is None else killed)
         try:
-            value = self._host.execute(fn, *_own_copies(args, kwargs), call)
-            payload = (
-                None if value is None else codec.encode(value, limit=self._host.max_payload, what=f"result of {step.name}")
-            )
+            value = self._host.execute(fn, *_own_copies(args, kwargs, known), call)
+            payload = None if value is None else self._carried(value, step.name, known)
         except Exception as raised:  # noqa: BLE001  the boundary of user code
             error = raised
         took = {"ms": max(0, self._host.now() - began) // 1000}
@@ -339,6 +342,13 @@ class WorkflowRun:
         if error is not None and done.done:
             self._outcome(done)  # raises as in each replay
         return done
+
+    def _carried(self, value: Any, name: str, known: Classes) -> Payload:
+        """The result of a step. It raises where its work is done already; what it raises says so."""
+        try:
+            return codec.encode(value, limit=self._host.max_payload, what=f"result of {name}", known=known)
+        except PayloadError as error:
+            raise work_done(error) from None
 
     def _failed(self, step: Step, error: Exception, attempt: int, policy: RetryPolicy, took: dict[str, Any]) -> Step:
         kind, message, trace = self._host.describe(error)
@@ -356,18 +366,36 @@ class WorkflowRun:
             more["a"] = arguments
         return step._replace(state=FAILED, attempt=attempt, more=more)
 
-    def _outcome(self, step: Step) -> Any:
+    def _outcome(self, step: Step, known: Classes = CLASSES) -> Any:
         """The recorded result of a step, or its error raised."""
         self._replay.look(step)
         if step.state == COMPLETED:
             payload = step.payload
-            return None if payload is None else codec.decode(payload, what=f"result of {step.name}")
+            return None if payload is None else self._decoded(payload, f"result of {step.name}", step.ordinal, known)
         self._check_interrupted(step)
         raise self._noted(self._told(step), [step.ordinal])
 
+    def _decoded(self, payload: Payload, what: str, ordinal: int, known: Classes = CLASSES) -> Any:
+        """A recorded value. One that this code cannot read stops the run, and is not the function's business."""
+        try:
+            return codec.decode(payload, what=what, known=known)
+        except DecodeError as error:
+            self._unreadable(str(error), ordinal)
+
+    def _unreadable(self, why: str, ordinal: int) -> NoReturn:
+        text = (
+            f"the code of {self.name} cannot read what its run has recorded as #{ordinal}: {why}. Nothing was started. "
+            "Deploy code that reads it (a default for a field that is new, app.register_type for a class that has moved); the "
+            "run goes on when a worker is started with the mended code, or when a retry is asked for"
+        )
+        self._replay.leave(Changed(WorkflowChanged(text)))
+
     def _told(self, step: Step) -> Exception:
         more = step.more
-        return step_error(step.name, more.get("t", ""), more.get("m", ""), str(more.get("tb", "")), more.get("a"), step.state)
+        kind, arguments = more.get("t", ""), more.get("a")
+        if arguments is not None and make(kind, arguments) is None:
+            self._unreadable(f"the exception {kind} that {step.name} raised cannot be made anew here", step.ordinal)
+        return step_error(step.name, kind, more.get("m", ""), str(more.get("tb", "")), arguments, step.state)
 
     def _noted(self, error: Exception, ordinals: list[int]) -> Exception:
         """The error that is about to be raised in the function."""
@@ -657,14 +685,15 @@ def _issued(step: Step) -> dict[str, Any]:
     return {key: step.more[key] for key in ("i",) if key in step.more}
 
 
-def _own_copies(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+def _own_copies(args: tuple[Any, ...], kwargs: Mapping[str, Any], known: Classes) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     """Arguments as a run of its own would get them: a step that changes what it is given changes nothing outside of it."""
     if all(type(item) in _UNCHANGING for item in (*args, *kwargs.values())):
         return args, kwargs
     try:
-        plain, named = codec.decode(codec.encode([list(args), {**kwargs}], what="arguments"), what="arguments")
+        payload = codec.encode([list(args), {**kwargs}], what="arguments", known=known)
+        plain, named = codec.decode(payload, what="arguments", known=known)
     except PayloadError:
-        return copy.deepcopy((args, kwargs))  # of a class that only this function knows
+        return copy.deepcopy((args, kwargs))  # of a class that no definition names: this process has it
     return tuple(plain), named
 
 

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiki.classes import CLASSES
 from aiki.codec import MAX_DEPTH, TAG, Payload, decode, encode
 from aiki.errors import DecodeError, EncodeError, PayloadTooLarge
 
@@ -50,6 +51,10 @@ class Pair(NamedTuple):
 
 class Text(str):
     pass
+
+
+for declared in (Colour, Level, Point, Derived):
+    CLASSES.register(declared)
 
 
 # ---------------------------------------------------------------- what can be carried
@@ -139,8 +144,10 @@ def test_equal_sets_have_equal_payloads(value: set[Any]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.datetimes(timezones=st.sampled_from([zoneinfo.ZoneInfo("Europe/Berlin"), zoneinfo.ZoneInfo("America/New_York")])))
-def test_a_named_zone_becomes_its_offset(value: dt.datetime) -> None:
+def test_a_named_zone_is_kept(value: dt.datetime) -> None:
     back = decode(encode(value))
+    assert back == value
+    assert (back.tzinfo, back.fold) == (value.tzinfo, value.fold)
     assert back.utcoffset() == value.utcoffset()
     assert back.replace(tzinfo=None) == value.replace(tzinfo=None)
 
@@ -180,16 +187,12 @@ class HostileKey:
         (_cycle(), "contains itself"),
         (_deep(), f"deeper than {MAX_DEPTH}"),
         (_local(), "local to a function"),
-        (Derived(1), "init=False"),
         (lambda: 1, "function"),
         (int, "type"),
-        (Pair(1, 2), "Pair"),
-        (Text("a"), "Text"),
         ((i for i in ()), "generator"),
         (ValueError("x"), "ValueError"),
         ({HostileKey(): 1}, "HostileKey"),
         (memoryview(b"a"), "memoryview"),
-        (dt.time(1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), "named zone"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

@@ -332,7 +332,7 @@ def _with_who(document: dict[str, Any]) -> dict[str, Any]:
             if "x-action" in operation:
                 operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/namespace"})
             if operation.get("x-action") == "runs.enqueue":
-                operation["parameters"].append(_TRACE)
+                operation["parameters"] += [_TRACE, _SIGNATURE]
     return document
 
 
@@ -399,6 +399,14 @@ _TRACE: Final[dict[str, Any]] = {
     "name": "traceparent",
     "required": False,
     "description": "The W3C trace that the run is to belong to.",
+    "schema": {"type": "string"},
+}
+_SIGNATURE: Final[dict[str, Any]] = {
+    "in": "header",
+    "name": wire.SHAPE_HEADER,
+    "required": False,
+    "description": "A digest of the signature that the caller saw. Workers whose function has another one look at the types of "
+    "the arguments before they call it. What is no digest is passed over.",
     "schema": {"type": "string"},
 }
 _ABOUT: Final = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.filters import Filter
 from aiki.ids import parse_id
-from aiki.messages import OPT_TRACE
+from aiki.messages import OPT_SHAPE, OPT_TRACE
 from aiki.model import Accepted, NewRun, RunDetail, RunFilter, RunView
 from aiki.storage import filter_of
 from aiki.storage.why import Why
@@ -41,6 +42,7 @@ _LIST_QUERY: Final = schemas.ListQuery()
 _FILTER_QUERY: Final = schemas.FilterQuery()
 _EXAMPLE: Final = {"name": "shop.charge", "args": ["o-1", 4200], "queue": "payments", "reference_id": "order-o-1"}
 _AS_THEY_ARE: Final = ("id", "name", "queue", "reference_id", "on_conflict", "countdown", "expires_in")
+_SHAPE: Final = re.compile("[0-9a-f]{8}")
 _OPTIONS: Final = ("retry", "time_limit", "soft_time_limit", "max_crashes")
 
 
@@ -113,6 +115,9 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
     trace = tracing.checked(request.headers.get("traceparent", ""))
     if trace:
         run.options = {**run.options, OPT_TRACE: trace}
+    shape = request.headers.get(wire.SHAPE_HEADER, "")
+    if _SHAPE.fullmatch(shape):
+        run.options = {**run.options, OPT_SHAPE: shape}
     return run
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiki import codec
@@ -22,9 +23,30 @@ SHOWN: Final = 256 * 1024
 MAX_SHOWN_DEPTH: Final = 250
 
 _SCALARS: Final = frozenset(
-    {"int", "float", "bytes", "bytearray", "uuid", "decimal", "datetime", "date", "time", "timedelta", "complex"}
+    {
+        *("int", "float", "bytes", "bytearray", "uuid", "decimal", "datetime", "date", "time", "timedelta", "complex"),
+        *("fraction", "ip", "path", "range", "zone"),
+    }
 )
-_SEQUENCES: Final = frozenset({"tuple", "set", "frozenset"})
+_SEQUENCES: Final = frozenset({"tuple", "set", "frozenset", "deque"})
+_BESIDE: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
+    "datetime": {"z": (str,)},
+    "time": {"z": (str,)},
+    "path": {"c": (str,)},
+    "dict": {"c": (str,)},
+    "deque": {"n": (int, type(None))},
+    "tuple": {"t": (str,), "n": (list,), "u": (list,)},
+}
+"""What may stand beside `v` in a tagged value, and its type."""
+_CLASSES: Final[Mapping[str, tuple[type, Mapping[str, tuple[type, ...]]]]] = {
+    "enum": (str, {}),
+    "flag": (object, {}),
+    "dataclass": (dict, {"u": (list,), "x": (dict,)}),
+    "attrs": (dict, {"u": (list,), "x": (dict,)}),
+    "model": (object, {"f": (list,), "x": (dict,), "j": (int,)}),
+    "custom": (object, {}),
+}
+"""By tag of a class: the type of `v`, and what may stand beside it."""
 _BIG: Final = 2**63
 _dumps = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
@@ -77,27 +99,36 @@ def _canonical_tag(plain: dict[str, Any], place: str, depth: int) -> Any:
     tag, value = plain[TAG], plain.get("v")
     if not isinstance(tag, str):
         raise EncodeError(f"{place[:200]}: {TAG} must name a tag")
-    if tag in ("enum", "dataclass"):
+    if tag in _CLASSES:
         return _canonical_class(plain, tag, value, place, depth)
-    if set(plain) != {TAG, "v"}:
+    beside = {key: plain[key] for key in plain if key not in (TAG, "v")}
+    if "v" not in plain or not _is_beside(beside, _BESIDE.get(tag, {})):
         raise EncodeError(f'{place[:200]}: a tagged value is {{"{TAG}": "{tag[:20]}", "v": …}} and nothing else')
     if tag in _SCALARS:
         return _scalar(plain, tag, place)
     if tag in _SEQUENCES and isinstance(value, list):
         items = [_canonical(item, f"{place}[{i}]", depth + 1) for i, item in enumerate(value)]
-        return {TAG: tag, "v": items if tag == "tuple" else sorted(items, key=_dumps)}
+        return {TAG: tag, "v": sorted(items, key=_dumps) if tag in ("set", "frozenset") else items, **beside}
     if tag == "dict" and isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         pairs = [[_canonical(part, f"{place}{{{i}}}", depth + 1) for part in pair] for i, pair in enumerate(value)]
-        return {TAG: tag, "v": pairs}
+        return {TAG: tag, "v": pairs, **beside}
     raise EncodeError(f"{place[:200]}: there is no tag {tag[:40]!r}, or its value is not of the right shape")
 
 
+def _is_beside(beside: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]) -> bool:
+    return all(key in known and type(item) in known[key] for key, item in beside.items())
+
+
 def _canonical_class(plain: dict[str, Any], tag: str, value: Any, place: str, depth: int) -> dict[str, Any]:
-    right = isinstance(value, str) if tag == "enum" else isinstance(value, dict)
-    if set(plain) != {TAG, "t", "v"} or not isinstance(plain["t"], str) or not right:
+    kind, known = _CLASSES[tag]
+    beside = {key: item for key, item in plain.items() if key not in (TAG, "t", "v")}
+    right = "v" in plain and isinstance(value, kind) and isinstance(plain.get("t"), str) and _is_beside(beside, known)
+    if not right:
         raise EncodeError(f'{place[:200]}: a tagged {tag} is {{"{TAG}": "{tag}", "t": "module:Class", "v": …}}')
-    fields = value if tag == "enum" else _canonical_items(value, place, depth)
-    return {TAG: tag, "t": plain["t"], "v": fields}
+    inner = value if tag == "enum" else _canonical(value, place, depth)
+    if "x" in beside:
+        beside["x"] = _canonical_items(beside["x"], place, depth)
+    return {TAG: tag, "t": plain["t"], "v": inner, **beside}
 
 
 def _scalar(plain: dict[str, Any], tag: str, place: str) -> Any:

@@ -24,6 +24,7 @@ from aiki.clock import LearntClock
 from aiki.codec import Payload
 from aiki.errors import ConfigurationError, RunConflict, RunNotFound, ServerError, Unavailable
 from aiki.ids import parse_id
+from aiki.messages import OPT_SHAPE
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, StepView
 from aiki.settings import DEFAULT_NAMESPACE, Settings
 
@@ -40,6 +41,7 @@ _MAX_PAUSE: Final = 2.0
 _MAX_ANSWER: Final = 256 * 1024 * 1024
 _ASKED_AGAIN: Final = "_asked_again"
 """On an error: the question was asked before, and its answer may have been lost."""
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 _POLL_FROM, _POLL_TO = 0.02, 1.0
 
 
@@ -91,11 +93,13 @@ class RemoteClient:
                 "AIKI_DATABASE_URL and AIKI_BROKER_URL instead of AIKI_SERVER_URL, or enqueue after your commit"
             )
         if len(runs) == 1:
-            return [_understood(wire.accepted_from_json, self._call("POST", "/runs", wire.new_run_to_json(runs[0])))]
+            data = self._call("POST", "/runs", wire.new_run_to_json(runs[0]), headers=_shape_header(runs))
+            return [_understood(wire.accepted_from_json, data)]
         accepted: list[Accepted] = []
         for start in range(0, len(runs), wire.MAX_BATCH):
             body = {"runs": [wire.new_run_to_json(run) for run in runs[start : start + wire.MAX_BATCH]], "batch": batch}
-            accepted += _understood(_accepted_list, self._call("POST", "/runs/batch", body))
+            data = self._call("POST", "/runs/batch", body, headers=_shape_header(runs))
+            accepted += _understood(_accepted_list, data)
         return accepted
 
     def register(self, definitions: Sequence[DefinitionInfo]) -> None:
@@ -245,11 +249,21 @@ class RemoteClient:
         return pool
 
     # ------------------------------------------------------------ HTTP
-    def _call(self, method: str, path: str, body: Any = None, *, wait: float = 0.0, again: Any = None) -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        wait: float = 0.0,
+        again: Any = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> Any:
         """Ask until there is an answer or the deadline has come.
 
         :param wait: how long the server may take on purpose.
         :param again: the body from the second time on, if it is another.
+        :param headers: beside those of every request.
         """
         deadline = time.monotonic() + self._settings.timeout + wait
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
@@ -258,7 +272,7 @@ class RemoteClient:
             tries += 1
             error: Unavailable
             try:
-                status, headers, data = self._request(method, path, content, deadline)
+                status, headers, data = self._request(method, path, content, deadline, headers)
                 if status < 400:
                     return data
                 problem = wire.problem_from_json(status, data)
@@ -279,12 +293,14 @@ class RemoteClient:
                 raise error
             time.sleep(pause)
 
-    def _request(self, method: str, path: str, content: bytes | None, deadline: float) -> tuple[int, Mapping[str, str], Any]:
+    def _request(
+        self, method: str, path: str, content: bytes | None, deadline: float, more: Mapping[str, str] = _NO_HEADERS
+    ) -> tuple[int, Mapping[str, str], Any]:
         """One request and its whole answer, given up at the deadline however slowly bytes come."""
         left = deadline - time.monotonic()
         if left <= 0:
             raise _TooSlow("no answer in time")
-        headers = self._headers if content is None else {**self._headers, "Content-Type": "application/json"}
+        headers = self._headers if content is None else {**self._headers, "Content-Type": "application/json", **more}
         carried = tracing.traceparent()
         if carried:
             headers = {**headers, "traceparent": carried}
@@ -312,6 +328,13 @@ class RemoteClient:
         if told is not None and told.isascii() and told.isdigit() and len(told) < 18:
             with self._lock:
                 self._clock.learn(int(told), asked, self._clock.monotonic())
+
+
+def _shape_header(runs: Sequence[NewRun]) -> Mapping[str, str]:
+    """The signature that the caller saw, if it is the same of all runs."""
+    shapes = {run.options.get(OPT_SHAPE) for run in runs}
+    shape = shapes.pop() if len(shapes) == 1 else None
+    return {wire.SHAPE_HEADER: shape} if shape else _NO_HEADERS
 
 
 class _TooSlow(Exception):

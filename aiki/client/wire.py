@@ -41,7 +41,7 @@ from typing import Any, Final, TypeVar
 from aiki import codec, errors, ids
 from aiki.clock import SECOND
 from aiki.codec import Payload
-from aiki.messages import OPT_RETRY, OPT_SOFT_TIME_LIMIT, OPT_TIME_LIMIT, OPT_TRACE
+from aiki.messages import OPT_RETRY, OPT_SHAPE, OPT_SOFT_TIME_LIMIT, OPT_TIME_LIMIT, OPT_TRACE
 from aiki.model import Accepted, Attempt, DefinitionInfo, NewRun, Page, RunDetail, RunView, StepView
 from aiki.states import State
 
@@ -62,6 +62,9 @@ _OPTION_NAMES: Final = {
     OPT_RETRY: "retry",
     OPT_MAX_CRASHES: "max_crashes",
 }
+_IN_HEADERS: Final = frozenset({OPT_TRACE, OPT_SHAPE})
+"""Options that travel as headers, which servers that do not know them pass over."""
+SHAPE_HEADER: Final = "Aiki-Signature"
 _OPTION_CODES: Final = {name: code for code, name in _OPTION_NAMES.items()}
 _TIMES: Final = frozenset(
     {"created_at", "due_at", "started_at", "finished_at", "expires_at", "updated_at", "created_after", "created_before"}
@@ -129,8 +132,8 @@ def new_run_to_json(run: NewRun) -> dict[str, Any]:
         out["due_at"] = time_to_json(run.due_at)
     if run.expires_at is not None:
         out["expires_at"] = time_to_json(run.expires_at)
-    options = {_OPTION_NAMES.get(code, code): value for code, value in run.options.items() if code != OPT_TRACE}
-    if options:  # the trace travels as a header
+    options = {_OPTION_NAMES.get(code, code): value for code, value in run.options.items() if code not in _IN_HEADERS}
+    if options:
         out["options"] = options
     if run.reference_id is not None:
         out["reference_id"] = run.reference_id

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiki import messages, tracing
+from aiki.arguments import Arguments
 from aiki.codec import Payload, decode, encode
 from aiki.context import CurrentRun, set_current_run
 from aiki.errors import (
@@ -23,10 +24,12 @@ from aiki.errors import (
     DecodeError,
     PayloadError,
     RetryLater,
+    ShapeMismatch,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
     WorkflowCancelled,
 )
+from aiki.failures import work_done
 from aiki.messages import Dispatch, Report
 from aiki.retry import RetryPolicy, asked_delay
 from aiki.settings import Settings
@@ -56,6 +59,8 @@ class Attempt:
     """The error is not one that another attempt could mend: no retry policy is asked."""
     durable: Execution | None = None
     """Of a workflow."""
+    unfit: str | None = None
+    """Why this worker's code cannot execute the run, where another release's may."""
 
     def policy(self) -> RetryPolicy:
         """The retry policy: the dispatch's own, or the definition's. Raises `ConfigurationError`."""
@@ -111,17 +116,31 @@ class Executor:
     # ------------------------------------------------------------ load
     def _load(self, attempt: Attempt) -> bool:
         dispatch = attempt.dispatch
-        if dispatch.input == _NO_ARGUMENTS:
-            return True
         try:
-            value = decode(Payload(dispatch.encoding, dispatch.input), what=f"input of {dispatch.name}")
-            if type(value) is not list or len(value) != 2 or type(value[0]) is not list or type(value[1]) is not dict:
-                raise DecodeError(f"the input of {dispatch.name} is not [[arguments], {{keyword arguments}}]")
-        except Exception as error:  # noqa: BLE001  decoding builds the user's dataclasses, whose code may raise anything
+            if dispatch.input != _NO_ARGUMENTS:
+                value = decode(Payload(dispatch.encoding, dispatch.input), what=f"input of {dispatch.name}")
+                if type(value) is not list or len(value) != 2 or type(value[0]) is not list or type(value[1]) is not dict:
+                    raise DecodeError(f"the input of {dispatch.name} is not [[arguments], {{keyword arguments}}]")
+                attempt.args, attempt.kwargs = value
+            return self._takes(attempt)
+        except ShapeMismatch as error:
+            attempt.unfit = _unfit(dispatch, str(error))
+        except Exception as error:  # noqa: BLE001  decoding compares values of users' classes, whose code may raise anything
             attempt.error = error
             attempt.final = True
+        return False
+
+    def _takes(self, attempt: Attempt) -> bool:
+        """Whether this worker's function takes the arguments: it may be of another release than what sent them."""
+        arguments: Arguments | None = getattr(attempt.definition, "arguments", None)
+        if arguments is None:
+            return True  # a definition that says nothing of it
+        try:
+            arguments.check(tuple(attempt.args), attempt.kwargs)
+            arguments.check_types(attempt.args, attempt.kwargs, attempt.dispatch.options.get(messages.OPT_SHAPE))
+        except TypeError as error:
+            attempt.unfit = _unfit(attempt.dispatch, str(error))
             return False
-        attempt.args, attempt.kwargs = value
         return True
 
     # ------------------------------------------------------------ run
@@ -188,6 +207,8 @@ class Executor:
         dispatch = attempt.dispatch
         body: dict[str, Any] = {"ms": 0}
         kind = None if attempt.durable is None else attempt.durable.stopped(body)
+        if attempt.unfit is not None:
+            return Report(messages.CHANGED, dispatch.run_id, dispatch.epoch, {**body, "message": attempt.unfit})
         if kind is not None:
             body["ms"] = (time.monotonic_ns() - attempt.began) // 1_000_000
             return Report(kind, dispatch.run_id, dispatch.epoch, body)
@@ -199,7 +220,7 @@ class Executor:
                 )
                 body["e"], body["r"] = payload
             except PayloadError as error:
-                attempt.error, attempt.final = error, True
+                attempt.error, attempt.final = work_done(error), True
             except Exception as error:  # noqa: BLE001  encoding reads the user's dataclasses: properties may raise anything
                 attempt.error, attempt.final = error, True
         if attempt.error is not None:
@@ -237,6 +258,13 @@ class Executor:
         if body["outcome"] == "failed":
             body["outcome"] = "retried"
         return messages.RETRY
+
+
+def _unfit(dispatch: Dispatch, why: str) -> str:
+    return (
+        f"this worker's {dispatch.name}@{dispatch.version} cannot execute the run: {why}. Nothing was started. It goes on when "
+        "a worker is started with code that can, or when a retry is asked for"
+    )
 
 
 async def _cancel_leftovers() -> None:

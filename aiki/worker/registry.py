@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol, cast
 
+from aiki import failures
 from aiki.arguments import Arguments
 from aiki.errors import ConfigurationError
 from aiki.retry import RetryPolicy
@@ -38,7 +39,7 @@ class Definition(Protocol):
 
     @property
     def arguments(self) -> Arguments:
-        """Its signature; asked for of workflows only."""
+        """Its signature, without a workflow's run."""
 
     @property
     def is_async(self) -> bool:
@@ -116,6 +117,7 @@ def load(specs: Sequence[str], broker_url: str | None = None) -> Registry:
         for _, app in apps:
             app.use_broker(broker_url)
         settings = apps[0][1].settings
+    failures.settle()
     return Registry(definitions, settings)
 
 

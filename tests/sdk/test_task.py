@@ -122,7 +122,7 @@ def test_options_reach_the_run(app: Aiki, charge: Task[..., str], monkeypatch: p
     (run,) = sent
     noon = int(NOON.timestamp() * 1_000_000)
     assert (run.due_at, run.expires_at, run.queue, run.reference_id) == (noon, noon + 3_600_000_000, "money", "r-1")
-    assert run.options == {"tl": 60.0, "sl": 30.0, "rp": policy.to_wire(), "mc": 1}
+    assert run.options == {"tl": 60.0, "sl": 30.0, "rp": policy.to_wire(), "mc": 1, "sg": charge.arguments.digest}
     assert handle.status() is State.SCHEDULED
 
     before = app.client.now()

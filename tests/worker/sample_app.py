@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import functools
 import inspect
 import itertools
 import multiprocessing
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aiki.arguments import Arguments
 from aiki.context import current_run
 from aiki.errors import RetryLater, SoftTimeLimitExceeded, TaskCancelled
 from aiki.retry import RetryPolicy
@@ -33,6 +35,10 @@ class Definition:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     time_limit: float | None = None
     soft_time_limit: float | None = None
+
+    @functools.cached_property
+    def arguments(self) -> Arguments:
+        return Arguments(self.name, self.fn, int(self.kind == "workflow"))
 
     @property
     def is_async(self) -> bool:

@@ -345,5 +345,5 @@ def test_what_was_compensated_is_not_retried(bench: Bench, error: Exception, und
 
     durable: Any = Compensated()
     durable.undone = undone
-    report = bench.run(flow, durable=durable, retry=RetryPolicy.fixed(3))
+    report = bench.run(flow, kind="workflow", durable=durable, retry=RetryPolicy.fixed(3))
     assert (report.kind, report.body["at"], "undone" in report.body) == (kind, [3], undone)
