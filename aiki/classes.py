@@ -51,6 +51,7 @@ class Classes:
     def __init__(self, beyond: Classes | None = None) -> None:
         self._beyond = beyond
         self._names: dict[str, Declared] = {}
+        self._former: dict[type, str] = {}
         self._classes: dict[type, Declared] = {}
         self._waiting: list[Any] = []
         """Functions and classes in whose annotations something could not be looked up, or that were not looked at yet."""
@@ -95,6 +96,7 @@ class Classes:
             self._put(made)
             for name in formerly:
                 self._names[name] = made
+                self._former.setdefault(cls, name)
             self._waiting.append(cls)
             self._fresh = True
 
@@ -118,6 +120,10 @@ class Classes:
         if found is None and self._look():
             found = self._names.get(name)
         return self._beyond.named(name) if found is None and self._beyond is not None else found
+
+    def first_name(self, cls: type) -> str:
+        """What a class was called first: by that, inputs of steps are the same before and after it was moved."""
+        return self._former.get(cls) or wire_name(cls)
 
     # ------------------------------------------------------------ looking
     def _look(self) -> bool:

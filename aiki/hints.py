@@ -88,9 +88,10 @@ def classes_in(annotation: Any) -> Iterator[Any]:
 def text_of(annotation: Any) -> str:
     """An annotation as text that is the same in every process, whether or not the module has annotations as text."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
-        return f"{annotation.__module__}.{annotation.__qualname__}"
+        inside = "" if annotation.__module__ == "builtins" else f"{annotation.__module__}."
+        return f"{inside}{annotation.__qualname__}"
     if annotation is None:
-        return "builtins.NoneType"
+        return "NoneType"
     arguments = get_args(annotation)
     origin = get_origin(annotation)
     if origin in _UNIONS:

@@ -174,7 +174,7 @@ class Lowering:
             if "<locals>" in kind.__qualname__:
                 raise Refused(place, f"class {kind.__qualname__} is local to a function; define it at the top of its module")
             if self._known is None:
-                found = Declared(classes.wire_name(kind), kind, sort)
+                found = Declared(classes.CLASSES.first_name(kind), kind, sort)
         if sort == classes.NAMED_TUPLE:
             return self._named_tuple(found, value, place, depth)
         if sort is None:

@@ -316,9 +316,9 @@ def unpark(row: RunRow, rules: Rules, effects: Effects) -> None:
         return
     there = able(row, rules.known)
     if there:
-        if row.error_type != workflows.CHANGED_ERROR or not there <= workflows.tried_by(row):
+        if row.error_type not in workflows.CHANGED_ERRORS or not there <= workflows.tried_by(row):
             bring_on(row, effects, rules.now)
-    elif row.error_type != workflows.CHANGED_ERROR:
+    elif row.error_type not in workflows.CHANGED_ERRORS:
         row.waiting_on = _unfit(row, rules.known)[:255]  # it may be something else by now
 
 

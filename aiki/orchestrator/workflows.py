@@ -22,7 +22,8 @@ from aiki.storage.operating import cancel, retry
 from aiki.storage.rows import CANCEL_ASKED, CANCEL_MET, RunRow
 from aiki.storage.waking import bring_on, give_up_dispatch, look, suspend
 
-CHANGED_ERROR: Final = "WorkflowChanged"
+CHANGED_ERRORS: Final = frozenset({"WorkflowChanged", "TaskChanged"})
+"""What stalled runs have as their error whose code does not fit: a workflow's history, or the arguments of either."""
 CANCEL_ORDER: Final = "cancel"
 RETRY_ORDER: Final = "retry"
 """Kinds of arrivals that a parent sends to its children."""
@@ -118,12 +119,12 @@ def continued(row: RunRow, report: Report, now: int, effects: Effects) -> None:
 
 
 def changed(row: RunRow, report: Report, effects: Effects) -> None:
-    """Its code does not fit its history: it waits for a worker with mended code, or for a retry."""
+    """The code does not fit its history or its arguments: it waits for a worker with mended code, or for a retry."""
     message = str(report.body.get("message", "")).encode("utf-8", "backslashreplace").decode("utf-8")[:4000]
     if row.worker is not None:
         row.failed_at = json.dumps({"tried": sorted(tried_by(row) | {row.worker.hex()})})
     row.state = State.STALLED.value
-    row.error_type, row.error_message = CHANGED_ERROR, message
+    row.error_type, row.error_message = "WorkflowChanged" if row.is_workflow else "TaskChanged", message
     row.waiting_on = message[:255]
     give_up_dispatch(row, effects)
 

@@ -65,8 +65,8 @@ class Operating(Delivering, Reading):
 
 
 def retry_row(row: RunRow, effects: Effects, now: int) -> None:
-    """Have one locked run go on that has failed, is dead, was cancelled, or is a stalled workflow. Raises `RunConflict`."""
-    if row.state == _STALLED and row.is_workflow:
+    """Have one locked run go on that has failed, is dead, was cancelled, or is stalled by its code. Raises `RunConflict`."""
+    if row.state == _STALLED and (row.is_workflow or row.error_type):
         bring_on(row, effects, now)
         return
     if row.state not in _RETRYABLE:
