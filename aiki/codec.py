@@ -27,7 +27,7 @@ from aiki.raising import PASSES, Raising
 JSON: Final = "json"
 JSON_ZLIB: Final = "json+zlib"
 DEFAULT_LIMIT: Final = 8 * 1024 * 1024
-MAX_INFLATED: Final = 32 * 1024 * 1024
+MAX_INFLATED: Final = 64 * 1024 * 1024
 """Bytes of JSON that may be compressed, and that are made of what is compressed."""
 
 __all__ = [

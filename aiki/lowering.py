@@ -166,9 +166,11 @@ class Lowering:
 
     # ------------------------------------------------------------ classes
     def _other(self, kind: type, value: Any, place: str, depth: int) -> Any:
-        found = None if self._known is None else self._known.of(kind)
+        found = (self._known or classes.CLASSES).of(kind)
         if found is not None and found.kind == classes.CUSTOM:
             return self._custom(found, value, place, depth)
+        if self._known is None:
+            found = None
         sort = classes.kind_of(kind) if found is None else found.kind
         if sort is not None and found is None:
             if "<locals>" in kind.__qualname__:

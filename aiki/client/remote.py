@@ -93,12 +93,12 @@ class RemoteClient:
                 "AIKI_DATABASE_URL and AIKI_BROKER_URL instead of AIKI_SERVER_URL, or enqueue after your commit"
             )
         if len(runs) == 1:
-            data = self._call("POST", "/runs", wire.new_run_to_json(runs[0]), headers=_shape_header(runs))
+            data = self._call("POST", "/runs", wire.new_run_to_json(runs[0]), more=_shape_header(runs))
             return [_understood(wire.accepted_from_json, data)]
         accepted: list[Accepted] = []
         for start in range(0, len(runs), wire.MAX_BATCH):
             body = {"runs": [wire.new_run_to_json(run) for run in runs[start : start + wire.MAX_BATCH]], "batch": batch}
-            data = self._call("POST", "/runs/batch", body, headers=_shape_header(runs))
+            data = self._call("POST", "/runs/batch", body, more=_shape_header(runs))
             accepted += _understood(_accepted_list, data)
         return accepted
 
@@ -257,13 +257,13 @@ class RemoteClient:
         *,
         wait: float = 0.0,
         again: Any = None,
-        headers: Mapping[str, str] = _NO_HEADERS,
+        more: Mapping[str, str] = _NO_HEADERS,
     ) -> Any:
         """Ask until there is an answer or the deadline has come.
 
         :param wait: how long the server may take on purpose.
         :param again: the body from the second time on, if it is another.
-        :param headers: beside those of every request.
+        :param more: headers beside those of every request.
         """
         deadline = time.monotonic() + self._settings.timeout + wait
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
@@ -272,7 +272,7 @@ class RemoteClient:
             tries += 1
             error: Unavailable
             try:
-                status, headers, data = self._request(method, path, content, deadline, headers)
+                status, headers, data = self._request(method, path, content, deadline, more)
                 if status < 400:
                     return data
                 problem = wire.problem_from_json(status, data)
