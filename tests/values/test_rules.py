@@ -23,7 +23,7 @@ from aiki.errors import DecodeError, EncodeError, ShapeMismatch
 from tests.values import kinds
 from tests.values.kinds import Bolt, Customer, Doubling, Money, Opaque, Pair, Point, Right, Taxed, Text, Undeclared
 
-Loose = collections.namedtuple("Loose", "a b")  # noqa: PYI024  as people write them
+Loose = collections.namedtuple("Loose", "a b")
 app = Aiki("rules")
 for declared in (Taxed, Point, Right, Bolt, Customer, Doubling):
     app.register_type(declared)
