@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import threading
 import time
 import uuid
@@ -11,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from aiki import codec
+from aiki import codec, ids
 from aiki.api import ApiOptions
 from aiki.messages import Heartbeat
 from aiki.states import State
@@ -382,3 +383,15 @@ def test_a_trace_goes_with_the_run(api: Api) -> None:
         options = api.store.db.read(lambda c, sql=sql, raw=raw: api.store.db.execute(c, sql, (raw,)).fetchone())[0]
         assert (carried is None) == (options is None or '"tp"' not in options)
         assert found is None or found.options.get("tp") == carried
+
+
+def test_the_signature_that_the_caller_saw_is_recorded_with_the_run(api: Api) -> None:
+    def options(header: str) -> dict[str, object]:
+        made = api.post("/runs", {"name": "shop.charge"}, headers={"Aiki-Signature": header}).json
+        sql = "SELECT options FROM aiki_runs WHERE id = ?"
+        row = api.store.db.read(lambda c: api.store.db.execute(c, sql, (ids.to_bytes(made["id"]),)).fetchone())
+        return json.loads(row[0]) if row[0] else {}
+
+    assert options("ab12cd34") == {"sg": "ab12cd34"}
+    for header in ("", "AB12CD34", "ab12cd34ab", "x" * 500):
+        assert options(header) == {}, header

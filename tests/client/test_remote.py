@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from aiki import codec, ids
+from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
 from aiki.client.remote import RemoteClient
 from aiki.clock import now_us
 from aiki.errors import ConfigurationError, PayloadTooLarge, RunConflict, ServerError, Unauthorized, Unavailable, UnknownTask
-from aiki.model import RunFilter
+from aiki.model import DefinitionInfo, NewRun, RunFilter
 from aiki.settings import Settings
 from aiki.states import State
 from aiki.storage import Store
@@ -227,3 +229,22 @@ def test_connections_are_kept_and_not_shared_with_children(server: StandIn, clie
     assert os.waitpid(pid, 0)[1] == 0
     client.list(RunFilter())
     assert pool.num_connections == 1
+
+
+def test_the_signature_that_the_caller_saw_travels_as_a_header(client: RemoteClient, server: StandIn) -> None:
+    """A server of another release passes over a header that it does not know; a field it would refuse."""
+    seen: list[tuple[str | None, str]] = []
+
+    def look(handler: Handler) -> None:
+        seen.append((handler.headers.get(wire.SHAPE_HEADER), handler.content.decode()))
+        handler.answer(200, handler.route())
+
+    client.register([DefinitionInfo("shop.charge")])
+    server.faults += [look, look, look]
+    payload = codec.encode([[], {}])
+    runs = [NewRun(str(ids.new_id()), "shop.charge", payload, options={"sg": "ab12cd34"}) for _ in range(2)]
+    client.enqueue(runs[:1])
+    client.enqueue(runs)
+    client.enqueue([replace(runs[0], id=str(ids.new_id()), options={})])
+    assert [header for header, _ in seen] == ["ab12cd34", "ab12cd34", None]
+    assert all("ab12cd34" not in body for _, body in seen)
