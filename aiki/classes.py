@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import inspect
 import sys
 import threading
@@ -207,6 +208,8 @@ _OF_FUNCTIONS: WeakKeyDictionary[Any, Classes] = WeakKeyDictionary()
 
 def declared_beside(fn: Any) -> Classes:
     """What is declared for one step: what the apps have, and what occurs in the signature of the step's function."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     plain = inspect.unwrap(getattr(fn, "__func__", fn))
     if not getattr(plain, "__annotations__", None):
         return CLASSES

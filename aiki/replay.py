@@ -98,13 +98,14 @@ class Replay:
     """One call of a workflow's function against its history.
 
     :param name: the workflow's, for messages.
+    :ivar first: the ordinal of the first step of this call of the function.
     :ivar reported: the ordinal after the last step that is recorded or to be reported.
     """
 
     def __init__(self, name: str, history: History, limits: Limits) -> None:
         self._name = name
         self._limits = limits
-        self._first = history.first
+        self.first = history.first
         self._next = self.reported = history.next
         self._left: dict[int, Step] = {}
         """Recorded and not called yet, by ordinal, oldest first; `_issued_left` of them are counted by the rule."""
@@ -181,7 +182,7 @@ class Replay:
     @property
     def used(self) -> tuple[int, int]:
         """Steps and bytes of history so far."""
-        return self._next - self._first, self._weight
+        return self._next - self.first, self._weight
 
     @property
     def nearly_full(self) -> bool:

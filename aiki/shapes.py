@@ -46,7 +46,7 @@ class Shape:
         self._kind = kind
         self.fields = {field.name: field for field in _fields(cls, kind)}
         self._slots = _slots(cls) - self.fields.keys() - _NOT_STATE
-        self._hashed = "_attrs_cached_hash" in _slots(cls)
+        self._hashed = kind == ATTRS and _caches_hash(cls)
         self.refusal = self._why_not()
 
     def _why_not(self) -> str | None:
@@ -102,7 +102,12 @@ class Shape:
                 object.__setattr__(made, name, field.make())
         for name, item in more.items():
             known = _static(self._cls, name)
-            if name[:2] == "__" or callable(known) or (hasattr(type(known), "__get__") and name not in self._slots):
+            if (
+                name in self.fields
+                or name[:2] == "__"
+                or callable(known)
+                or (hasattr(type(known), "__get__") and name not in self._slots)
+            ):
                 raise ShapeMismatch(f"{self._name} has something else as {name!r}")
             object.__setattr__(made, name, item)
         if self._hashed:
@@ -190,6 +195,11 @@ def _slots(cls: type) -> set[str]:
 def _static(cls: type, name: str) -> Any:
     """What a class has under this name, without touching it."""
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
+def _caches_hash(cls: type) -> bool:
+    code = getattr(cls.__hash__, "__code__", None)
+    return code is not None and "_attrs_cached_hash" in code.co_names
 
 
 def _is_cache(cls: type, name: str) -> bool:

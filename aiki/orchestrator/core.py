@@ -201,7 +201,10 @@ def _continued(row: RunRow, report: Report, rules: Rules, effects: Effects, outc
 
 
 def _changed(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
-    workflows.changed(row, report, effects)
+    if row.pause_requested:
+        pause(row, effects)
+    elif not _cancelled_meanwhile(row, rules.now):
+        workflows.changed(row, report, effects)
 
 
 def _returned(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:

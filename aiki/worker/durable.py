@@ -359,6 +359,11 @@ class Execution:
         return self._replay.take_fresh()
 
     @property
+    def turned(self) -> bool:
+        """Whether the function goes on as new."""
+        return self._replay.first > 0
+
+    @property
     def aborted(self) -> bool:
         """Whether what it did counts no more."""
         return self._host.aborted

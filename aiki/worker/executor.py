@@ -137,7 +137,10 @@ class Executor:
             return True  # a definition that says nothing of it
         try:
             arguments.check(tuple(attempt.args), attempt.kwargs)
-            arguments.check_types(attempt.args, attempt.kwargs, attempt.dispatch.options.get(messages.OPT_SHAPE))
+            # What a workflow goes on with as new was given by its own code, not by whoever enqueued it.
+            seen = attempt.dispatch.options.get(messages.OPT_SHAPE)
+            if seen is not None and (attempt.durable is None or not attempt.durable.turned):
+                arguments.check_types(attempt.args, attempt.kwargs, seen)
         except TypeError as error:
             attempt.unfit = _unfit(attempt.dispatch, str(error))
             return False

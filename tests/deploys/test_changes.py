@@ -90,3 +90,45 @@ def test_a_parked_run_is_not_tried_twice_by_one_worker(fleet: Fleet) -> None:
     assert fleet.bench.row(run)["epoch"] == 2, "it was dispatched once"
     fleet.bench.retry(run)
     assert fleet.work(new, run) == "completed"
+
+
+ONE = "@app.task\ndef charge(order: str) -> str:\n    return order\n"
+TWO = "@app.task\ndef charge(order: str, rate: float) -> str:\n    return order\n"
+
+
+def test_a_run_that_was_cancelled_is_not_parked(fleet: Fleet) -> None:
+    old, new = fleet.load(ONE), fleet.load(TWO)
+    run = fleet.enqueue(new, "charge", "o", 1.5)
+    fleet.bench.report(run, ("started", {"ms": 1}), source=old.worker)
+    fleet.bench.cancel(run)
+    assert fleet.work(old, run) == "cancelled"
+
+
+def test_a_run_that_was_paused_is_parked_when_it_is_resumed(fleet: Fleet) -> None:
+    old, new = fleet.load(ONE), fleet.load(TWO)
+    run = fleet.enqueue(new, "charge", "o", 1.5)
+    fleet.bench.pause(run)
+    assert fleet.work(old, run) == "paused"
+    fleet.bench.resume(run)
+    assert fleet.work(old, run) == "stalled"
+    assert fleet.deploy(new, run) == "completed"
+
+
+def test_what_a_workflow_goes_on_with_as_new_is_its_own_affair(fleet: Fleet) -> None:
+    """The caller saw a signature; the code that goes on as new has another, and may pass it what Python allows."""
+    source = """
+@app.workflow
+def count(run: WorkflowRun, turn: {type}) -> str:
+    run.wait_event("go")
+    if turn == "last":
+        return turn
+    run.continue_as_new("last")
+"""
+    old, new = fleet.load(source.format(type="int")), fleet.load(source.format(type="float"))
+    run = fleet.enqueue(old, "count", 1)
+    assert fleet.work(old, run) == "waiting"
+    for expected in ("queued", "waiting", "completed"):
+        if fleet.bench.state(run) == "waiting":
+            fleet.bench.send(run, "go")
+            fleet.bench.stir()
+        assert fleet.work(new, run) == expected, fleet.told(run)

@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import attr
 import pydantic
+import pydantic.dataclasses
 from hypothesis import strategies as st
 
 from aiki.codec import TAG
@@ -143,6 +144,15 @@ class Doubling(pydantic.BaseModel):
     @classmethod
     def twice(cls, value: int) -> int:
         return value * 2
+
+
+class Page(pydantic.BaseModel, Generic[T]):
+    items: list[T]
+
+
+@pydantic.dataclasses.dataclass
+class Checked:
+    a: int
 
 
 class Undeclared(enum.Enum):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import attr
 import pytest
 
 from aiki import Aiki, ConfigurationError, codec
@@ -272,3 +273,24 @@ def test_classes_are_declared_by_what_occurs_in_signatures() -> None:
         assert known.named(found.name) is found
     assert known.of(Undeclared) is None
     assert CLASSES.of(Undeclared) is None
+
+
+def test_an_attrs_class_that_keeps_its_hash_makes_it_anew() -> None:
+    @attr.s(auto_attribs=True, frozen=True, cache_hash=True)
+    class Cached:
+        a: str
+
+    Cached.__qualname__ = "Cached"
+    app.register_type(Cached)
+    value = Cached("x")
+    assert hash(value) == hash(there_and_back(value))
+    assert "hash" not in encode(value).text
+
+
+def test_a_pydantic_dataclass_and_a_generic_model_are_carried() -> None:
+    assert there_and_back(kinds.Checked(3)) == kinds.Checked(3)
+    assert there_and_back(kinds.Page[int](items=[1])) == kinds.Page[int](items=[1])
+
+
+app.register_type(kinds.Checked)
+app.register_type(kinds.Page[int])
