@@ -11,6 +11,7 @@ import collections
 import datetime as dt
 import decimal
 import fractions
+import inspect
 import ipaddress
 import json
 import os
@@ -185,11 +186,13 @@ def _made(found: Declared, make: Callable[[], Any] | None) -> Any:
 
 def _validated(cls: Any, plain: dict[str, Any], data: Any) -> Any:
     """A pydantic model of its fields, by its own validators."""
-    root = "__root__" if "root" in cls.model_fields and issubclass(cls, sys.modules["pydantic"].RootModel) else ""
-    if isinstance(data, str):
-        made = cls.model_validate_json(data, **({} if root else _BY_NAME))
+    by_name = _BY_NAME if "by_name" in inspect.signature(cls.model_validate).parameters else {}  # since pydantic 2.11
+    if "root" in cls.model_fields and issubclass(cls, sys.modules["pydantic"].RootModel):
+        made = cls.model_validate_json(data) if isinstance(data, str) else cls.model_validate(data["root"])
+    elif isinstance(data, str):
+        made = cls.model_validate_json(data, **by_name)
     else:
-        made = cls.model_validate(data["root"] if root else data, **({} if root else _BY_NAME))
+        made = cls.model_validate(data, **by_name)
     object.__setattr__(made, "__pydantic_fields_set__", set(plain["f"]))
     return made
 

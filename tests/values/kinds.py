@@ -150,6 +150,14 @@ class Page(pydantic.BaseModel, Generic[T]):
     items: list[T]
 
 
+class Listed(pydantic.RootModel[list[int]]):
+    pass
+
+
+class Sites(pydantic.RootModel[list[pydantic.AnyUrl]]):
+    pass
+
+
 @pydantic.dataclasses.dataclass
 class Checked:
     a: int

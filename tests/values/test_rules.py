@@ -290,7 +290,11 @@ def test_an_attrs_class_that_keeps_its_hash_makes_it_anew() -> None:
 def test_a_pydantic_dataclass_and_a_generic_model_are_carried() -> None:
     assert there_and_back(kinds.Checked(3)) == kinds.Checked(3)
     assert there_and_back(kinds.Page[int](items=[1])) == kinds.Page[int](items=[1])
+    assert there_and_back(kinds.Listed([1, 2])) == kinds.Listed([1, 2])
+    assert there_and_back(kinds.Sites(["https://a.example/"])) == kinds.Sites(["https://a.example/"])
 
 
 app.register_type(kinds.Checked)
+app.register_type(kinds.Listed)
+app.register_type(kinds.Sites)
 app.register_type(kinds.Page[int])
