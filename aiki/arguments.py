@@ -104,8 +104,8 @@ class Arguments:
             wrong = [item for item in values if annotation is not inspect.Parameter.empty and not hints.fits(item, annotation)]
             if wrong and not (wrong[0] is None and parameters[name].default is None):
                 raise TypeError(
-                    f"its argument {name!r} is a {hints.text_of(annotation)} now, and a {type(wrong[0]).__qualname__} was "
-                    f"passed; its signature is {self._signature}"
+                    f"its argument {name!r} is declared as {hints.text_of(annotation)} now, and what was passed is of type "
+                    f"{type(wrong[0]).__qualname__}; its signature is {self._signature}"
                 )
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, limit: int, compress_above: int) -> Payload:

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import os
 import sys
 import threading
 import typing
@@ -111,14 +112,16 @@ class Classes:
     def of(self, cls: type) -> Declared | None:
         """The declared class itself, or None."""
         found = self._classes.get(cls)
-        if found is None and self._look():
+        if found is None:
+            self._look()
             found = self._classes.get(cls)
         return self._beyond.of(cls) if found is None and self._beyond is not None else found
 
     def named(self, name: str) -> Declared | None:
         """The declared class of that name, or None."""
         found = self._names.get(name)
-        if found is None and self._look():
+        if found is None:
+            self._look()
             found = self._names.get(name)
         return self._beyond.named(name) if found is None and self._beyond is not None else found
 
@@ -127,13 +130,13 @@ class Classes:
         return self._former.get(cls) or wire_name(cls)
 
     # ------------------------------------------------------------ looking
-    def _look(self) -> bool:
+    def _look(self) -> None:
         """Look at what was added, and again at what could not be looked up, if more has been imported since."""
-        if not self._fresh and (not self._waiting or self._modules == len(sys.modules)):
-            return False
-        with self._lock:
-            self._fresh, self._modules = False, len(sys.modules)
-            left, self._waiting = self._waiting, []
+        with self._lock:  # before anything is asked: another thread may be about to find what this one misses
+            if not self._fresh and (not self._waiting or self._modules == len(sys.modules)):
+                return
+            modules, waiting = len(sys.modules), []
+            left: list[Any] = list(self._waiting)
             seen: set[int] = set()
             while left:
                 item = left.pop()
@@ -142,9 +145,13 @@ class Classes:
                 seen.add(id(item))
                 whole, inner = self._inside(item)
                 if not whole:
-                    self._waiting.append(item)
+                    waiting.append(item)
                 left += [cls for cls in inner if self._declare(cls)]
-        return True
+            self._waiting, self._modules, self._fresh = waiting, modules, False
+
+    def after_fork(self) -> None:
+        """In the child of a fork: another thread of the parent may have been looking."""
+        self._lock = threading.RLock()
 
     def _inside(self, item: Any) -> tuple[bool, list[type]]:
         """Whether all annotations of a function or a class could be looked up, and the classes that occur in it."""
@@ -202,6 +209,8 @@ def wire_name(cls: type) -> str:
 
 CLASSES: Final = Classes()
 """What all apps of this process have declared."""
+
+os.register_at_fork(after_in_child=CLASSES.after_fork)
 
 _OF_FUNCTIONS: WeakKeyDictionary[Any, Classes] = WeakKeyDictionary()
 

@@ -134,8 +134,8 @@ class Shape:
         for name, item in found.items():
             if name not in unfit and not self._fits(name, item):
                 raise ShapeMismatch(
-                    f"the field {name!r} of {self._name} is a {hints.text_of(self.fields[name].annotation)}, and the value "
-                    f"has a {type(item).__qualname__} there"
+                    f"the field {name!r} of {self._name} is declared as {hints.text_of(self.fields[name].annotation)}, and the "
+                    f"value there is of type {type(item).__qualname__}"
                 )
 
 

@@ -7,6 +7,7 @@ import collections
 import datetime as dt
 import json
 import sys
+import threading
 import types
 import zlib
 import zoneinfo
@@ -17,7 +18,7 @@ from typing import Any
 import attr
 import pytest
 
-from aiki import Aiki, ConfigurationError, codec
+from aiki import Aiki, ConfigurationError, codec, hints
 from aiki.classes import CLASSES, Classes
 from aiki.codec import JSON_ZLIB, MAX_INFLATED, Payload, decode, encode
 from aiki.errors import DecodeError, EncodeError, ShapeMismatch
@@ -298,3 +299,29 @@ app.register_type(kinds.Checked)
 app.register_type(kinds.Listed)
 app.register_type(kinds.Sites)
 app.register_type(kinds.Page[int])
+
+
+def test_a_thread_that_asks_while_another_looks_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two first requests of a service at once."""
+    known, looking, go_on = Classes(), threading.Event(), threading.Event()
+    of_function = hints.of_function
+
+    def slowly(fn: Any) -> dict[str, Any]:
+        looking.set()
+        assert go_on.wait(20)
+        return of_function(fn)
+
+    def fn(point: Point) -> None: ...
+
+    monkeypatch.setattr(hints, "of_function", slowly)
+    known.add(fn)
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(known.of(Point))) for _ in range(2)]
+    threads[0].start()
+    assert looking.wait(20)
+    threads[1].start()
+    threads[1].join(0.05)  # without the lock it would have its answer by now
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert [item.cls for item in found] == [Point, Point]
