@@ -192,3 +192,13 @@ def hopeless(run: WorkflowRun, i: int) -> str:
     """A step that kills its process each time."""
     add(f"{i}.before", 1, 1)
     return run.step("die", shop.suicide.fn, i)
+
+
+@app.workflow
+def heavy(run: WorkflowRun, i: int, size: int) -> None:
+    """Holds so many bytes, in one of three ways, while it sleeps for long."""
+    held: list[Any] = [b"x" * size] if i % 3 == 0 else [[n, str(n)] for n in range(size // 140)]
+    if i % 3 == 2:
+        held.append(held)  # only the collector can free it
+    run.sleep("long", 86400.0)
+    held.clear()

@@ -11,6 +11,7 @@ import pytest
 from aiki import RunFailed
 from aiki.errors import PayloadTooLarge, RunConflict
 from aiki.states import State
+from tests.scale import scaled
 from tests.services import RabbitServer
 from tests.system.system import System
 from tests.waiting import wait_until
@@ -65,7 +66,8 @@ def test_large_results_of_its_own_steps_are_fetched_in_the_replay(embedded_syste
 
 def test_a_fan_out_of_large_inputs_is_reported_in_parts(limited: System) -> None:
     up(limited)
-    assert task(limited, "hand_out").enqueue(60, 700_000).result(timeout=90) == 60 * 700_000
+    count = scaled(60, 200)
+    assert task(limited, "hand_out").enqueue(count, 700_000).result(timeout=scaled(90, 300)) == count * 700_000
     assert sessions_were_lost(limited) == []
 
 
