@@ -26,8 +26,13 @@ from aiki.storage.operating import conclude_cancel
 from aiki.storage.rows import CANCEL_ASKED, RunRow, delivery_id
 from aiki.storage.waking import bring_on, pause
 
-BACKSTOP: Final = 30
-"""Dispatches in a row after which nothing was heard of the run, before it is declared dead."""
+AT_ONCE: Final = 8
+"""Dispatches in a row after which nothing was heard of the run, before it waits for its next one, ever longer."""
+LONGEST_WAIT: Final = 60
+"""Seconds."""
+BACKSTOP: Final = 60
+"""Dispatches in a row after which nothing was heard of the run, before it is declared dead: some 45 minutes. A run may have
+lost all of them to its neighbours, which ended the children that had taken it too, or to a broker that restarts over and over."""
 MAX_MESSAGE: Final = 4000
 MAX_TRACEBACK: Final = 64 * 1024
 UNKNOWN_RETRY: Final = SECOND
@@ -264,7 +269,9 @@ def settle_inquiry(row: RunRow, epoch: int, rules: Rules, effects: Effects, *, l
     if row.idle_dispatches > BACKSTOP:
         _die(row, rules.now, f"dispatched {row.idle_dispatches} times without any word from a worker")
         return
-    _go_again(row, effects, rules.now, 0.0, "")
+    further = row.idle_dispatches - AT_ONCE
+    delay = float(min(2 ** min(further, 10), LONGEST_WAIT)) if further >= 0 else 0.0
+    _go_again(row, effects, rules.now, delay, f"no word from a worker: dispatched {row.idle_dispatches} times")
 
 
 def _charge_crash(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: str, text: str) -> None:

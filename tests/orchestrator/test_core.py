@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiki import messages as m
+from aiki.clock import SECOND
 from aiki.messages import Report, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
@@ -221,6 +222,21 @@ def test_a_run_whose_worker_was_lost_is_charged() -> None:
     effects = settle(run, lost="worker w was lost")
     assert run.crashes == 1
     assert effects.attempts[0][3] == "lost"
+
+
+def test_a_run_that_is_lost_over_and_over_waits_ever_longer_and_not_forever() -> None:
+    """Its neighbours may end the children that take it: it is out of their way for a while, and is not given up soon."""
+    run, waited = row(), []
+    while run.state != State.DEAD:
+        effects = settle(run, epoch=run.epoch)
+        if run.state == State.WAITING:
+            waited.append((effects.dispatch[RUN][1] - NOW) / SECOND)
+            assert "no word from a worker" in (run.waiting_on or "")
+            run.state = State.QUEUED.value  # its time has come
+    assert waited[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert max(waited) == 60
+    assert sum(waited) > 40 * 60
+    assert "without any word" in (run.error_message or "")
 
 
 def test_the_backstop_ends_a_run_that_never_makes_progress() -> None:
