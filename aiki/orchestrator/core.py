@@ -32,7 +32,7 @@ LONGEST_WAIT: Final = 60
 """Seconds."""
 BACKSTOP: Final = 60
 """Dispatches in a row after which nothing was heard of the run, before it is declared dead: some 45 minutes. A run may have
-lost all of them to its neighbours, which ended the children that had taken it too, or to a broker that restarts over and over."""
+lost all of them to neighbours that ended the children which had taken it too, or to a broker that restarts over and over."""
 MAX_MESSAGE: Final = 4000
 MAX_TRACEBACK: Final = 64 * 1024
 UNKNOWN_RETRY: Final = SECOND
