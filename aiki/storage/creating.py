@@ -73,6 +73,10 @@ def list_size(mean_ms: float | None) -> int:
     return 5 if mean_ms < 50 else 1
 
 
+_written = json.JSONEncoder(separators=(",", ":")).encode
+"""Options as they are recorded; made once, for it is called for each run."""
+
+
 class Durations:
     """The mean duration of each name, as of a few seconds ago."""
 
@@ -339,7 +343,7 @@ class Creating:
         return State.SCHEDULED if run.due_at is not None and run.due_at > now else State.QUEUED
 
     def _run_values(self, namespace: str, run: NewRun, made: _Rows, now: int) -> tuple[Any, ...]:
-        options = json.dumps(run.options, separators=(",", ":")) if run.options else None
+        options = _written(run.options) if run.options else None
         return (
             namespace,
             made.raw,
