@@ -91,8 +91,8 @@ class ReferenceConflict(AikiError):
     def __init__(self, name: str, reference_id: str, run_id: str) -> None:
         self.run_id = run_id
         super().__init__(
-            f"reference id {reference_id!r} of {name!r} already belongs to run {run_id}, which has another "
-            "input; use another reference id, or on_conflict='return_existing' to take that run"
+            f"reference id {reference_id!r} of {name!r} already belongs to run {run_id}, and not with an input that is known "
+            "to be the same; use another reference id, or on_conflict='return_existing' to take that run"
         )
 
 

@@ -40,6 +40,7 @@ class NewRun:
     :ivar expires_at: cancel it if it has not started by then.
     :ivar options: sparse, by `messages.OPT_*` names, with `mc` for `max_crashes`; carried in each dispatch.
     :ivar reference_id: unique for the name; see `on_conflict`.
+    :ivar blind: a taken reference id is refused whatever its run's input is: who asks must not learn of it. Not transported.
     :ivar parent_id: the workflow's run that started it, as its step `parent_ordinal`.
     """
 
@@ -56,6 +57,7 @@ class NewRun:
     on_conflict: OnConflict = "error"
     parent_id: bytes | None = None
     parent_ordinal: int | None = None
+    blind: bool = False
 
     def to_wire(self) -> list[Any]:
         """As JSON data, without the parent: how a step carries the run that it starts."""

@@ -37,6 +37,7 @@ class Settings:
     :ivar api_key_file, metrics_token_file: files that hold those, read when the process starts.
     :ivar metrics_token: a bearer token that opens the server's `/metrics` and nothing else; empty means none.
     :ivar public_url: where people reach the server, for links; empty means that there are none.
+    :ivar allowed_hosts: further names, by commas, under which the server is reached; see `aiki.api.guard`.
     :ivar webhook_private: 1: webhooks may go to addresses that are not public.
     :ivar retention: how long ended runs are kept, see `aiki.retention`; empty means for ever.
     :ivar run_logs: 1: workers report what runs log; 0: they do not.
@@ -73,6 +74,7 @@ class Settings:
     metrics_token: str = ""
     metrics_token_file: str = ""
     public_url: str = ""
+    allowed_hosts: str = ""
     webhook_private: int = 0
     retention: str = ""
     run_logs: int = 1

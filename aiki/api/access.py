@@ -93,6 +93,14 @@ def principal() -> Principal:
     return found
 
 
+def check(action: str) -> None:
+    """Raise `Refused` (403) unless whoever asks may do `action`."""
+    who = principal()
+    if not who.may(action):
+        g.refused = action
+        raise Refused(403, "forbidden", f"{who.name} is {who.role}; this needs the role {ACTIONS[action]}")
+
+
 def needs(action: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Have an endpoint or a page called only for those who may do `action`; `needs.action` can be read from the view."""
     assert action in ACTIONS, action
@@ -100,10 +108,7 @@ def needs(action: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            who = principal()
-            if not who.may(action):
-                g.refused = action
-                raise Refused(403, "forbidden", f"{who.name} is {who.role}; this needs the role {ACTIONS[action]}")
+            check(action)
             return view(*args, **kwargs)
 
         marked: Any = checked

@@ -38,7 +38,7 @@ from aiki.api import (
     webhooks,
     workers,
 )
-from aiki.api.access import OPEN, Principal, principal
+from aiki.api.access import OPEN, Principal, check, principal
 from aiki.api.backend import Backend
 from aiki.api.limiting import Limiter
 from aiki.api.problems import Refused
@@ -124,7 +124,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
             g.principal, g.namespace = scraper, settings.namespace
             return None
         told = gatekeeper.check()
-        return told if told is not None else _admit(limiter)
+        return told if told is not None else _admit(app, limiter)
 
     @app.after_request
     def _after(response: Response) -> Response:
@@ -180,7 +180,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     return app
 
 
-def _admit(limiter: Limiter) -> Response | None:
+def _admit(app: Flask, limiter: Limiter) -> Response | None:
     """See that whoever asks does not ask too much, nor the same thing twice; the answer, if it was given before."""
     if request.endpoint in OPEN:
         return None
@@ -189,7 +189,12 @@ def _admit(limiter: Limiter) -> Response | None:
     if pause > 0:
         detail = "you ask more than AIKI_RATE_LIMIT allows; ask more slowly, or for more at once"
         raise Refused(429, "too_many_requests", detail, retry_after=round(pause, 3))
-    return idempotency.begin() if request.path.startswith(API) else None
+    if not request.path.startswith(API):
+        return None
+    action = getattr(app.view_functions.get(request.endpoint or ""), "action", None)
+    if action is not None:
+        check(action)  # first of all: who may not do it any more is not told what came of it either
+    return idempotency.begin()
 
 
 def backend_of(app: Flask) -> Backend:

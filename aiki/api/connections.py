@@ -14,7 +14,6 @@ the process has as many as it takes.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import json
 import re
 import socket
@@ -33,6 +32,7 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from aiki.api.guard import SECURITY_HEADERS
+from aiki.storage.people import network_of
 
 ARRIVAL: Final = 10.0
 """Seconds in which a head, and a small body with it, must have arrived; and a longer body, at `LEAST_RATE`, beyond that."""
@@ -184,7 +184,7 @@ class Connections(ThreadWorker):
 
     def _make_room(self, conn: Arriving) -> bool:
         address = network_of(str(conn.client[0]))
-        if not self.exempt(address):
+        if not self.exempt(str(conn.client[0])):
             theirs = self._of.setdefault(address, {})
             theirs[conn] = None
             if len(theirs) > PER_ADDRESS and not self._drop_oldest(theirs):
@@ -309,17 +309,6 @@ class Connections(ThreadWorker):
             else:
                 self._leave(conn)
                 self._drop(conn)
-
-
-def network_of(address: str) -> str:
-    """What counts as one address: of IPv6 the half that a provider gives to one customer."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
 
 
 def problem(status: int, code: str, detail: str) -> bytes:

@@ -33,11 +33,12 @@ from aiki.api.access import (
     principal,
 )
 from aiki.api.backend import Backend
+from aiki.api.limiting import Limiter
 from aiki.api.problems import Refused, invalid
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings, check_name
 from aiki.storage.keys import KeyView
-from aiki.storage.people import Session, session_id
+from aiki.storage.people import Session, network_of, session_id
 
 T = TypeVar("T")
 
@@ -48,8 +49,13 @@ CSRF_FIELD: Final = "csrf_token"
 KNOWN_FOR: Final = 1.0
 """Seconds for which a key or a session is taken for granted: so long a revoked one may still open."""
 MAX_KNOWN: Final = 10_000
+WRONG_KEYS: Final = 20
+"""How many wrong API keys are looked at that come from one address at once; beyond that one a second."""
+KEY_REMEMBERED: Final = 3600.0
+"""Seconds for which it is remembered that a key was right."""
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
-_FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-Ip")
+FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip")
+"""Headers by which a proxy shows."""
 _FORMS: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
@@ -113,12 +119,17 @@ class Guard:
         self._certain = certain
         self._backend = backend
         self._local = local and not settings.api_key and not settings.trusted_proxies
+        self._loopback = local and not settings.trusted_proxies
+        self._names = _names(settings) if self._loopback or settings.public_url or settings.allowed_hosts else None
+        self._tries = Limiter(1.0, burst=WRONG_KEYS)
+        self._right = _Known(KEY_REMEMBERED)
         self._people = people
         self._known = _Known(KNOWN_FOR)
         self._people_until = 0.0
 
     def check(self) -> ResponseReturnValue | None:
         """Set `g.principal` and `g.namespace`, or answer in the endpoint's stead; raises `Refused`."""
+        self._check_host()
         if request.endpoint in OPEN:
             if self._local and not self._people:
                 check_local(request.method, request.headers)
@@ -131,6 +142,20 @@ class Guard:
         g.principal = found
         g.namespace = self._namespace(found)
         return None
+
+    def _check_host(self) -> None:
+        """Refuse a name that is none of this server's: a page elsewhere has made its own mean this machine."""
+        host = request.headers.get("Host", "")
+        if self._certain is not None or self._names is None or _name_of(host) in self._names or is_loopback_name(host):
+            return
+        if _is_address(_name_of(host)):
+            return  # whoever has an address needs no name, and no page can make an address mean another one
+        raise Refused(
+            403,
+            "forbidden",
+            "the server is not known under the name of this request's Host header; AIKI_PUBLIC_URL says under which it is, and "
+            "AIKI_ALLOWED_HOSTS, by commas, under which others",
+        )
 
     def forget(self) -> None:
         """Look everybody up anew: a key or a session has just ended here."""
@@ -162,12 +187,14 @@ class Guard:
         # Who brings a session has signed in: then there may be people that this process has not heard of.
         if self._local and not self._has_people(anew=bool(token)):
             check_local(request.method, request.headers)
+            check_site(request.path, request.headers)
             return LOCAL
         if given:
             return self._by_key(given)
         session = self._session(token) if token else None
         if session is None:
             return None
+        check_site(request.path, request.headers)
         if request.method not in SAFE_METHODS:
             check_origin(request.headers)
             _check_csrf(session)
@@ -177,6 +204,19 @@ class Guard:
     def _by_key(self, given: str) -> Principal:
         scheme, _, secret = given.partition(" ")
         secret = secret.strip()
+        source = network_of(request.remote_addr or "")
+        known = session_id(source + "\n" + secret)
+        # A key that was right a while ago, from there, is looked at however many wrong ones come from there.
+        if self._right.get(known, lambda: None) is None and self._tries.wait(source, count=False) > 0:
+            raise Refused(429, "too_many_requests", "too many wrong API keys from this address", retry_after=1)
+        found = self._key_in(scheme, secret)
+        if found is not None:
+            self._right.get(known, lambda: True)
+            return found
+        self._tries.wait(source)
+        raise Refused(401, "unauthorized", "the API key is wrong; send it as: Authorization: Bearer <AIKI_API_KEY>")
+
+    def _key_in(self, scheme: str, secret: str) -> Principal | None:
         if scheme.lower() == "bearer" and secret:
             # Both are compared as bytes, in a time that does not depend on where they differ.
             ours = self.settings.api_key.encode("utf-8", "replace")
@@ -185,7 +225,7 @@ class Guard:
             key = self._key(secret)
             if key is not None:
                 return Principal(f"key:{key.name} ({key.id})", Role(key.role), "key", key.namespaces)
-        raise Refused(401, "unauthorized", "the API key is wrong; send it as: Authorization: Bearer <AIKI_API_KEY>")
+        return None
 
     def _key(self, secret: str) -> KeyView | None:
         return self._known.get(b"key" + session_id(secret), lambda: self._backend.store.key_of(secret))
@@ -265,7 +305,7 @@ def check_origin(headers: Headers) -> None:
 
 def check_local(method: str, headers: Headers) -> None:
     """Let a request pass to a server that only this machine is to reach, or raise `Refused`."""
-    if not is_loopback_name(headers.get("Host", "")) or any(name in headers for name in _FORWARDED):
+    if not is_loopback_name(headers.get("Host", "")) or any(name in headers for name in FORWARDED):
         raise Refused(
             403,
             "forbidden",
@@ -274,6 +314,15 @@ def check_local(method: str, headers: Headers) -> None:
         )
     if method not in SAFE_METHODS:
         check_origin(headers)
+
+
+def check_site(path: str, headers: Headers) -> None:
+    """Refuse what a page of another site fetches: it could not read it, but it would be done. A link to a page is followed."""
+    if headers.get("Sec-Fetch-Site", "none").lower() in ("none", "same-origin"):
+        return
+    is_link = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest", "document") == "document"
+    if not is_link or path.startswith("/api/"):
+        raise Refused(403, "forbidden", "requests from pages of other origins are refused")
 
 
 def cookie_name() -> str:
@@ -308,6 +357,25 @@ def is_loopback_name(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _names(settings: Settings) -> frozenset[str]:
+    """The names under which the server is reached, as settings say."""
+    given = [urlsplit_netloc(settings.public_url), *settings.allowed_hosts.lower().split(",")]
+    return frozenset(_name_of(name.strip()) for name in given if name.strip())
+
+
+def _name_of(host: str) -> str:
+    """A `Host` header's name or address, without the port; empty if it is no host."""
+    found = _HOST.fullmatch(host)
+    return "" if found is None else found[1].lower().rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name.strip("[]")))
     except ValueError:
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple
 
@@ -49,6 +50,7 @@ class Hub:
         self._changed = threading.Condition()
         self._watches: dict[Hashable, Watch] = {}
         self._of: dict[Listener, list[Watch]] = {}
+        self._owners: Counter[Hashable] = Counter()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._away = False
@@ -67,16 +69,22 @@ class Hub:
         *,
         holds: bool = False,
         allowed: Callable[[], bool] = lambda: True,
+        owner: Hashable = None,
     ) -> Listener | None:
-        """A new listener, or None if there are too many. `seen` is the id of the last event that it had.
+        """A new listener, or None if there are too many, or if `owner` has as many as are left to all others.
 
+        :param seen: the id of the last event that it had.
         :param holds: it will hold a thread.
         :param allowed: whether whoever listens still may; once it is False, the stream ends.
         """
         listener = Listener(allowed)
         with self._changed:
-            if self._closed or len(self._of) >= (min(self._max_held, self._max_listeners) if holds else self._max_listeners):
+            most = min(self._max_held, self._max_listeners) if holds else self._max_listeners
+            theirs = self._owners[owner]
+            if self._closed or len(self._of) >= most or (owner is not None and theirs >= max(1, most - len(self._of))):
                 return None
+            self._owners[owner] += 1
+            listener.owner = owner
             listener.put(RETRY)
             self._of[listener] = []
             for topic in topics:
@@ -98,6 +106,9 @@ class Hub:
     def leave(self, listener: Listener) -> None:
         """Forget a listener; harmless to repeat."""
         with self._changed:
+            if listener in self._of:
+                self._owners[listener.owner] -= 1
+                self._owners = +self._owners
             for watch in self._of.pop(listener, ()):
                 watch.listeners.pop(listener, None)
                 if not watch.listeners:

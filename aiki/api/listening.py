@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -49,6 +49,7 @@ class Listener:
 
     def __init__(self, allowed: Callable[[], bool] = lambda: True) -> None:
         self.allowed = allowed
+        self.owner: Hashable = None
         self.asked_at = time.monotonic()
         self._changed = threading.Condition()
         self._frames: deque[bytes] = deque()

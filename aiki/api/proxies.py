@@ -27,6 +27,10 @@ def networks(text: str) -> list[Network]:
         raise ConfigurationError(f"trusted_proxies={text!r}: {error}; use addresses or networks such as 10.0.0.0/8") from None
 
 
+FORWARDED: Final = "aiki.forwarded"
+"""In the environment of a request: it came through a proxy."""
+
+
 class TrustedProxies:
     """WSGI: the client's address, scheme and host as trusted proxies tell them."""
 
@@ -37,6 +41,7 @@ class TrustedProxies:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """See WSGI."""
         if self._trusts(environ.get("REMOTE_ADDR", "")):
+            environ[FORWARDED] = any(name in environ for name in _SENT)
             self._believe(environ)
         for name in _SENT:
             environ.pop(name, None)

@@ -118,6 +118,7 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
     shape = request.headers.get(wire.SHAPE_HEADER, "")
     if _SHAPE.fullmatch(shape):
         run.options = {**run.options, OPT_SHAPE: shape}
+    run.blind = not masking.shows_payloads()
     return run
 
 

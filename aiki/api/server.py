@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 DEFAULT_BIND: Final = "127.0.0.1:8470"
 MAX_REQUEST: Final = 90.0
 """Seconds after which a request that is still being read, held or answered is cut off: a slow client must not keep a thread."""
+LEAST_SECRET: Final = 16
+"""Characters of an API key or a token that comes from the environment."""
 GRACE: Final = 15
 """Seconds that requests have to be answered when the server stops."""
 
@@ -81,6 +83,13 @@ def main(
     host, port, loopback = resolve(options.bind)
     if not settings.api_key.isascii() or not settings.api_key.isprintable() or " " in settings.api_key:
         raise ConfigurationError("the API key must be printable ASCII without spaces, since it travels in an HTTP header")
+    for name in ("api_key", "metrics_token"):
+        secret = getattr(settings, name)
+        if secret and len(secret) < LEAST_SECRET:
+            raise ConfigurationError(
+                f"AIKI_{name.upper()} has {len(secret)} characters; use {LEAST_SECRET} or more that nobody guesses, such "
+                "as those of `openssl rand -hex 24`"
+            )
     try:
         # Closed again: no connection may live across the forks.
         store = open_store(settings)

@@ -9,6 +9,7 @@ from flask import Response, current_app, g, request
 from aiki.api import guard
 from aiki.api.access import NAMESPACE_COOKIE, principal
 from aiki.api.problems import Refused
+from aiki.api.proxies import FORWARDED
 from aiki.api.requests import backend
 from aiki.errors import NotThere
 from aiki.settings import Settings
@@ -22,7 +23,7 @@ def sign_in(name: str, password: str) -> str | None:
 
     :raises Refused: too many tries (429), or the password came over a connection that anybody can listen to (400).
     """
-    if not request.is_secure and not guard.is_loopback_name(request.host):
+    if not request.is_secure and not _is_from_here():
         raise Refused(
             400, "invalid", "signing in needs https: give the server a certificate (AIKI_TLS_CERT), or put it behind a proxy "
             "that has one and name that in AIKI_TRUSTED_PROXIES"
@@ -35,6 +36,12 @@ def sign_in(name: str, password: str) -> str | None:
     except NotThere:
         return None
     return None if found is None else found[0]
+
+
+def _is_from_here() -> bool:
+    """Whether the request comes from this machine, by the address: a proxy hands on what the client says of the host."""
+    through = request.environ.get(FORWARDED) or any(name in request.headers for name in guard.FORWARDED)
+    return guard.is_loopback_name(request.host) and guard.is_loopback_name(request.remote_addr or "") and not through
 
 
 def sign_out() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from flask import Blueprint, Response, request
 
 from aiki.api import schemas
-from aiki.api.access import needs
+from aiki.api.access import needs, principal
 from aiki.api.hub import Hub, Topic
 from aiki.api.listening import SOCKET, STREAM, Listener
 from aiki.api.openapi import describe
@@ -94,7 +94,7 @@ def _stream(topics: list[Topic], seen: str) -> Response:
     if request.method == "HEAD":
         return _headed(Response(mimetype=EVENT_STREAM))
     hub = backend().hub
-    listener = hub.listen(topics, seen, holds=not handed, allowed=guard_of().still())
+    listener = hub.listen(topics, seen, holds=not handed, allowed=guard_of().still(), owner=_owner())
     if listener is None:
         raise Refused(
             *(429, "too_many_requests", "too many event streams are open; ask for what you want to know now and then instead"),
@@ -104,6 +104,12 @@ def _stream(topics: list[Topic], seen: str) -> Response:
         request.environ[STREAM] = listener
         return _headed(Response(mimetype=EVENT_STREAM))
     return _headed(Response(_Pulled(hub, listener), mimetype=EVENT_STREAM))
+
+
+def _owner() -> tuple[str, str] | None:
+    """Whose share of the streams it is; None: of a server that knows nobody, whoever asks has all."""
+    who = principal()
+    return None if who.kind == "local" else (who.kind, who.name)
 
 
 class _Pulled:

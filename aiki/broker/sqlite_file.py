@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 from aiki.broker import forks, sqlite_store
+from aiki.files import make_private
 
 
 class FileBusy(Exception):
@@ -33,6 +34,7 @@ class BrokerFile:
 
     def __init__(self, path: Path, patience: float) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path)
         self.path = path
         self._lock = threading.RLock()
         self._abandoned = False

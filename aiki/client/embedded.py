@@ -20,6 +20,7 @@ from aiki.client.waiter import Waiter
 from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.ids import parse_id
+from aiki.masks import Mask
 from aiki.messages import CANCEL, CANCEL_SOON, DRAIN, QUEUES, REVOKE, Control, RunKey
 from aiki.model import Accepted, DefinitionInfo, End, NewRun, Page, RunDetail, RunFilter, RunView, Steered, StepView
 from aiki.owning import owned_broker
@@ -269,6 +270,7 @@ class EmbeddedClient:
             payload=payload,
             reason=reason,
             actor=self._actor,
+            mask=Mask(self._settings.mask.split(",")),
         )
         parts.publisher.put(created.outgoing, claimed_at)
         return created.accepted[0]

@@ -1,7 +1,7 @@
 """The remote client: the server over HTTP.
 
 Every call has a deadline by the wall clock. Inside it, what did not get through (no connection, a lost answer, 429, 502, 503,
-504) is asked again, with the same run ids, so that asking twice is one run.
+504) is asked again: with the same run ids, so that asking twice is one run, or under the same `Idempotency-Key`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 API: Final = "/api/v1"
 _AGAIN: Final = frozenset({429, 502, 503, 504})
+_UNDER_WAY: Final = "idempotency_conflict"
+"""What the server says of a request whose first sending it is doing still."""
 _CONNECT_TIMEOUT: Final = 3.0
 _MAX_PAUSE: Final = 2.0
 _MAX_ANSWER: Final = 256 * 1024 * 1024
@@ -180,9 +182,9 @@ class RemoteClient:
         return self._clock()
 
     # ------------------------------------------------------------ change
-    def _do(self, run_id: str, verb: str, asked: dict[str, Any] | None = None, again: dict[str, Any] | None = None) -> RunView:
+    def _do(self, run_id: str, verb: str, asked: dict[str, Any] | None = None) -> RunView:
         path = f"/runs/{_checked(run_id)}/{verb}"
-        return _understood(wire.run_from_json, self._call("POST", path, asked or {}, again=again))
+        return _understood(wire.run_from_json, self._call("POST", path, asked or {}, once=True))
 
     def _move(self, run_id: str, verb: str, asked: dict[str, Any] | None = None) -> RunView:
         """Do a verb that conflicts with what it brings about: asked again, a conflict may be the first question's success."""
@@ -198,9 +200,7 @@ class RemoteClient:
         asked = {"reason": reason}
         if at_once:
             return self._do(run_id, "terminate", asked)
-        # The first question may have been heard: asked again, it must not be taken for a second cancel.
-        certain = {**asked, "once": True}
-        return self._do(run_id, "cancel", certain if once else asked, again=certain)
+        return self._do(run_id, "cancel", {**asked, "once": True} if once else asked)
 
     def pause(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.pause`."""
@@ -234,8 +234,8 @@ class RemoteClient:
         return _understood(wire.accepted_from_json, self._call("POST", f"/runs/{_checked(run_id)}/rerun", asked))
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer at any path below `/api/v1`, as JSON data. What is asked must be such that asking twice does no harm."""
-        return self._call(method, path, body)
+        """The answer at any path below `/api/v1`, as JSON data. A POST is done once, however often it has to be asked."""
+        return self._call(method, path, body, once=method == "POST")
 
     # ------------------------------------------------------------ end
     def close(self) -> None:
@@ -256,16 +256,19 @@ class RemoteClient:
         body: Any = None,
         *,
         wait: float = 0.0,
-        again: Any = None,
+        once: bool = False,
         more: Mapping[str, str] = _NO_HEADERS,
     ) -> Any:
         """Ask until there is an answer or the deadline has come.
 
         :param wait: how long the server may take on purpose.
-        :param again: the body from the second time on, if it is another.
+        :param once: doing it twice would be something else, and it has no id of its own by which the server could tell.
         :param more: headers beside those of every request.
         """
         deadline = time.monotonic() + self._settings.timeout + wait
+        # Under one key the server does it once, and gives the same answer again to whoever has lost it.
+        if once:
+            more = {**more, "Idempotency-Key": ids.new_id().hex}
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         tries = 0
         while True:
@@ -276,7 +279,8 @@ class RemoteClient:
                 if status < 400:
                     return data
                 problem = wire.problem_from_json(status, data)
-                if status not in _AGAIN:
+                under_way = status == 409 and isinstance(data, dict) and data.get("code") == _UNDER_WAY
+                if status not in _AGAIN and not under_way:
                     setattr(problem, _ASKED_AGAIN, tries > 1)
                     raise problem
                 error = Unavailable(str(problem), _retry_after(headers, problem))
@@ -286,8 +290,6 @@ class RemoteClient:
                 error = Unavailable(f"the server at {self._settings.server_url} cannot be reached: {reason}")
                 error.__cause__ = failure
                 pause = min(0.05 * 2**tries, _MAX_PAUSE)
-            if again is not None:
-                content = json.dumps(again, separators=(",", ":")).encode()
             pause *= random.uniform(0.75, 1.25)  # noqa: S311  (jitter)
             if time.monotonic() + pause >= deadline:
                 raise error
@@ -300,7 +302,9 @@ class RemoteClient:
         left = deadline - time.monotonic()
         if left <= 0:
             raise _TooSlow("no answer in time")
-        headers = self._headers if content is None else {**self._headers, "Content-Type": "application/json", **more}
+        headers = (
+            {**self._headers, **more} if content is None else {**self._headers, "Content-Type": "application/json", **more}
+        )
         carried = tracing.traceparent()
         if carried:
             headers = {**headers, "traceparent": carried}

@@ -44,11 +44,27 @@ BACKOFF: Final = (5, 15, 60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, 24 *
 """Seconds between tries; after the last one it is given up."""
 SIGNATURE: Final = "Aiki-Signature"
 EVENT_ID: Final = "Aiki-Event-Id"
-_NAT64: Final = (
-    ipaddress.ip_network("64:ff9b::/96"),
-    ipaddress.ip_network("64:ff9b:1::/48"),
-    ipaddress.ip_network("2002::/16"),
+_UNICAST: Final = ipaddress.ip_network("2000::/3")
+"""All that is given out of IPv6 to the public internet."""
+_SPECIAL_4: Final = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+            *("192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24"),
+            *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+            "168.63.129.16/32",  # the host of each machine at Azure: of the public range, and never public
+        ),
+    )
 )
+"""IANA's registry of special-purpose IPv4 addresses, whole blocks of it: what is marked global in them is no web server."""
+_SPECIAL_6: Final = tuple(
+    map(
+        ipaddress.IPv6Network,
+        ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20", "3ffe::/16"),
+    )
+)
+"""The same of IPv6, as far as it lies in `_UNICAST`; 2001::/23 and 2002::/16 lead on to IPv4 addresses."""
 
 
 class NotDelivered(AikiError):
@@ -178,11 +194,12 @@ def resolve(url: SplitResult, *, private: bool) -> tuple[str, int]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise NotDelivered(f"{host} cannot be resolved: {error}") from None
+        raise NotDelivered(f"{host} cannot be resolved: {getattr(error, 'strerror', None) or 'it is no name'}") from None
     addresses = [str(item[4][0]) for item in found]
     for text in addresses:
         if not private and not is_public(text):
-            raise Refused(f"{host} is at {text}, which is not a public address; AIKI_WEBHOOK_PRIVATE=1 allows it")
+            # Without the address: it would tell whoever makes webhooks what is where inside.
+            raise Refused(f"{host} has an address that is not public; AIKI_WEBHOOK_PRIVATE=1 allows it")
     return addresses[0], port
 
 
@@ -192,9 +209,8 @@ def is_public(text: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(str(address.ipv4_mapped))
-        if any(address in network for network in _NAT64) or address.teredo is not None or address.is_site_local:
-            return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
+        return address in _UNICAST and not any(address in network for network in _SPECIAL_6) and address.is_global
+    return not any(address in network for network in _SPECIAL_4) and address.is_global
 
 
 def _post(url: SplitResult, address: str, port: int, headers: dict[str, str], body: bytes) -> int:

@@ -274,7 +274,10 @@ class Creating:
         text = ids.to_text(holder)
         # MySQL takes "job" and "job " for one key: what differs here is another reference id, which cannot be had beside it.
         other = (row[3], row[4]) != (run.name, run.reference_id)
-        if other or (known_digest != digest and run.on_conflict == "error"):
+        same = known_digest == digest or run.on_conflict != "error"
+        if run.blind and run.on_conflict == "error":
+            same = holder == raw  # whatever the input is: the answer must not tell a guess from the truth
+        if other or not same:
             raise ReferenceConflict(run.name, run.reference_id or "", text)
         return Accepted(text, State(state or State.QUEUED), False)
 

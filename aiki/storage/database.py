@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -34,6 +34,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from aiki.clock import LearntClock
 from aiki.errors import ConfigurationError, StorageUnavailable
+from aiki.files import make_private
 from aiki.settings import read_secret
 from aiki.storage.long_statements import allow_long_statements
 from aiki.storage.outages import READ_ONLY, REPEATED, TOO_LARGE, error_code, is_outage, sqlite_busy
@@ -752,6 +753,8 @@ def _take_password_from(file: str, *engines: sa.Engine) -> None:
 def _sqlite_engine(url: sa.URL, timeout: float) -> sa.Engine:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(OSError):  # what cannot be made is told by whoever opens it
+            make_private(Path(url.database))
     engine = sa.create_engine(
         url, pool_timeout=timeout, hide_parameters=True, connect_args={"timeout": timeout, "check_same_thread": False}
     )

@@ -213,10 +213,12 @@ class People(Auditing):
         """A new session's token and the session, or None for a wrong name or password: which of the two nobody can tell.
 
         :param lifetime: seconds after which it ends, whatever happens.
-        :raises TooManyTries: of this account, or from this address.
+        :raises TooManyTries: of this account from this address, or from this address.
         """
         name = name.strip().lower()[:64]
-        keys = [(_key("account", name), ACCOUNT), (_key("address", _network(source)), ADDRESS)]
+        # Of an account by address: so that nobody keeps its owner, who comes from elsewhere, from signing in.
+        network = network_of(source)
+        keys = [(_key("account", f"{name}\n{network}"), ACCOUNT), (_key("address", network), ADDRESS)]
         self._count_try(keys)
         sql = "SELECT password, disabled, generation FROM aiki_users WHERE name = ?"
         known = name if name.isascii() else ""
@@ -354,7 +356,7 @@ def _generation() -> int:
     return secrets.randbits(62)
 
 
-def _network(source: str) -> str:
+def network_of(source: str) -> str:
     """What counts as one address: of IPv6 the half that a provider gives to one customer."""
     try:
         address = ipaddress.ip_address(source.partition("%")[0])

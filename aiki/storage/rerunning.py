@@ -6,7 +6,7 @@ was made from, and the audit what was changed.
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import json
 
 import sqlalchemy as sa
@@ -14,15 +14,18 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.codec import Payload
 from aiki.errors import DecodeError, RunConflict, RunNotFound
+from aiki.masks import Mask
 from aiki.model import Accepted, Created, NewRun, RunView
+from aiki.settings import DEFAULT_MASK
 from aiki.states import State
 from aiki.storage.auditing import Audited
 from aiki.storage.history import INBOX_COLUMNS, STEP_COLUMNS
+from aiki.storage.installing import Installing
 from aiki.storage.operating import _raw
 from aiki.storage.steering import Steering
 
 
-class Rerunning(Steering):
+class Rerunning(Steering, Installing):
     """Running again."""
 
     def rerun(
@@ -35,6 +38,7 @@ class Rerunning(Steering):
         payload: Payload | None = None,
         reason: str = "",
         actor: str = "",
+        mask: Mask | None = None,
     ) -> Created:
         """A new run of the same name, version, queue and options.
 
@@ -42,6 +46,7 @@ class Rerunning(Steering):
         :param new_id: its id, so that asking again is the same run.
         :param from_step: an ordinal of a workflow's step: those before it, and what came for them, are copied.
         :param actor: who asks, to be audited; empty: it is audited otherwise.
+        :param mask: what the audit must not tell of an input, see `Fingerprints`.
         :raises RunNotFound: there is no such run.
         :raises RunConflict: it has no such step, or one before it has no result yet; or both a step and an input are given.
         """
@@ -56,6 +61,8 @@ class Rerunning(Steering):
             raise RunConflict("steps were done with the recorded input: give an input or from_step, not both")
         copy = _copy(detail.run, payload or detail.input or Payload("json", "[[],{}]"), options, new_id or str(ids.new_id()))
 
+        fingerprints = Fingerprints(mask or Mask(DEFAULT_MASK.split(",")), self.installation().secret)
+
         def work(connection: sa.Connection) -> Created:
             if from_step is None:
                 created = self._create(connection, self.namespace, [copy], claim, None)
@@ -66,7 +73,7 @@ class Rerunning(Steering):
                 self.db.insert_new(connection, "aiki_reruns", ("namespace", "run_id", "source_id"), [row])
                 if actor:
                     before = None if payload is None else detail.input
-                    told = json.dumps({"new": copy.id, "from_step": from_step, **_changed(before, payload)})
+                    told = json.dumps({"new": copy.id, "from_step": from_step, **fingerprints.changed(before, payload)})
                     self.write_audit(connection, [Audited(actor, "rerun", run_id, told, reason)])
             return created
 
@@ -136,13 +143,23 @@ def _copy(run: RunView, payload: Payload, options: dict[str, object], new_id: st
     return NewRun(new_id, run.name, payload, queue=run.queue, version=run.version, kind=run.kind, options=options)
 
 
-def _changed(before: Payload | None, after: Payload | None) -> dict[str, str]:
-    """Hashes of an edited input, so that what was run can be told from what was there before."""
-    if after is None:
-        return {}
-    hashes = {"input_after": _hash(after)}
-    return hashes if before is None else {"input_before": _hash(before), **hashes}
+class Fingerprints:
+    """Tells inputs apart in the audit, and nothing else of them.
 
+    :param mask: hides what not everybody who reads the audit may see: a guess of it has the same hash as what it is.
+    :param key: without it nobody can make the hash of a guess.
+    """
 
-def _hash(payload: Payload) -> str:
-    return hashlib.sha256(f"{payload.encoding}\n{payload.text}".encode()).hexdigest()
+    def __init__(self, mask: Mask, key: bytes) -> None:
+        self._mask = mask
+        self._key = key
+
+    def changed(self, before: Payload | None, after: Payload | None) -> dict[str, str]:
+        """Hashes of an edited input, so that what was run can be told from what was there before."""
+        found = {"input_before": before, "input_after": after} if after is not None else {}
+        return {name: self._hash(payload) for name, payload in found.items() if payload is not None}
+
+    def _hash(self, payload: Payload) -> str:
+        seen = self._mask.apply_to_payload(payload)
+        text = "" if seen is None else f"{seen.encoding}\n{seen.text}"
+        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256").hex()

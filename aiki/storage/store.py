@@ -25,7 +25,6 @@ from aiki.storage.database import Database
 from aiki.storage.dead import Dead
 from aiki.storage.gauging import Gauging
 from aiki.storage.idempotency import Idempotency
-from aiki.storage.installing import Installing
 from aiki.storage.keys import Keys
 from aiki.storage.outline import Outlining
 from aiki.storage.outside import Outside
@@ -44,7 +43,6 @@ from aiki.storage.why import Explaining
 
 
 class Store(
-    Installing,
     BatchWork,
     Dead,
     Roster,

@@ -33,7 +33,8 @@ def test_a_wrong_key_is_401(locked: Api, given: str | None) -> None:
         assert "right" not in told["detail"]
 
 
-def test_the_key_opens(locked: Api) -> None:
+def test_the_key_opens(make_api: Callable[..., Api]) -> None:
+    locked = make_api(api_key="right-key", public_url="https://aiki.example.com/")
     headers = {"Authorization": "Bearer right-key", "Host": "aiki.example.com"}
     assert locked.get("/runs", headers=headers).status_code == 200
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +18,14 @@ from aiki.handle import outcome
 from aiki.model import DefinitionInfo, NewRun
 from aiki.settings import Settings
 from aiki.storage import Store
+from aiki.storage.auditing import AuditFilter
 from tests.api.live import LiveServer
 from tests.client.contract import ClientContract, new_run
+from tests.client.workflows import new_workflow, sleep
+from tests.system.proxy import Proxy
 from tests.tables import empty
 
-KEY = "contract-key"
+KEY = "the-contract-key-of-tests"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +50,28 @@ def client(server: LiveServer, store: Store, tmp_path: Path) -> Iterator[RemoteC
     made = RemoteClient(Settings.load({}, server_url=server.url, api_key=KEY))
     yield made
     made.close()
+
+
+class _Swallowing(Proxy):
+    """Cuts a connection off in place of passing on the next answer, whenever it is told to."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self.swallow = threading.Event()
+        self.swallowed = 0
+        super().__init__(target)
+
+    def __enter__(self) -> _Swallowing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def passes(self, way: str, data: bytes) -> bool:
+        if way == "down" and data and self.swallow.is_set():
+            self.swallow.clear()
+            self.swallowed += 1
+            return False
+        return True
 
 
 class TestRemote(ClientContract):
@@ -90,6 +117,34 @@ class TestRemote(ClientContract):
         assert outcome(told["operator"]) is None
         with pytest.raises(Unauthorized, match="operator's key"):
             outcome(told["viewer"])
+
+    def test_an_answer_that_is_lost_on_the_way_is_safe_to_ask_for_again(self, server: LiveServer, store: Store) -> None:
+        """Through a proxy that swallows the answer to each verb, once."""
+        port = int(server.url.rpartition(":")[2])
+        flow = new_workflow()
+        with _Swallowing(("127.0.0.1", port)) as proxy:
+            client = RemoteClient(Settings.load({}, server_url=f"http://127.0.0.1:{proxy.port}", api_key=KEY))
+            client.register([DefinitionInfo(flow.name, "1", "workflow", {})])
+            client.enqueue([flow])
+            sleep(store, flow.id, 0, "night")
+            verbs: list[tuple[str, Callable[[], object]]] = [
+                ("run.wake", lambda: client.wake(flow.id)),
+                ("run.pause", lambda: client.pause(flow.id)),
+                ("run.resume", lambda: client.resume(flow.id)),
+                ("run.event", lambda: client.send_event(flow.id, "paid", None)),
+                ("run.cancel", lambda: client.cancel(flow.id)),
+                ("run.retry", lambda: client.retry(flow.id)),
+                ("queue.pause", lambda: client.ask("POST", "/queues/default/pause", {})),
+            ]
+            for _, verb in verbs:
+                swallowed = proxy.swallowed
+                proxy.swallow.set()
+                verb()
+                assert proxy.swallowed == swallowed + 1
+            client.close()
+        done = Counter(item.action for item in store.audit_log(AuditFilter(), limit=100))
+        assert set(done.values()) == {1}, done
+        assert len(done) >= len(verbs)
 
     def test_largest_payloads_pass(self, client: RemoteClient) -> None:
         run = new_run('"\\' * 1_500_000)

@@ -45,7 +45,7 @@ CHECKS = [
 WRONG = [*CHECKS, negative_data_rejection]
 DEFINITIONS = {"definitions": [{"name": "shop.charge"}, {"name": "shop.checkout", "kind": "workflow"}]}
 RUNS = [{"name": "shop.charge", "args": [1]}, {"name": "shop.checkout"}, {"name": "shop.charge", "countdown": 3600}]
-KEY = "right"
+KEY = "the-right-key-of-tests"
 KEYED = {"Authorization": f"Bearer {KEY}"}
 STREAMS = ("streams_stream", "streams_run_stream")  # they do not end; tests/api/test_streams.py has them
 

@@ -29,12 +29,12 @@ def test_it_refuses_other_addresses_without_a_key(live: Live, bind: str) -> None
 
 
 def test_with_a_key_it_listens_anywhere_and_asks_for_it(live: Live) -> None:
-    server = live("--bind", "0.0.0.0:0", AIKI_API_KEY="right")
+    server = live("--bind", "0.0.0.0:0", AIKI_API_KEY="right-and-long-enough")
     server.wait_ready()
     assert server.ask("GET", "/api/v1/runs")[0] == 401
     assert server.ask("GET", "/api/v1/runs", headers={"Authorization": "Bearer wrong"})[0] == 401
-    assert server.ask("GET", "/api/v1/runs", headers={"Authorization": "Bearer right"})[0] == 200
-    assert "right" not in server.text()
+    assert server.ask("GET", "/api/v1/runs", headers={"Authorization": "Bearer right-and-long-enough"})[0] == 200
+    assert "right-and" not in server.text()
 
 
 def test_a_schema_that_is_not_there_stops_it(live: Live, mysql_database: str) -> None:

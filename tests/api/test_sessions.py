@@ -145,6 +145,7 @@ def test_an_account_is_guarded_and_recovers(site: Site) -> None:
 
 def test_an_address_is_guarded_whatever_names_it_tries(site: Site) -> None:
     browser = site.browser()
+    browser.base = "https://localhost"
     token = browser.token()
     codes = []
     for number in range(21):

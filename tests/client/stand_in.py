@@ -31,6 +31,7 @@ class StandIn(ThreadingHTTPServer):
         self.client = client
         self.requests: list[str] = []
         self.faults: list[Fault] = []
+        self.answered: dict[str, Any] = {}
         self.clock = now_us
         self.thread = threading.Thread(target=self.serve_forever, args=[0.05], daemon=True)
         self.thread.start()
@@ -78,6 +79,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def route(self) -> Any:
+        """The answer, which is given again to who asks again under its key."""
+        key = self.headers.get("Idempotency-Key")
+        if key is None:
+            return self.do()
+        if key not in self.server.answered:
+            self.server.answered[key] = self.do()
+        return self.server.answered[key]
+
+    def do(self) -> Any:
         split = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(split.query).items()}
         parts = split.path.removeprefix("/api/v1/").split("/")

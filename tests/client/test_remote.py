@@ -127,6 +127,24 @@ def test_what_is_asked_again_does_not_conflict_with_itself(server: StandIn, clie
             ask(flow.id)
 
 
+def test_what_is_asked_again_is_what_was_asked_once(server: StandIn, client: RemoteClient, store: Store) -> None:
+    """A run may be waiting, or have failed, again by the time at which the question is repeated."""
+    flow = new_workflow()
+    client.enqueue([flow])
+    sleep(store, flow.id, 0, "night")
+
+    def hang_up_late(handler: Handler) -> None:
+        handler.route()
+        end(store, flow.id, State.FAILED)
+        handler.close_connection = True
+        handler.connection.shutdown(socket.SHUT_RDWR)
+
+    end(store, flow.id, State.FAILED)
+    server.faults.append(hang_up_late)
+    client.retry(flow.id)
+    assert client.get(flow.id).state is State.FAILED, "the run failed anew: it is not retried a second time"
+
+
 def test_an_event_that_is_asked_again_is_one_event(server: StandIn, client: RemoteClient, store: Store) -> None:
     flow = new_workflow()
     client.enqueue([flow])

@@ -14,7 +14,7 @@ from tests.api.live import LiveServer
 from tests.docs.blocks import blocks_of
 
 PAGE = Path(__file__).parents[2] / "docs/guides/http-api.md"
-KEY = "guide-key"
+KEY = "the-key-of-the-guide"
 
 
 @pytest.fixture

@@ -35,6 +35,9 @@ def compose(**environment: str) -> dict[str, Any]:
     def value(match: re.Match[str]) -> str:
         if match[0] == "$$":
             return "$"
+        name, needed, _ = match[1].partition(":?")
+        if needed:
+            return environment.get(name) or "set"
         name, _, default = match[1].partition(":-")
         return environment.get(name) or default
 
@@ -73,12 +76,25 @@ def test_nothing_listens_beyond_this_machine_and_ours_have_no_rights() -> None:
 
 def test_no_password_is_written_twice_in_different_ways_and_all_come_from_the_environment() -> None:
     text = (ROOT / "compose.yaml").read_text()
-    secrets = set(re.findall(r"\$\{([A-Z_]*(?:PASSWORD|API_KEY|TOKEN)[A-Z_]*):-", text))
+    secrets = set(re.findall(r"\$\{([A-Z_]*(?:PASSWORD|API_KEY)[A-Z_]*):\?", text))
+    assert not re.findall(r"\$\{[A-Z_]*(?:PASSWORD|API_KEY)[A-Z_]*:-", text), "none has a default that everybody knows"
+    made = subprocess.run([ROOT / "scripts" / "compose-env"], capture_output=True, text=True, check=True).stdout
+    lines = dict(line.split("=") for line in made.splitlines())
+    assert set(lines) == secrets
+    assert len(set(lines.values())) == len(secrets)
+    assert all(re.fullmatch("[0-9a-f]{48}", value) for value in lines.values())
     given = {name: f"0{name.lower()}0" for name in secrets}
     filled = str(compose(**given)["services"]) + str(compose(**given)["configs"])
     for name, value in given.items():
         assert value in filled, name
     assert "aiki-local" not in filled
+    assert "guest" not in filled
+
+
+def test_every_container_has_limits() -> None:
+    for name, service in compose()["services"].items():
+        assert {"mem_limit", "cpus", "pids_limit"} <= set(service), name
+        assert "no-new-privileges:true" in service["security_opt"], name
 
 
 def test_the_worker_knows_the_broker_alone() -> None:
