@@ -25,8 +25,13 @@ AMQP_VARIABLE = "AIKI_TEST_AMQP_URL"
 MYSQL_VARIABLE = "AIKI_TEST_MYSQL_URL"
 RABBITMQ4_VARIABLE = "AIKI_TEST_RABBITMQ4_URL"
 MYSQL9_VARIABLE = "AIKI_TEST_MYSQL9_URL"
-COMPOSE_AMQP_URL = "amqp://guest:guest@127.0.0.1:5672//"
+COMPOSE_AMQP_URL = "amqp://admin:aiki-local@127.0.0.1:5672//"
 COMPOSE_MYSQL_URL = "mysql+pymysql://root:aiki-local@127.0.0.1:3306/"
+_COMPOSE_SECRETS = (
+    *("RABBITMQ_ADMIN_PASSWORD", "MYSQL_ROOT_PASSWORD", "AIKI_ORCHESTRATOR_PASSWORD", "AIKI_SERVER_PASSWORD"),
+    *("AIKI_WORKER_PASSWORD", "AIKI_MIGRATE_PASSWORD", "AIKI_DATABASE_PASSWORD", "AIKI_API_KEY"),
+)
+"""compose.yaml asks for all of them."""
 COMPOSE_RABBITMQ4_URL = "amqp://guest:guest@127.0.0.1:25672//"
 COMPOSE_MYSQL9_URL = "mysql+pymysql://root:aiki-local@127.0.0.1:23306/"
 
@@ -205,6 +210,7 @@ def outside_url(variable: str) -> str | None:
         ["docker", "compose", "-f", str(ROOT / file), "up", "-d", "--wait", service],
         stdin=subprocess.DEVNULL,
         check=True,
+        env={**os.environ, **dict.fromkeys(_COMPOSE_SECRETS, "aiki-local")},
     )
     return url
 

@@ -19,6 +19,7 @@ from aiki.api.access import Principal, Role
 from aiki.api.hub import Hub
 from aiki.api.server import LEAST_SECRET, ServerOptions, main
 from aiki.broker import open_broker
+from aiki.classes import Classes
 from aiki.codec import JSON, Payload
 from aiki.dashboard import install
 from aiki.errors import ConfigurationError
@@ -213,7 +214,9 @@ class Field(Enum):
     ],
 )
 def test_keys_that_are_no_text_are_masked_too(value: Any) -> None:
-    payload = codec.encode([[value], {}])
+    declared = Classes()
+    declared.register(Field)
+    payload = codec.encode([[value], {}], known=declared)
     assert "s3cret" in payload.text
     shown = MASKING.apply_to_payload(payload)
     assert shown is not None
