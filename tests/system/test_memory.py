@@ -116,7 +116,7 @@ def test_very_many_namespaces(embedded_system: System) -> None:
 
 def test_what_suspended_workflows_held_is_given_back(embedded_system: System) -> None:
     """100 of 50 MB each: the worker is as small as before the first of them."""
-    count, size = (100, 50_000_000) if FULL else (24, 20_000_000)
+    count, size = (100, 50_000_000) if FULL else (12, 20_000_000)
     embedded_system.orchestrator()
     worker = embedded_system.worker(concurrency=2, app="flows")
     idle = rss_mib(worker)
