@@ -25,6 +25,7 @@ from aiki.errors import (
     ServerError,
     SoftTimeLimitExceeded,
     StepFailed,
+    StepTimedOut,
     StorageUnavailable,
     TaskCancelled,
     TimeLimitExceeded,
@@ -77,6 +78,7 @@ __all__ = [  # noqa: RUF022  (by noun, in the order in which one meets them)
     "SoftTimeLimitExceeded",
     # inside a workflow
     "StepFailed",
+    "StepTimedOut",
     "EventTimeout",
     "WorkflowCancelled",
     # errors: all are AikiError

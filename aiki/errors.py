@@ -197,8 +197,11 @@ class RetryLater(AikiError):
         super().__init__(reason or f"asked to run again in {seconds:g} s")
 
 
-class SoftTimeLimitExceeded(AikiError):
-    """Raised inside a task that ran into its soft time limit, so that it can clean up."""
+class SoftTimeLimitExceeded(BaseException):
+    """Raised inside a task that ran into its soft time limit, so that it can clean up; raised again every 10 s until it ends.
+
+    Not an `Exception`, so that `except Exception` in user code does not swallow it.
+    """
 
 
 class TimeLimitExceeded(AikiError):
@@ -228,6 +231,10 @@ class StepFailed(AikiError):
         self.traceback = traceback
         self.state = state
         super().__init__(f"{step} is {state}: {error_type}: {error_message}")
+
+
+class StepTimedOut(StepFailed, SoftTimeLimitExceeded):
+    """A step or a submitted task ran into its own soft time limit. The workflow, which met none, may go on: an `Exception`."""
 
 
 class EventTimeout(AikiError, TimeoutError):

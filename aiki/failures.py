@@ -13,10 +13,12 @@ from typing import Any
 
 from aiki import codec
 from aiki.codec import Payload
-from aiki.errors import PayloadError, StepFailed
+from aiki.errors import PayloadError, SoftTimeLimitExceeded, StepFailed, StepTimedOut
 from aiki.retry import qualified_name
 
 MAX_ARGUMENTS = 64 * 1024
+SOFT_LIMIT = qualified_name(SoftTimeLimitExceeded)
+"""How a soft limit is recorded; former releases recorded arguments beside it, which are not looked at."""
 
 
 _loaded: frozenset[str] = frozenset()
@@ -97,6 +99,8 @@ def find_class(name: str) -> type[Exception] | None:
 
 def step_error(step: str, type_name: str, message: str, traceback: str, arguments: str | None, state: str) -> Exception:
     """What a function meets at a step that failed."""
+    if type_name == SOFT_LIMIT:
+        return StepTimedOut(step, type_name, message, traceback, state)
     told = StepFailed(step, type_name, message, traceback, state)
     again = make(type_name, arguments)
     if again is None:

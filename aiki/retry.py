@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiki.errors import ConfigurationError, RetryLater
+from aiki.errors import AikiError, ConfigurationError, RetryLater, SoftTimeLimitExceeded
 
 MAX_DELAY = 30 * 86400.0
 """Seconds. The longest pause before another attempt: longer ones are refused in a policy, and cut in `RetryLater`."""
@@ -136,6 +136,8 @@ class RetryPolicy:
         if attempt >= self.max_attempts:
             return None
         lineage = {qualified_name(kind) for kind in type(error).__mro__ if issubclass(kind, BaseException)}
+        if isinstance(error, SoftTimeLimitExceeded):  # an Exception for those who choose what is tried again
+            lineage |= {"Exception", qualified_name(AikiError)}
         if lineage.intersection(self.give_up_on):
             return None
         if self.retry_on and not lineage.intersection(self.retry_on):

@@ -30,11 +30,13 @@ from aiki.errors import (
     NotDurable,
     PayloadError,
     RetryLater,
+    SoftTimeLimitExceeded,
+    TaskCancelled,
     TimeLimitExceeded,
     WorkflowCancelled,
     WorkflowChanged,
 )
-from aiki.failures import arguments_of, make, step_error, work_done
+from aiki.failures import SOFT_LIMIT, arguments_of, make, step_error, work_done
 from aiki.history import CANCELLED, COMPLETED, FAILED, TIMED_OUT, Step, Wait, Waits
 from aiki.model import NewRun
 from aiki.options import Seconds, check_step_name, seconds
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+E = TypeVar("E", bound=BaseException)
 
 _UNCHANGING: Final = frozenset({str, int, float, bool, bytes, type(None)})
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -324,12 +327,14 @@ class WorkflowRun:
             self._replay.put(step)  # should it be killed at the limit, its process can report no more than the ordinal
         self._persist()  # nothing may depend on what is not recorded
         began = self._host.now()
-        error: Exception | None = None
+        error: BaseException | None = None
         call = StepCall(step, attempt, *limits, -1.0 if killed is None else killed)
         try:
             value = self._host.execute(fn, *_own_copies(args, kwargs, known), call)
             payload = None if value is None else self._carried(value, step.name, known)
-        except Exception as raised:  # noqa: BLE001  the boundary of user code
+        except BaseException as raised:
+            if isinstance(raised, Stop) or (isinstance(raised, TaskCancelled) and self._host.aborted):
+                raise
             error = raised
         took = {"ms": max(0, self._host.now() - began) // 1000}
         if error is None:
@@ -350,7 +355,7 @@ class WorkflowRun:
         except PayloadError as error:
             raise work_done(error) from None
 
-    def _failed(self, step: Step, error: Exception, attempt: int, policy: RetryPolicy, took: dict[str, Any]) -> Step:
+    def _failed(self, step: Step, error: BaseException, attempt: int, policy: RetryPolicy, took: dict[str, Any]) -> Step:
         kind, message, trace = self._host.describe(error)
         if isinstance(error, PayloadError):
             delay = None
@@ -393,11 +398,11 @@ class WorkflowRun:
     def _told(self, step: Step) -> Exception:
         more = step.more
         kind, arguments = more.get("t", ""), more.get("a")
-        if arguments is not None and make(kind, arguments) is None:
+        if arguments is not None and kind != SOFT_LIMIT and make(kind, arguments) is None:
             self._unreadable(f"the exception {kind} that {step.name} raised cannot be made anew here", step.ordinal)
         return step_error(step.name, kind, more.get("m", ""), str(more.get("tb", "")), arguments, step.state)
 
-    def _noted(self, error: Exception, ordinals: list[int]) -> Exception:
+    def _noted(self, error: E, ordinals: list[int]) -> E:
         """The error that is about to be raised in the function."""
         self.raised = (error, ordinals)
         return error
@@ -604,7 +609,7 @@ class WorkflowRun:
             raise WorkflowCancelled(f"the workflow was cancelled at {step.name}")
         if step.state == TIMED_OUT and "t" in step.more:
             self._replay.look(step)
-            raise self._noted(self._told(step), [step.ordinal])
+            raise self._noted(SoftTimeLimitExceeded(str(step.more.get("m", ""))), [step.ordinal])
 
     def forget(self) -> BaseException | None:
         """The function has been left: let go of what refers to this run; gives the last error that a step gave it."""

@@ -113,7 +113,7 @@ class Child:
         self._executor = Executor(registry.settings, self._gate, self._leaving)
         self._lock = threading.Lock()
         parts = (self._lock, self._connection, self._ledger, self._inbox, self._gate, self._slot, shared)
-        self._port = Port(*parts, identity.wake, self._leaving, registry.settings, self._abandon)
+        self._port = Port(*parts, identity.wake, self._leaving, registry.settings, self._abandon, self._executor.loop)
         self._keeper = Keeper(self._lock, self.upkeep, self._busy)
         self._log = RunLog() if registry.settings.run_logs else None
         self._current: Job | None = None
@@ -143,6 +143,7 @@ class Child:
     def run(self) -> int:
         """Work until the worker drains or this child is to be replaced; returns the exit code."""
         self._install_handlers()
+        self._executor.loop.begin()
         if self._log is not None:
             self._log.install()
         silence_refusals()

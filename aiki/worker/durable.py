@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -35,11 +35,13 @@ from aiki.worker.connection import Connection
 from aiki.worker.describe import describe
 from aiki.worker.fetching import ASK_AGAIN, GIVE_UP, Fetched
 from aiki.worker.freeing import clear_frames
-from aiki.worker.gate import SOFT, Gate
+from aiki.worker.gate import CANCEL, SOFT, Gate
 from aiki.worker.inbox import Inbox
 from aiki.worker.ledger import Ledger
+from aiki.worker.looping import Loop, is_awaitable
 from aiki.worker.registry import Definition
 from aiki.worker.slots import Entry, Shared, Slot
+from aiki.worker.stopping import end_forked_copy, fell_with_the_worker
 from aiki.workflow_run import About, Continued, StepCall, WorkflowRun
 
 _WAIT_SECONDS: Final = 2.0
@@ -62,6 +64,7 @@ class Port:
     settings: Any
     abandon: Callable[[], object]
     """Report the run as one whose function cannot be left, and end this process."""
+    loop: Loop
     answers_at: str = field(default_factory=lambda: secrets.token_hex(16))
     """Where answers come to. Whoever may bind a queue to the answers gets those whose address it knows, and executors are
     named in what others hear."""
@@ -75,7 +78,9 @@ class Host:
         self._dispatch = dispatch
         self._index = index
         self._latest = history.now
-        self._runner: asyncio.Runner | None = None
+        self._pid = os.getpid()
+        self.give_back: Callable[[], NoReturn] | None = None
+        """Leave the function, and have the run go on elsewhere."""
         self._progress = progress
         self._cancel = messages.OPT_CANCEL in dispatch.options
         self._aborted = False
@@ -204,33 +209,54 @@ class Host:
         limited = bool(call.soft or call.hard)
         if limited:
             self._begin_entry(call)
-        gate = self._port.gate
+        error: BaseException | None = None
+        before = self._port.gate.softened
         try:
             traced = tracing.step(call.step.name, call.step.ordinal, call.attempt)
             with traced, inside_step(call.step.ordinal, call.attempt, call.step.name):
-                if inspect.iscoroutinefunction(fn):
-                    return self._run_async(fn, args, kwargs)
-                gate.enter()
-                try:
-                    return fn(*args, **kwargs)
-                finally:
-                    gate.leave()
+                return self._call(fn, args, kwargs)
+        except BaseException as raised:
+            error = self._meant(raised, before)
+            if self.leaving and self.give_back is not None and fell_with_the_worker(error):
+                self.give_back()
+            if error is not raised:
+                raise error from None
+            raise
         finally:
+            if os.getpid() != self._pid:
+                end_forked_copy(error)
             if limited:
                 self._begin_entry(None)
 
-    def _run_async(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if self._runner is None:
-            self._runner = asyncio.Runner()
+    def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        gate, loop = self._port.gate, self._port.loop
+        if inspect.iscoroutinefunction(fn):
+            return loop.run(self._drive(lambda: fn(*args, **kwargs)), contextvars.copy_context())
+        loop.offer()
+        gate.enter()
+        try:
+            value = fn(*args, **kwargs)
+        finally:
+            gate.leave()
+        return loop.run(self._drive(lambda: value), contextvars.copy_context()) if is_awaitable(value) else value
 
-        async def drive() -> Any:
-            self._port.gate.enter_async()
-            try:
-                return await fn(*args, **kwargs)
-            finally:
-                self._port.gate.leave()
+    async def _drive(self, begin: Callable[[], Awaitable[Any]]) -> Any:
+        self._port.gate.enter_async()
+        try:
+            return await begin()
+        finally:
+            self._port.gate.leave()
 
-        return self._runner.run(drive(), context=contextvars.copy_context())
+    def _meant(self, raised: BaseException, before: int) -> BaseException:
+        """What a step has raised; a cancelled asyncio task stands for a cancel or a soft limit of ours, if there was one."""
+        gate = self._port.gate
+        if not isinstance(raised, asyncio.CancelledError):
+            return raised
+        if gate.raised & CANCEL:
+            return TaskCancelled("the run was cancelled")
+        if gate.softened > before:
+            return gate.soft_error().with_traceback(raised.__traceback__)
+        return raised
 
     def _begin_entry(self, call: StepCall | None) -> None:
         """Have the supervisor enforce a step's own limits (or the workflow's again): it knows entries of the slot."""
@@ -270,12 +296,6 @@ class Host:
         """See `aiki.workflow_run.Host`."""
         self._progress(fraction, message)
 
-    def close(self) -> None:
-        """Release the event loop."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
-
 
 class Execution:
     """A workflow's function, ready to be called: `run` is its first argument."""
@@ -293,10 +313,14 @@ class Execution:
             dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt, dispatch.options.get(messages.OPT_REFERENCE)
         )
         self.run = WorkflowRun(self._host, self._replay, about, definition.arguments, self._host.take_limit)
+        self._host.give_back = self._give_back
         self._port = port
         self._name = dispatch.name
         self._call: Call | None = None
         self._left = False
+
+    def _give_back(self) -> NoReturn:
+        self._replay.leave(Left())
 
     @contextmanager
     def call(self) -> Iterator[None]:
@@ -354,7 +378,6 @@ class Execution:
 
     def close(self) -> list[Step]:
         """The function is left; what it issued last is still to be reported."""
-        self._host.close()
         self._fetched.close()
         return self._replay.take_fresh()
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -36,11 +35,11 @@ from aiki.settings import Settings
 from aiki.worker.describe import describe
 from aiki.worker.durable import Execution
 from aiki.worker.gate import CANCEL, SOFT, Gate
+from aiki.worker.looping import Loop, give_up, is_awaitable
 from aiki.worker.registry import Definition
-from aiki.worker.stopping import fell_with_the_worker
+from aiki.worker.stopping import end_forked_copy, fell_with_the_worker
 
 _NO_ARGUMENTS: Final = "[[],{}]"
-_LEFTOVER_SECONDS: Final = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +88,7 @@ class Executor:
         self._leaving = leaving
         self._limit = settings.payload_limit
         self._compress_above = settings.compress_above or None
-        self._runner: asyncio.Runner | None = None
+        self.loop = Loop()
         self._pid = os.getpid()
         self.last_progress: tuple[float | None, str] | None = None
 
@@ -109,9 +108,7 @@ class Executor:
 
     def close(self) -> None:
         """Release the event loop, in a process that goes on without this executor."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        self.loop.close()
 
     # ------------------------------------------------------------ load
     def _load(self, attempt: Attempt) -> bool:
@@ -157,9 +154,14 @@ class Executor:
             try:
                 try:
                     if attempt.definition.is_async:
-                        attempt.result = self._run_async(attempt, run, context)
+                        context.run(set_current_run, run)
+                        attempt.result = self.loop.run(
+                            self._drive(attempt.definition.fn, attempt.args, attempt.kwargs), context
+                        )
                     else:
                         attempt.result = context.run(self._call, attempt, run)
+                        if is_awaitable(attempt.result):
+                            attempt.result = self._await(attempt, context)
                 except BaseException as error:  # noqa: BLE001  the boundary of user code
                     gate.leave()
                     attempt.error = error
@@ -170,10 +172,11 @@ class Executor:
             gate.leave()
             attempt.error = error
         if os.getpid() != self._pid:
-            _end_forked_copy(attempt.error)
+            end_forked_copy(attempt.error)
 
     def _call(self, attempt: Attempt, run: CurrentRun) -> Any:
         set_current_run(run)
+        self.loop.offer()
         if attempt.durable is not None:
             self._gate.enter_durable()
             result = attempt.definition.fn(attempt.durable.run, *attempt.args, **attempt.kwargs)
@@ -183,21 +186,21 @@ class Executor:
         self._gate.leave()
         return result
 
-    def _run_async(self, attempt: Attempt, run: CurrentRun, context: contextvars.Context) -> Any:
-        runner = self._runner
-        if runner is None:
-            runner = self._runner = asyncio.Runner()
-        context.run(set_current_run, run)
-        try:
-            return runner.run(self._drive(attempt), context=context)
-        finally:
-            if asyncio.all_tasks(runner.get_loop()):
-                runner.run(_cancel_leftovers())
+    def _await(self, attempt: Attempt, context: contextvars.Context) -> Any:
+        """Await what a function has given that is not asynchronous itself: one that a decorator has put around `async def`."""
+        work, attempt.result = attempt.result, None
+        if attempt.durable is not None:
+            give_up(work)
+            raise ConfigurationError(
+                f"the function of workflow {attempt.dispatch.name} has returned something to be awaited: a workflow is a plain "
+                "function, also under its decorators; what it awaits are steps (run.step)"
+            )
+        return self.loop.run(self._drive(lambda: work, (), {}), context)
 
-    async def _drive(self, attempt: Attempt) -> Any:
+    async def _drive(self, fn: Callable[..., Awaitable[Any]], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         self._gate.enter_async()
         try:
-            return await attempt.definition.fn(*attempt.args, **attempt.kwargs)
+            return await fn(*args, **kwargs)
         finally:
             self._gate.leave()
 
@@ -268,26 +271,3 @@ def _unfit(dispatch: Dispatch, why: str) -> str:
         f"this worker's {dispatch.name}@{dispatch.version} cannot execute the run: {why}. Nothing was started. It goes on when "
         "a worker is started with code that can, or when a retry is asked for"
     )
-
-
-async def _cancel_leftovers() -> None:
-    """Cancel the asyncio tasks that a run left behind: the next run must not carry them on."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.wait(left, timeout=_LEFTOVER_SECONDS)
-
-
-def _end_forked_copy(error: BaseException | None) -> None:
-    """User code forked, and the copy came back here: it must not report, nor touch the broker's connection."""
-    code = 0
-    try:
-        if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        elif error is not None:
-            code = 1
-            sys.stderr.write(describe(error).traceback)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code & 0xFF)

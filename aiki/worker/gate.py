@@ -2,8 +2,9 @@
 
 The supervisor writes whom it wants to interrupt into the slot (entry index and reason), then sends SIGUSR1. The handler
 compares the index with the entry being executed, so that an interrupt never hits another task, and raises only while the
-gate is open. Each reason is raised once an execution; so at most two exceptions can arrive beside the task's own, and three
-nested `except` (see `Executor`) hold them all, wherever between two bytecodes they come.
+gate is open. A cancel is raised once an execution, a soft limit again after `AGAIN_SECONDS`; so at most two exceptions can
+arrive beside the task's own within a moment, and three nested `except` (see `Executor`) hold them all, wherever between two
+bytecodes they come.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, Final
 from aiki.errors import SoftTimeLimitExceeded, TaskCancelled
 from aiki.worker.slots import Slot
 
+AGAIN_SECONDS: Final = 10.0
+"""A task that runs on after its soft limit was raised in it meets it again after so long."""
 SOFT: Final = 1
 CANCEL: Final = 2
 
@@ -24,7 +27,7 @@ CANCEL: Final = 2
 class Gate:
     """Open while user code runs. `raised` tells afterwards which interrupts were delivered (bits `SOFT`, `CANCEL`)."""
 
-    __slots__ = ("_loop", "_slot", "_soft", "_task", "index", "open", "raised", "soft_limit")
+    __slots__ = ("_loop", "_slot", "_soft", "_task", "index", "open", "raised", "soft_limit", "softened")
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
@@ -35,6 +38,8 @@ class Gate:
         self._soft = True
         self.raised = 0
         self.soft_limit = 0.0
+        self.softened = 0
+        """How often the soft limit of this entry was raised."""
 
     def install(self) -> None:
         """Handle SIGUSR1 in this process from now on."""
@@ -49,12 +54,12 @@ class Gate:
     def arm(self, index: int, soft_limit: float) -> None:
         """Entry `index` is executed next."""
         self.index = index
-        self.raised = 0
+        self.raised = self.softened = 0
         self.soft_limit = soft_limit
 
     def enter(self) -> None:
-        """Open for sync code; raises at once if an interrupt came before."""
-        self._soft = True
+        """Open for sync code; raises at once if an interrupt came before. A workflow's soft limit is raised in one step."""
+        self._soft = not self.raised & SOFT
         self.open = True
         self.check()
 
@@ -66,20 +71,25 @@ class Gate:
         self.check()
 
     def _soft_limit_due(self) -> bool:
-        return self._slot.softened == self.index and not self.raised & SOFT
+        return self._slot.softened == self.index and self._slot.softened_times > self.softened
 
     def take_soft_limit(self) -> SoftTimeLimitExceeded | None:
-        """The error of a soft limit that is over and was raised nowhere; the caller raises it."""
-        if not self._soft_limit_due():
+        """The error of a soft limit that is over and was raised nowhere; the caller raises it. Once: what is done for it
+        (compensations, say) takes its time."""
+        if self.raised & SOFT or not self._soft_limit_due():
             return None
+        return self._take()
+
+    def _take(self) -> SoftTimeLimitExceeded:
         self.raised |= SOFT
+        self.softened = self._slot.softened_times
         return self.soft_error()
 
     def enter_async(self) -> None:
         """Open for the current asyncio task, which is cancelled instead of being raised into."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._soft = True
+        self._soft = not self.raised & SOFT
         self.open = True
         self.check()
 
@@ -95,8 +105,7 @@ class Gate:
             self.raised |= CANCEL
             self._deliver(TaskCancelled("the run was cancelled"))
         elif self._soft and self._soft_limit_due():
-            self.raised |= SOFT
-            self._deliver(self.soft_error())
+            self._deliver(self._take())
 
     def soft_error(self) -> SoftTimeLimitExceeded:
         """The error of a soft limit."""

@@ -44,7 +44,7 @@ _IDENTITY_BYTES = 512
 _GO, _DRAIN, _CLOCK, _PAUSES = 0, 1, 3, 4
 # words of a slot
 _PID, _INCARNATION, _STATE, _READY, _TAIL, _HEAD, _EXECUTING, _LEASED = range(8)
-_CANCEL, _CANCEL_REASON, _SOFT, _WANT, _CANCEL_SOON, _PAUSE_SOON, _RID = range(8, 15)
+_CANCEL, _CANCEL_REASON, _SOFT, _WANT, _CANCEL_SOON, _PAUSE_SOON, _RID, _SOFT_TIMES = range(8, 16)
 
 # states of a child
 STARTING: Final = 0
@@ -114,8 +114,10 @@ class Slot:
         self._words[_CANCEL] = index + 1
 
     def soft_limit(self, index: int) -> None:
-        """Tell the child that entry `index` ran into its soft time limit."""
-        self._words[_SOFT] = index + 1
+        """Tell the child that entry `index` ran into its soft time limit, or runs on all the same."""
+        words = self._words
+        words[_SOFT_TIMES] = words[_SOFT_TIMES] + 1 if words[_SOFT] == index + 1 else 1
+        words[_SOFT] = index + 1
 
     # ------------------------------------------------------------ the child's side
     def begin(
@@ -224,6 +226,11 @@ class Slot:
     def softened(self) -> int:
         """The index last told of its soft limit, -1 for none."""
         return int(self._words[_SOFT]) - 1
+
+    @property
+    def softened_times(self) -> int:
+        """How often the entry `softened` was told of it."""
+        return int(self._words[_SOFT_TIMES])
 
     @property
     def cancel_soon(self) -> int:

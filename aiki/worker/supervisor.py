@@ -27,6 +27,7 @@ from aiki.broker.base import Broker
 from aiki.broker.signed import SignedBroker
 from aiki.worker import notices
 from aiki.worker.child import Child, Identity, prepare_standard_streams
+from aiki.worker.gate import AGAIN_SECONDS
 from aiki.worker.keys import WorkerRing
 from aiki.worker.link import Link
 from aiki.worker.notices import LeftRun, Lines, Notice
@@ -412,7 +413,7 @@ class Supervisor:
         ran = (time.monotonic_ns() - entry.began) / 1e9
         if entry.hard and ran >= entry.hard:
             self._kill(place, notices.TIME_LIMIT, latest.at)
-        elif entry.soft and ran >= entry.soft and slot.softened != latest.at:
+        elif entry.soft and ran >= self._soft_due(slot, latest.at, entry.soft):
             slot.soft_limit(latest.at)
             os.kill(place.pid, signal.SIGUSR1)
         if place.cancel is not None:
@@ -421,6 +422,11 @@ class Supervisor:
                 place.cancel = None
             elif time.monotonic() >= deadline:
                 self._kill(place, notices.CANCELLED, index)
+
+    @staticmethod
+    def _soft_due(slot: Slot, index: int, soft: float) -> float:
+        """After how many seconds the entry is to be told of its soft limit, perhaps once more."""
+        return soft + (AGAIN_SECONDS * slot.softened_times if slot.softened == index else 0.0)
 
     def _kill(self, place: _Place, reason: str, index: int) -> None:
         if place.kill is None:

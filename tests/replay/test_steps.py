@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from typing import Any
 
 import pytest
 
-from aiki import NotDurable, PayloadError, StepFailed, WorkflowRun
+from aiki import NotDurable, PayloadError, SoftTimeLimitExceeded, StepFailed, StepTimedOut, TaskCancelled, WorkflowRun
 from aiki.history import Arrival
 from tests.replay.host import World
 from tests.replay.shop import CardDeclined, Detailed, Flaky, RetryLater, a, b, child, fail, flaky, later, nested, slow, take
@@ -335,3 +336,69 @@ def test_the_log_and_progress_are_silent_while_replaying(world: World, caplog: p
     assert [line.rpartition(" ")[2] for line in lines] == ["begun", "one", "came"]
     assert all(line.startswith("run 00000000-0000-0000-0000-000000000001: ") for line in lines)
     assert world.said == [(0.1, ""), (1.0, "done")]
+
+
+# ---------------------------------------------------------------- what is no Exception
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError(), TaskCancelled("its own")])
+def test_whatever_a_step_raises_is_its_own_failure(world: World, error: BaseException) -> None:
+    """Its policy is asked, and the workflow meets an `Exception`, live and replayed."""
+    Flaky.script = [error, "second"]
+    assert world.call(lambda run: slow(1)).kind == "suspended"
+    world.move(10)
+    assert world.call(lambda run: slow(1)).value == "second"
+
+    def raises() -> None:
+        raise error
+
+    def flow(run: WorkflowRun) -> str:
+        try:
+            run.step("charge", raises)
+        except StepFailed as failed:
+            return f"{failed.error_type} {run.wait_event('go')}"
+        return "?"
+
+    again = World()
+    assert again.call(flow).kind == "suspended"
+    again.send("go", 1)
+    assert again.call(flow).value.endswith(f"{type(error).__name__} 1")
+
+
+def test_the_soft_limit_of_a_step_is_met_as_an_error_and_that_of_the_workflow_is_not(world: World) -> None:
+    def limited() -> None:
+        raise SoftTimeLimitExceeded("the task ran longer than its soft time limit of 1 s")
+
+    met: list[BaseException] = []
+
+    def flow(run: WorkflowRun) -> str:
+        try:
+            run.step("limited", limited)
+        except Exception as error:
+            met.append(error)
+        try:
+            run.wait_event("go")
+        except Exception:
+            return "swallowed"
+        return "went on"
+
+    assert world.call(flow).kind == "suspended"
+    world.limits_due = 1
+    ended = world.call(flow)
+    assert (ended.kind, type(ended.error)) == ("failed", SoftTimeLimitExceeded)
+    assert [(type(error), isinstance(error, SoftTimeLimitExceeded)) for error in met] == [(StepTimedOut, True)] * 2
+
+
+def test_a_soft_limit_that_an_earlier_release_recorded_is_met_as_one(world: World) -> None:
+    """It recorded the error's arguments, too, for its class was an `Exception`."""
+    told = {"t": "aiki.errors.SoftTimeLimitExceeded", "m": "too long", "tb": "", "a": '["too long"]'}
+
+    def flow(run: WorkflowRun) -> str:
+        try:
+            run.step("limited", len, [])
+        except SoftTimeLimitExceeded as error:
+            return type(error).__name__
+        return "?"
+
+    assert world.call(flow).value == "?"
+    done = world.steps[0]
+    world.steps[0] = done._replace(state="failed", more={"at": done.more["at"], "i": done.more["i"], **told})
+    assert world.call(flow).value == "StepTimedOut"

@@ -18,6 +18,7 @@ from aiki.worker.durable import Execution, Port
 from aiki.worker.freeing import Memory
 from aiki.worker.gate import Gate
 from aiki.worker.ledger import Ledger
+from aiki.worker.looping import Loop
 from aiki.worker.slots import Shared
 
 
@@ -39,7 +40,7 @@ def call(fn: Any) -> BaseException | None:
     ledger = SimpleNamespace(size=0, add_steps=lambda *_: None)
     port = Port(
         *(threading.Lock(), cast(Any, None), cast(Ledger, ledger), cast(Any, None), gate, slot, cast(Shared, shared), 0),
-        *(lambda: False, settings, lambda: None),
+        *(lambda: False, settings, lambda: None, Loop()),
     )
     dispatch = Dispatch("0" * 32, 1, "flow", "1", 1, 0, "json", "[[],{}]", {})
     definition = SimpleNamespace(arguments=Arguments("flow", fn, 1))

@@ -9,6 +9,7 @@ from aiki.context import CurrentRun, current_run, inside_workflow, set_current_r
 from aiki.history import OPEN, STEP, History, Step
 from aiki.messages import Dispatch
 from aiki.worker.durable import Host, Port
+from aiki.worker.looping import Loop
 from aiki.workflow_run import StepCall
 
 RUN = "0" * 31 + "7"
@@ -16,6 +17,8 @@ RUN = "0" * 31 + "7"
 
 class OpenGate:
     """A gate that is never closed: nothing interrupts these steps."""
+
+    raised = softened = 0
 
     def enter(self) -> None: ...
     def enter_async(self) -> None: ...
@@ -35,7 +38,7 @@ def call(ordinal: int, attempt: int) -> StepCall:
 
 
 def test_each_step_has_its_own_key_and_attempt_plain_or_async() -> None:
-    port = cast(Port, SimpleNamespace(gate=OpenGate()))
+    port = cast(Port, SimpleNamespace(gate=OpenGate(), loop=Loop(), leaving=lambda: False))
     host = Host(port, cast(Dispatch, SimpleNamespace(options={})), History(), 0, lambda *_: None)
     set_current_run(CurrentRun(RUN, 4, "shop.checkout", None, lambda *_: None))
     whole = current_run().id
@@ -45,6 +48,6 @@ def test_each_step_has_its_own_key_and_attempt_plain_or_async() -> None:
             found = [host.execute(fn, (), {}, call(n, n + 2)) for n, fn in enumerate(functions)]
             assert current_run().key == whole, "outside of steps it is the workflow's again"
     finally:
-        host.close()
+        port.loop.close()
         set_current_run(None)
     assert found == [(f"{whole}:{n}", n + 2, "charge") for n in range(3)]

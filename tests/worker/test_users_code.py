@@ -1,0 +1,218 @@
+"""Code as people write it: asynchronous clients, wrappers, limits that are swallowed, and what is no `Exception`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from aiki import messages
+from aiki.context import inside_workflow
+from aiki.errors import SoftTimeLimitExceeded
+from aiki.history import OPEN, STEP, History, Step
+from aiki.messages import Dispatch
+from aiki.retry import RetryPolicy
+from aiki.worker.durable import Host, Port
+from aiki.workflow_run import StepCall
+from tests.worker.conftest import Place, StartWorker
+from tests.worker.harness import Orchestrator
+from tests.worker.test_executor import Bench, raiser
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    before = signal.getsignal(signal.SIGUSR1)
+    made = Bench()
+    made.executor.loop.begin()
+    yield made
+    made.executor.close()
+    signal.signal(signal.SIGUSR1, before)
+
+
+class Client:
+    """Keeps a connection that belongs to the loop in which it was made, as asynchronous clients do."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def ask(self) -> int:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        assert self._loop is asyncio.get_running_loop(), "attached to a different loop"
+        assert not self._loop.is_closed()
+        await asyncio.sleep(0)
+        return id(self._loop)
+
+
+def awaited(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator as people write them: what it makes is not asynchronous, and gives a coroutine."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any) -> Any:
+        return fn(*args)
+
+    return wrapper
+
+
+class Later:
+    """Awaitable, and no coroutine."""
+
+    def __await__(self) -> Any:
+        return asyncio.sleep(0, 7).__await__()
+
+
+def steps(bench: Bench) -> Callable[..., Any]:
+    """Executes steps of workflow runs, each of a run of its own, in the process of the bench."""
+    port = SimpleNamespace(gate=bench.gate, slot=bench.slot, loop=bench.executor.loop, leaving=lambda: False)
+
+    def execute(fn: Callable[..., Any], *args: Any) -> Any:
+        bench.gate.arm(1000, 0.0)
+        host = Host(cast(Port, port), cast(Dispatch, SimpleNamespace(options={})), History(), 0, lambda *_: None)
+        with inside_workflow(cast(Any, host)):
+            return host.execute(fn, args, {}, StepCall(Step(0, STEP, "s", "", OPEN, 0, {}), 1))
+
+    return execute
+
+
+def test_tasks_and_the_steps_of_several_runs_share_one_loop(bench: Bench) -> None:
+    client = Client()
+    step = steps(bench)
+    loops = {int(bench.run(client.ask).body["r"]), step(client.ask), step(client.ask), int(bench.run(client.ask).body["r"])}
+
+    def plain() -> int:
+        loop = asyncio.get_event_loop()
+        loop.run_until_complete(client.ask())
+        return id(loop)
+
+    assert {*loops, int(bench.run(plain).body["r"]), step(plain)} == loops
+    assert len(loops) == 1
+
+
+def test_a_plain_task_finds_a_loop_whatever_ran_before(bench: Bench) -> None:
+    def runs_its_own() -> None:
+        asyncio.run(asyncio.sleep(0))
+
+    def closes() -> None:
+        asyncio.get_event_loop().close()
+
+    def gets() -> bool:
+        return asyncio.get_event_loop().is_closed()
+
+    async def sleeps() -> None:
+        await asyncio.sleep(0)
+
+    for before in (gets, runs_its_own, sleeps, closes):
+        assert bench.run(before).kind == messages.COMPLETED
+        assert bench.run(gets).body["r"] == "false"
+        assert steps(bench)(gets) is False
+        assert bench.run(sleeps).kind == messages.COMPLETED
+
+
+@pytest.mark.parametrize("where", ["task", "step"])
+def test_what_a_wrapper_gives_is_awaited(bench: Bench, where: str) -> None:
+    @awaited
+    async def double(number: int) -> int:
+        await asyncio.sleep(0)
+        return number * 2
+
+    class Callable_:
+        async def __call__(self, number: int) -> int:
+            return await double(number)
+
+    def call(fn: Callable[..., Any], *args: Any) -> Any:
+        return steps(bench)(fn, *args) if where == "step" else int(bench.run(fn, *args).body["r"])
+
+    assert call(double, 4) == 8
+    assert call(functools.partial(double, 4)) == 8
+    assert call(Callable_(), 4) == 8
+    assert call(lambda: Later()) == 7
+
+
+def test_a_workflow_whose_wrapper_gives_a_coroutine_is_told_so(bench: Bench) -> None:
+    async def flow(_run: Any = None) -> None: ...
+
+    durable: Any = SimpleNamespace(run=None, stopped=lambda body: None, failed_at=lambda error, body: None)
+    got = bench.run(awaited(flow), durable=durable)
+    assert got.kind == messages.FAILED
+    assert "a workflow is a plain function" in got.body["message"]
+
+
+def soften(bench: Bench) -> None:
+    """What the supervisor does at the limit, and some time after it."""
+    bench.slot.soft_limit(bench.gate.index)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_soft_limit_is_not_swallowed_by_a_loop_that_goes_on(bench: Bench) -> None:
+    rounds: list[int] = []
+
+    def stubborn() -> str:
+        while len(rounds) < 50:
+            try:
+                rounds.append(len(rounds))
+                soften(bench)
+            except Exception:
+                pass
+        return "it went on"
+
+    got = bench.run(stubborn, retry=RetryPolicy.fixed(2, 3.0, retry_on=(Exception,)))
+    assert (got.kind, got.body["outcome"], got.body["delay"]) == (messages.RETRY, "timed_out", 3.0)
+    assert rounds == [0]
+
+
+def test_a_soft_limit_is_raised_again(bench: Bench) -> None:
+    caught: list[BaseException] = []
+
+    def swallows() -> None:
+        for _ in range(3):
+            try:
+                soften(bench)
+            except BaseException as error:
+                caught.append(error)
+            os.kill(os.getpid(), signal.SIGUSR1)  # no new word of the supervisor: nothing is raised
+
+    assert bench.run(swallows).kind == messages.COMPLETED
+    assert [type(error) for error in caught] == [SoftTimeLimitExceeded] * 3
+
+
+def test_an_asynchronous_task_that_swallows_its_soft_limit_meets_it_again(bench: Bench) -> None:
+    async def swallows() -> None:
+        for _ in range(2):
+            try:
+                soften(bench)
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                pass
+        soften(bench)
+        await asyncio.sleep(60)
+
+    assert bench.run(swallows).body["outcome"] == "timed_out"
+
+
+def test_a_supervisor_tells_of_a_soft_limit_again_after_a_while(
+    embedded: Place, orchestrator: Orchestrator, start: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word goes out once, then at an interval, for as long as the task runs; a swallowing one meets it a second time."""
+    start("-c", "1", app="tests.worker.swallowing_app")
+    got = orchestrator.report(orchestrator.run("swallow_once"), timeout=30)
+    assert got.body["outcome"] == "timed_out"
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()], ids=lambda e: type(e).__name__
+)
+def test_the_policy_of_a_task_is_asked_about_whatever_it_raises(bench: Bench, error: BaseException) -> None:
+    got = bench.run(raiser(error), retry=RetryPolicy.fixed(2, 3.0))
+    assert (got.kind, got.body["delay"]) == (messages.RETRY, 3.0)
+
+    async def raises() -> None:
+        raise error
+
+    got = bench.run(raises, retry=RetryPolicy.fixed(2, 3.0))
+    assert (got.kind, got.body["delay"]) == (messages.RETRY, 3.0)
