@@ -138,7 +138,7 @@ def test_a_workflow_whose_wrapper_gives_a_coroutine_is_told_so(bench: Bench) -> 
     async def flow(_run: Any = None) -> None: ...
 
     durable: Any = SimpleNamespace(run=None, stopped=lambda body: None, failed_at=lambda error, body: None)
-    got = bench.run(awaited(flow), durable=durable)
+    got = bench.run(awaited(flow), kind="workflow", durable=durable)
     assert got.kind == messages.FAILED
     assert "a workflow is a plain function" in got.body["message"]
 
