@@ -153,11 +153,11 @@ def test_a_sleep_of_years_can_be_woken(system: System) -> None:
 
 
 def test_events_come_once_and_in_their_order(system: System) -> None:
-    up(system)
     handle = flow(system, "waiting").enqueue(1)
     handle.send_event("go", "first", reference_id="a")
     handle.send_event("go", "first", reference_id="a")
     handle.send_event("go", "second", reference_id="b")
+    up(system)
     assert handle.result(timeout=30) == "first"
     with pytest.raises(RunConflict):
         handle.send_event("go", "late")
