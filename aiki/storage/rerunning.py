@@ -61,7 +61,11 @@ class Rerunning(Steering, Installing):
             raise RunConflict("steps were done with the recorded input: give an input or from_step, not both")
         copy = _copy(detail.run, payload or detail.input or Payload("json", "[[],{}]"), options, new_id or str(ids.new_id()))
 
-        fingerprints = Fingerprints(mask or Mask(DEFAULT_MASK.split(",")), self.installation().secret)
+        hashes: dict[str, str] = {}
+        if actor and payload is not None:
+            with self.db.from_primary():
+                secret = self.installation().secret
+            hashes = Fingerprints(mask or Mask(DEFAULT_MASK.split(",")), secret).changed(detail.input, payload)
 
         def work(connection: sa.Connection) -> Created:
             if from_step is None:
@@ -72,8 +76,7 @@ class Rerunning(Steering, Installing):
                 row = (self.namespace, ids.to_bytes(copy.id), ids.to_bytes(run_id))
                 self.db.insert_new(connection, "aiki_reruns", ("namespace", "run_id", "source_id"), [row])
                 if actor:
-                    before = None if payload is None else detail.input
-                    told = json.dumps({"new": copy.id, "from_step": from_step, **fingerprints.changed(before, payload)})
+                    told = json.dumps({"new": copy.id, "from_step": from_step, **hashes})
                     self.write_audit(connection, [Audited(actor, "rerun", run_id, told, reason)])
             return created
 
@@ -154,9 +157,9 @@ class Fingerprints:
         self._mask = mask
         self._key = key
 
-    def changed(self, before: Payload | None, after: Payload | None) -> dict[str, str]:
+    def changed(self, before: Payload | None, after: Payload) -> dict[str, str]:
         """Hashes of an edited input, so that what was run can be told from what was there before."""
-        found = {"input_before": before, "input_after": after} if after is not None else {}
+        found = {"input_before": before, "input_after": after}
         return {name: self._hash(payload) for name, payload in found.items() if payload is not None}
 
     def _hash(self, payload: Payload) -> str:

@@ -34,8 +34,8 @@ def outside() -> Iterator[list[str]]:
     seen: list[str] = []
 
     def note(_connection: Any, cursor: Any, statement: str, *_rest: Any) -> None:
-        # The answer to what the driver asks first does not come from tables, and the installation is on record from the start.
-        if " FROM " in statement and "aiki_installation" not in statement and cursor.connection.get_autocommit():
+        # The answer to what the driver asks first does not come from tables.
+        if " FROM " in statement and cursor.connection.get_autocommit():
             seen.append(statement)
 
     event.listen(sa.Engine, "before_cursor_execute", note)
