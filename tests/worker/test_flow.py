@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import amqp
 from kombu import Connection
 
 from aiki import messages
@@ -193,7 +194,8 @@ def test_a_work_queue_that_is_gone_is_declared_again(
     orchestrator.report(orchestrator.run("noop"))
     delete_queue(rabbit_place, work(NAMESPACE, "default"))
     wait_until(lambda: "was its queue deleted?" in worker.log, what="the loss to be noticed")
-    wait_until(lambda: depth(orchestrator, work(NAMESPACE, "default")) == 0, what="the queue to be back")
+    # A queue that is declared is not bound yet: until it is, what is sent to it comes back.
+    wait_until(lambda: consumers(rabbit_place, work(NAMESPACE, "default")) == 1, what="the worker to be back at its queue")
     assert orchestrator.report(orchestrator.run("noop")).kind == messages.COMPLETED
 
 
@@ -202,6 +204,15 @@ def depth(orchestrator: Orchestrator, address: Address) -> int | None:
     found = session.depth(address)
     session.close()
     return None if found is None else found.ready
+
+
+def consumers(place: Place, address: Address) -> int | None:
+    with Connection(place.url) as connection:
+        try:
+            name = Topology(place.prefix, "classic").queue_name(address)
+            return int(connection.channel().queue_declare(name, passive=True).consumer_count)
+        except amqp.NotFound:
+            return None
 
 
 def delete_queue(place: Place, address: Address) -> None:
