@@ -22,6 +22,7 @@ MAX_PARTITIONS: Final = 64
 DEFAULT_PARTITIONS: Final = 4
 """Of a new installation."""
 DEFAULT_NAMESPACE = "default"
+_PUBLIC: Final = re.compile(r"https?://[^/?#@\s\\]+((?:/[A-Za-z0-9._~-]+)*/*)", re.IGNORECASE)
 DEFAULT_MASK = (
     "*password*,*passwd*,passphrase,*secret*,*token*,authorization,*apikey*,*accesskey*,*privatekey*,*credential*,cookie,"
     "card,cardnumber,pan,cvv,cvc,iban,ssn"
@@ -36,7 +37,8 @@ class Settings:
     :ivar api_key: the bearer key that clients send and the server asks for; empty means none (loopback only).
     :ivar api_key_file, metrics_token_file: files that hold those, read when the process starts.
     :ivar metrics_token: a bearer token that opens the server's `/metrics` and nothing else; empty means none.
-    :ivar public_url: where people reach the server, for links; empty means that there are none.
+    :ivar public_url: where people reach the server, for links, and the path under which it is; see `public_path`. Empty: there
+        are no links.
     :ivar allowed_hosts: further names, by commas, under which the server is reached; see `aiki.api.guard`.
     :ivar webhook_private: 1: webhooks may go to addresses that are not public.
     :ivar retention: how long ended runs are kept, see `aiki.retention`; empty means for ever.
@@ -203,6 +205,24 @@ class Settings:
                 raise ConfigurationError(f"{name}={value}: it must be from {least} to {366 * MAX_SECONDS} seconds")
         check_name("namespace", self.namespace)
         check_name("prefix", self.prefix)
+        public_path(self.public_url)
+
+
+def public_path(url: str) -> str:
+    """The path of `AIKI_PUBLIC_URL` without a slash at its end: `/aiki`, or nothing.
+
+    :raises ConfigurationError: the address is not one that a browser could be sent to.
+    """
+    if not url:
+        return ""
+    found = _PUBLIC.fullmatch(url)
+    path = "" if found is None else found[1].rstrip("/")
+    if found is None or any(part in (".", "..") for part in path.split("/")):
+        raise ConfigurationError(
+            f"public_url={hidden(url)!r}: it must be like https://aiki.example.com or https://example.com/aiki, the path of "
+            "letters, digits, dots, hyphens, tildes and underscores"
+        )
+    return path
 
 
 def _variable(name: str) -> str:

@@ -25,6 +25,7 @@ from aiki.api import (
     idempotency,
     masking,
     metrics,
+    mounting,
     parts,
     people,
     problems,
@@ -157,6 +158,8 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     def _after_all(_error: BaseException | None) -> None:
         logs.set_about()
 
+    if path := mounting.path_of(settings):
+        app.wsgi_app = mounting.Mounted(app.wsgi_app, path)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         trusted = proxies.networks(settings.trusted_proxies)
         app.wsgi_app = proxies.TrustedProxies(app.wsgi_app, trusted)  # type: ignore[method-assign]

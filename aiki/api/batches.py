@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, url_for
 from marshmallow import ValidationError, fields, validate, validates_schema
 
 from aiki import ids
@@ -213,7 +213,7 @@ def create() -> Response:
         confirm=asked.get("confirm"),
     )
     response = answer(batch_to_json(made), 201 if created else 200)
-    response.headers["Location"] = f"/api/v1/batches/{made.id}"
+    response.headers["Location"] = url_for("batches.show", batch_id=made.id)
     return response
 
 

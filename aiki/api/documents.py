@@ -14,9 +14,11 @@ from markupsafe import Markup, escape
 from aiki.api import openapi, schemas
 from aiki.api.access import needs
 from aiki.api.guard import PAGE_POLICY
+from aiki.api.mounting import path_of
 from aiki.api.openapi import describe
 from aiki.api.problems import CODES
 from aiki.api.requests import query
+from aiki.api.signin import guard_of
 
 blueprint = Blueprint("documents", __name__, template_folder="templates")
 
@@ -30,7 +32,7 @@ def _document() -> dict[str, Any]:
     """Made once a process: routes do not change."""
     found = current_app.extensions.get(_KEY)
     if found is None:
-        found = current_app.extensions[_KEY] = openapi.document(current_app)
+        found = current_app.extensions[_KEY] = openapi.document(current_app, path=path_of(guard_of().settings))
     assert isinstance(found, dict)
     return found
 

@@ -34,6 +34,7 @@ from aiki.api.access import (
 )
 from aiki.api.backend import Backend
 from aiki.api.limiting import Limiter
+from aiki.api.mounting import place
 from aiki.api.problems import Refused, invalid
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings, check_name
@@ -245,11 +246,10 @@ class Guard:
         page = not request.path.startswith("/api/") and "signin.page" in current_app.view_functions
         if page and request.headers.get("HX-Request") == "true":
             # A part of a page: the whole of it is to be left.
-            place = _place(request.headers.get("HX-Current-URL", "/"))
-            return Response(status=401, headers={"HX-Redirect": url_for("signin.page", next=place)})
+            shown = _place(request.headers.get("HX-Current-URL", "/"))
+            return Response(status=401, headers={"HX-Redirect": url_for("signin.page", next=shown)})
         if page and request.accept_mimetypes.accept_html and request.endpoint is not None:
-            place = request.full_path.rstrip("?") if request.method in SAFE_METHODS else "/"
-            return redirect(url_for("signin.page", next=place), 303)
+            return redirect(url_for("signin.page", next=place() if request.method in SAFE_METHODS else None), 303)
         raise Refused(401, "unauthorized", "sign in, or send an API key: Authorization: Bearer <AIKI_API_KEY>")
 
     # ------------------------------------------------------------ namespaces
@@ -326,8 +326,11 @@ def check_site(path: str, headers: Headers) -> None:
 
 
 def cookie_name() -> str:
-    """The session's cookie; over TLS one that no other host and no plain connection can set."""
-    return "__Host-aiki" if request.is_secure else "aiki_session"
+    """The session's cookie; over TLS one that no plain connection and, where the server has its name for itself, no other host
+    can set: browsers take `__Host-` for the path `/` alone, and under a path it would be sent to what is beside it."""
+    if not request.is_secure:
+        return "aiki_session"
+    return "__Secure-aiki" if request.script_root else "__Host-aiki"
 
 
 def urlsplit_netloc(origin: str) -> str:

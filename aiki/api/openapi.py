@@ -134,8 +134,11 @@ def undeclared(app: Flask) -> list[str]:
 
 
 # ---------------------------------------------------------------- the document
-def document(app: Flask, *, strict: bool = False) -> dict[str, Any]:
-    """The document of an app's endpoints. `strict`: answers may have no field that is not described, for tests."""
+def document(app: Flask, *, path: str = "", strict: bool = False) -> dict[str, Any]:
+    """The document of an app's endpoints, which are reached under `path`.
+
+    :param strict: answers may have no field that is not described, for tests.
+    """
     plugin = MarshmallowPlugin(schema_name_resolver=_schema_name)
     spec = APISpec(
         title="Aiki",
@@ -143,7 +146,7 @@ def document(app: Flask, *, strict: bool = False) -> dict[str, Any]:
         openapi_version=VERSION,
         plugins=[plugin],
         info={"description": _ABOUT, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
-        servers=[{"url": "/"}],
+        servers=[{"url": path or "/"}],
     )
     assert plugin.converter is not None
     plugin.converter.add_attribute_function(_shape_of)  # type: ignore[no-untyped-call]

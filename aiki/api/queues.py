@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, url_for
 from marshmallow import fields
 
 from aiki import filters
@@ -151,7 +151,7 @@ def purge(queue: str) -> Response:
     target = Target(q=filters.parse(f"queue:{filters.quoted(queue)} status:queued").text)
     made, _ = batches.begin(Operation.CANCEL, target, reason=asked.get("reason", ""), confirm=Operation.CANCEL.value)
     response = answer(batches.batch_to_json(made), 201)
-    response.headers["Location"] = f"/api/v1/batches/{made.id}"
+    response.headers["Location"] = url_for("batches.show", batch_id=made.id)
     return response
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app, request, url_for
 
 from aiki import tracing
 from aiki.api import answers, idempotency, masking, paging, schemas, values
@@ -63,7 +63,7 @@ def enqueue() -> Response:
 
 def _accepted(accepted: Accepted) -> Response:
     response = answer(wire.accepted_to_json(accepted), 201 if accepted.created else 200)
-    response.headers["Location"] = f"/api/v1/runs/{accepted.id}"
+    response.headers["Location"] = url_for("runs.show", run_id=accepted.id)
     return response
 
 

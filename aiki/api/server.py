@@ -29,7 +29,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 
-from aiki.api import connections, instruments, proxies
+from aiki.api import connections, instruments, mounting, proxies
 from aiki.api.app import ApiOptions, backend_of, create_app
 from aiki.api.listening import HandedOver, HandsOver
 from aiki.errors import ConfigurationError
@@ -106,6 +106,7 @@ def main(
             "anything; set AIKI_API_KEY (or --api-key), add a user (aiki users add NAME --role admin), or bind to 127.0.0.1"
         )
     _check_files(settings)
+    mounting.path_of(settings)
     proxies.networks(settings.trusted_proxies)
     shared = instruments.share()
     try:

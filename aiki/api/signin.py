@@ -8,6 +8,7 @@ from flask import Response, current_app, g, request
 
 from aiki.api import guard
 from aiki.api.access import NAMESPACE_COOKIE, principal
+from aiki.api.mounting import cookie_path
 from aiki.api.problems import Refused
 from aiki.api.proxies import FORWARDED
 from aiki.api.requests import backend
@@ -56,21 +57,21 @@ def remember(response: Response, token: str) -> None:
     """Have the browser keep a session's token, where no script can read it and no other site send it along with a form."""
     age = int(_settings().session_lifetime)
     response.set_cookie(
-        guard.cookie_name(), token, max_age=age, httponly=True, samesite="Lax", secure=request.is_secure, path="/"
+        guard.cookie_name(), token, max_age=age, httponly=True, samesite="Lax", secure=request.is_secure, path=cookie_path()
     )
 
 
 def forget(response: Response) -> None:
     """Have the browser forget who was signed in."""
     for name in (guard.cookie_name(), NAMESPACE_COOKIE):
-        response.delete_cookie(name, httponly=True, samesite="Lax", secure=request.is_secure, path="/")
+        response.delete_cookie(name, httponly=True, samesite="Lax", secure=request.is_secure, path=cookie_path())
 
 
 def choose_namespace(response: Response, name: str) -> None:
     """Have the browser's requests be about this namespace from now on; raises `Refused` (404) for one that is not theirs."""
     if not principal().sees(name):
         raise Refused(404, "not_found", "there is no such namespace, or it is not yours to see")
-    response.set_cookie(NAMESPACE_COOKIE, name, httponly=True, samesite="Lax", secure=request.is_secure, path="/")
+    response.set_cookie(NAMESPACE_COOKIE, name, httponly=True, samesite="Lax", secure=request.is_secure, path=cookie_path())
 
 
 def guard_of() -> guard.Guard:

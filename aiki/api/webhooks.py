@@ -6,7 +6,7 @@ import secrets
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, url_for
 from marshmallow import fields, validate
 
 from aiki.api import schemas
@@ -148,7 +148,7 @@ def create() -> Response:
     except TooManyWebhooks as error:
         raise Refused(409, "conflict", str(error)) from None
     response = answer({**_webhook(made), "secret": secret}, 201)
-    response.headers["Location"] = f"/api/v1/webhooks/{made.id}"
+    response.headers["Location"] = url_for("webhooks.show", webhook_id=made.id)
     return response
 
 

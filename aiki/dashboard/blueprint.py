@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from flask import Blueprint, Flask, Response, current_app, g, request
 
-from aiki.api import guard, masking
+from aiki.api import guard, masking, mounting
 from aiki.api.access import Principal
 from aiki.api.people import known_namespaces
 from aiki.api.problems import Refused
@@ -49,6 +49,8 @@ def _known() -> dict[str, Any]:
         "theme": theme(),
         "pages_known": current_app.view_functions,
         "asset": assets.url_of,
+        "home": f"{request.script_root}/",
+        "place": mounting.place,
         "csrf_token": csrf.token,
         "now": backend().now(),
         "partial": g.get("partial", False),

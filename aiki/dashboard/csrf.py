@@ -14,6 +14,7 @@ from flask import Response, g, request
 
 from aiki.api import guard
 from aiki.api.access import Principal
+from aiki.api.mounting import cookie_path
 from aiki.api.problems import Refused
 
 COOKIE: Final = "aiki_form"
@@ -45,4 +46,4 @@ def keep(response: Response) -> None:
     """Have the browser remember the token that the answer's forms carry."""
     made = g.get("form_token")
     if made and made != request.cookies.get(COOKIE):
-        response.set_cookie(COOKIE, made, httponly=True, samesite="Strict", secure=request.is_secure, path="/")
+        response.set_cookie(COOKIE, made, httponly=True, samesite="Strict", secure=request.is_secure, path=cookie_path())

@@ -89,7 +89,9 @@ def runs() -> Response:
         "runs.html", parts={"rows": "runs_rows.html"}, status=status, all_columns=COLUMNS, bulk_verbs=BULK, **values
     )
     if "cols" in request.args:
-        response.set_cookie(COLUMNS_COOKIE, ".".join(columns), max_age=31_536_000, samesite="Lax", path="/runs")
+        response.set_cookie(
+            COLUMNS_COOKIE, ".".join(columns), max_age=31_536_000, samesite="Lax", path=url_for("dashboard.runs")
+        )
     return response
 
 

@@ -45,7 +45,7 @@ def sign_in() -> Response:
         return response
     if token is None:
         return _form(wanted, "The name or the password is wrong.", 401)
-    response = make_response(redirect(views.here(wanted, "/"), 303))
+    response = make_response(redirect(views.here(wanted), 303))
     signin.remember(response, token)
     return response
 
@@ -64,7 +64,7 @@ def sign_out() -> Response:
 @needs("look")
 def choose_namespace() -> Response:
     """Be about another namespace from now on."""
-    response = make_response(redirect(views.here(request.form.get("next"), "/"), 303))
+    response = make_response(redirect(views.here(request.form.get("next")), 303))
     signin.choose_namespace(response, request.form.get("name", ""))
     return response
 
@@ -72,4 +72,4 @@ def choose_namespace() -> Response:
 def _form(wanted: str | None, problem: str, status: int) -> Response:
     g.pop("principal", None)
     name = request.form.get("name", "")[:64]
-    return make_response(render_template("sign_in.html", next=views.here(wanted, "/"), problem=problem, name=name), status)
+    return make_response(render_template("sign_in.html", next=views.here(wanted), problem=problem, name=name), status)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Container, Mapping
 from functools import wraps
 from typing import Any, Final, NamedTuple, ParamSpec
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from flask import Response, current_app, g, make_response, redirect, render_template, request
 
@@ -96,8 +96,14 @@ def why() -> str:
     return request.form.get("reason", "").strip()[:255]
 
 
-def here(address: str | None, default: str) -> str:
-    """An address of this server that a form named, or the default: never another server's."""
-    if not address or not address.startswith("/") or address.startswith(("//", "/\\")):
-        return default
-    return address if all(" " <= char < "\x7f" and char != "\\" for char in address) else default
+def here(address: str | None) -> str:
+    """An address of this server that a form named, or that of the first page: never another server's, nor, under a path, that
+    of something beside it."""
+    root = request.script_root
+    if not address or not address.startswith(f"{root}/") or address.startswith(("//", "/\\")):
+        return f"{root}/"
+    if not all(" " <= char < "\x7f" and char != "\\" for char in address):
+        return f"{root}/"
+    # Browsers leave out what stands before two dots, however those are written.
+    path = unquote(address.partition("?")[0].partition("#")[0])
+    return f"{root}/" if root and any(part in (".", "..") for part in path.split("/")) else address

@@ -63,7 +63,7 @@ class Stage:
         upgrade(database)
         self.clock = SetClock()
         self.store = Store(database, clock=self.clock)
-        settings = Settings.load({}, database_url=database, public_url="https://aiki.example.com/")
+        settings = Settings.load({}, database_url=database, public_url="https://example.com/tools/aiki/")
         self.sender = Sender(self.store, settings, private=True)
         self.hook = self.add(url)
 
@@ -104,7 +104,7 @@ def test_what_is_sent_and_how_it_is_signed(stage: Stage, endpoint: Endpoint) -> 
     assert sent["type"] == "run.ended"
     assert (sent["run"]["run_id"], sent["run"]["name"], sent["run"]["state"]) == (run, "shop.pay", "cancelled")
     assert sent["run"]["finished_at"].endswith("Z")
-    assert sent["link"] == f"https://aiki.example.com/runs/{run}"
+    assert sent["link"] == f"https://example.com/tools/aiki/runs/{run}"
     assert b"input" not in body
     assert len(body) < 1000
     fields = dict(part.split("=") for part in headers["Aiki-Signature"].split(","))

@@ -3,6 +3,7 @@
   "use strict";
   const $ = (selector, within = document) => within.querySelector(selector);
   const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const home = document.body.dataset.home; // the address of the first page
   const offset = Number(document.body.dataset.now) / 1000 - Date.now(); // the server's clock decides
 
   // ------------------------------------------------------------ times
@@ -229,8 +230,8 @@
       const asked = input.value.trim().toLowerCase();
       shown = [...pages, ...names].map((item) => ({ item, score: fits(item.title.toLowerCase(), asked) }))
         .filter((one) => one.score >= 0).sort((a, b) => a.score - b.score).slice(0, 12).map((one) => one.item);
-      if (/^[0-9a-f-]{6,36}$/.test(asked)) shown.unshift({ title: asked, note: "run id", url: "/find?q=" + encodeURIComponent(asked) });
-      else if (asked) shown.push({ title: asked, note: "filter runs", url: "/runs?q=" + encodeURIComponent(input.value.trim()) });
+      if (/^[0-9a-f-]{6,36}$/.test(asked)) shown.unshift({ title: asked, note: "run id", url: home + "find?q=" + encodeURIComponent(asked) });
+      else if (asked) shown.push({ title: asked, note: "filter runs", url: home + "runs?q=" + encodeURIComponent(input.value.trim()) });
       chosen = Math.min(chosen, Math.max(0, shown.length - 1));
       list.replaceChildren(...shown.map((item, i) => {
         const row = make("li", item.title, { id: "found-" + i });
@@ -249,7 +250,7 @@
       if (by) { event.preventDefault(); chosen = Math.max(0, Math.min(shown.length - 1, chosen + by)); draw(); }
       else if (event.key === "Enter" && shown[chosen]) location.href = shown[chosen].url;
     });
-    fetch("/names").then((answer) => answer.json()).then((found) => { names = found; draw(); }).catch(() => {});
+    fetch(home + "names").then((answer) => answer.json()).then((found) => { names = found; draw(); }).catch(() => {});
     dialog.replaceChildren(input, list);
     if (!dialog.open) dialog.showModal();
     input.focus();
