@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,11 +24,13 @@ from typing import Any
 
 import demo_checkout
 import shop
-from staging import DemoFailed, Progress, check_alive, print_rows, processes, wait
+from demo_checkout import read
+from staging import DemoFailed, Progress, Stop, check_alive, print_rows, processes, wait
 
 from aiki import Handle, RunDetail, State
 
 POSTER = "poster.png"
+ENDS = (State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD)
 
 Row = tuple[str, State]
 
@@ -70,14 +73,12 @@ def expected(orders: int) -> tuple[Counter[Row], dict[str, int]]:
     return +states, attempts
 
 
-def kill_one(poster: Handle[str], progress: Progress, alive: Callable[[], None]) -> int:
+def kill_one(notes: Path, progress: Progress, alive: Callable[[], None]) -> int:
     """Kill the process that resizes the poster, while it does; its id."""
 
     def process() -> int | None:
-        run = poster.view()
         progress.show("waiting for the process that resizes the poster")
-        said = run.progress_message or ""
-        return int(said.split()[1]) if run.state is State.RUNNING and said.startswith("process ") else None
+        return next((note.pid for note in read(notes) if note.key == POSTER), None)
 
     pid = wait(process, alive, "the poster was never seen running")
     os.kill(pid, signal.SIGKILL)
@@ -85,16 +86,32 @@ def kill_one(poster: Handle[str], progress: Progress, alive: Callable[[], None])
 
 
 def wait_for_all(handles: dict[str, Handle[Any]], progress: Progress, alive: Callable[[], None]) -> None:
-    """Wait until every run has ended."""
+    """Wait until every run has ended, as long as one does now and then."""
+    left: Counter[State] = Counter()
 
     def ended() -> bool | None:
-        counts = Counter(run.state for run in shop.app.runs() if run.id in handles)
-        done = sum(counts[state] for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD))
-        states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-        progress.show(f"{done} of {len(handles)} runs have ended ({states})")
-        return True if done == len(handles) else None
+        left.clear()
+        for run in shop.app.runs(state=[state for state in State if state not in ENDS]):
+            left[run.state] += not run.ended  # it may have ended since it was looked for
+            if left.total() % 1000 == 0:
+                alive()
+        states = ", ".join(f"{count} {state}" for state, count in sorted(left.items()) if count)
+        progress.show(f"{len(handles) - left.total()} of {len(handles)} runs have ended" + (f" ({states})" if states else ""))
+        # One that went from one state to another while we looked may have been overlooked: all are looked at before it is said.
+        return None if left.total() or not all(run.ended for run in shop.app.runs()) else True
 
-    wait(ended, alive, "not every run has ended")
+    wait(ended, alive, "not every run has ended", left.total)
+
+
+def details_of(progress: Progress, alive: Callable[[], None]) -> list[RunDetail]:
+    """All runs with their attempts."""
+    out = []
+    for view in shop.app.runs():
+        out.append(shop.app.client.detail(view.id))
+        if len(out) % 100 == 0:
+            alive()
+            progress.show(f"{len(out)} runs are looked at")
+    return out
 
 
 # ---------------------------------------------------------------- what is shown
@@ -138,22 +155,24 @@ def verify(handles: dict[str, Handle[Any]], details: list[RunDetail], poster: st
     return dict(tries)
 
 
-def run(orders: int, directory: Path) -> None:
+def run(orders: int, directory: Path, stop: Stop) -> None:
     began = time.monotonic()
     progress = Progress()
-    with processes(directory) as started:
+    # Before there is a worker: however many orders there are, the poster is seen being resized.
+    poster = shop.resize_image.enqueue(POSTER, 2.0)
+    handles: dict[str, Handle[Any]] = {poster.id: poster, **enqueue(orders)}
+    stop.check()
+    progress.done(f"{len(handles)} runs of {orders} orders are enqueued; an orchestrator and a worker of 4 processes start")
+    with processes(directory, stop) as started:
 
         def alive() -> None:
-            check_alive(started)
+            check_alive(started, stop)
 
-        poster = shop.resize_image.enqueue(POSTER, 2.0)
-        handles: dict[str, Handle[Any]] = {poster.id: poster, **enqueue(orders)}
-        progress.done(f"{len(handles)} runs of {orders} orders are enqueued; an orchestrator and a worker of 4 processes start")
-        pid = kill_one(poster, progress, alive)
+        pid = kill_one(directory / "notes", progress, alive)
         progress.done(f"process {pid} was killed with SIGKILL while it resized {POSTER}")
         wait_for_all(handles, progress, alive)
         progress.done(f"all {len(handles)} runs have ended")
-        details = [shop.app.client.detail(view.id) for view in shop.app.runs()]
+        details = details_of(progress, alive)
         tell_tasks(details, verify(handles, details, poster.id, orders), poster.id)
         steps = demo_checkout.run(directory, progress, alive)
     print(
@@ -180,26 +199,32 @@ def main() -> int:
         parser.error("--orders: 8 or more")
     for variable in [name for name in os.environ if name.startswith("AIKI_")]:
         del os.environ[variable]  # the demo is on the embedded default, whatever this shell is set up for
-    # SIGINT too: a shell starts what it puts into the background with SIGINT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="aiki-demo-") as name:
-        directory = Path(name)
-        os.environ["AIKI_DATABASE_URL"] = f"sqlite:///{directory}/aiki.db"
-        os.environ["AIKI_BROKER_URL"] = f"sqlite:///{directory}/broker.db"
-        os.environ["SHOP_NOTES"] = str(directory / "notes")
-        try:
-            run(orders, directory)
-        except KeyboardInterrupt:
-            print("\nstopped; all processes are ended", file=sys.stderr)
-            return 130
-        except DemoFailed as error:
-            print(f"\nthe demo failed: {error}", file=sys.stderr)
-            for log in sorted(directory.glob("*.log")):
-                print(f"\n--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-20:]), file=sys.stderr)
-            return 1
-        finally:
+    stop = Stop()
+    stop.listen()
+    try:
+        return staged(orders, stop)
+    except KeyboardInterrupt:
+        print("\nstopped; all processes are ended", file=sys.stderr)
+        return 130
+
+
+def staged(orders: int, stop: Stop) -> int:
+    """The whole demo in a directory of its own, which is gone afterwards; the exit code."""
+    directory = Path(tempfile.mkdtemp(prefix="aiki-demo-"))
+    os.environ["AIKI_DATABASE_URL"] = f"sqlite:///{directory}/aiki.db"
+    os.environ["AIKI_BROKER_URL"] = f"sqlite:///{directory}/broker.db"
+    os.environ["SHOP_NOTES"] = str(directory / "notes")
+    try:
+        run(orders, directory, stop)
+    except DemoFailed as error:
+        print(f"\nthe demo failed: {error}", file=sys.stderr)
+        for log in sorted(directory.glob("*.log")):
+            print(f"\n--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-20:]), file=sys.stderr)
+        return 1
+    finally:
+        with stop.held_back():
             shop.app.close()
+            shutil.rmtree(directory)
     return 0
 
 

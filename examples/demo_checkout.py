@@ -17,7 +17,7 @@ from staging import DemoFailed, Progress, print_rows, wait
 from aiki import Handle, State
 from aiki.model import StepView
 
-ORDER = "o-1003"  # the bank does not answer the first time (`shop.hiccups_of`)
+ORDER = "c-1003"  # none of the first story's; the bank does not answer the first time (`shop.hiccups_of`)
 ITEMS = ["lamp", "carpet", "bookshelf"]
 RESULT = {
     "receipt": f"charged 42.00 for order {ORDER}",
@@ -61,7 +61,7 @@ def run(directory: Path, progress: Progress, alive: Callable[[], None]) -> int:
     progress.done("the checkout has ended")
     if handle.status() is not State.COMPLETED or handle.result() != RESULT:
         raise DemoFailed(f"the checkout is {handle.status()}, and must be completed with {RESULT}")
-    lines = account(handle, read(notes))
+    lines = account(handle, [note for note in read(notes) if note.name != "charge" or note.key == ORDER])
     verify(lines, pid)
     tell(handle, lines)
     return len(lines)
@@ -93,12 +93,13 @@ def kill_packing(notes: Path, progress: Progress, alive: Callable[[], None]) -> 
 
 
 def read(notes: Path) -> list[Note]:
-    """All that was noted for the checkout so far."""
+    """All that was noted so far. A line that is being written is not there yet."""
     found = []
-    for line in notes.read_text().splitlines() if notes.exists() else []:
-        what, name, key, pid, at = line.split(" ")
-        found.append(Note(what, name, key, int(pid), int(at)))
-    return [note for note in found if note.name != "charge" or note.key == ORDER]
+    for line in notes.read_text().splitlines(keepends=True) if notes.exists() else []:
+        if line.endswith("\n"):
+            what, name, key, pid, at = line.split()
+            found.append(Note(what, name, key, int(pid), int(at)))
+    return found
 
 
 # ---------------------------------------------------------------- the account

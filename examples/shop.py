@@ -111,9 +111,10 @@ def resize_image(name: str, seconds: float) -> str:
     run = current_run()
     run.logger.debug("resizing %s", name)
     steps = 20
-    for step in range(steps):
-        run.progress(step / steps, f"process {os.getpid()}")
-        time.sleep(seconds / steps)
+    with _noted("resize_image", name):
+        for step in range(steps):
+            run.progress(step / steps, f"process {os.getpid()}")
+            time.sleep(seconds / steps)
     return f"{name} has 3 sizes"
 
 

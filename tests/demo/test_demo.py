@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import re
 import signal
 from pathlib import Path
+
+import pytest
 
 from tests.cli.process import ROOT, Process, wait_gone
 from tests.waiting import wait_until
@@ -45,6 +49,56 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         assert "Traceback" not in process.text
         wait_gone(family, 5)
         assert not leftovers(tmp_path)
+
+
+def test_an_interrupt_that_is_lost_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    stop = importlib.import_module("staging").Stop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        stop.listen()
+        with contextlib.suppress(KeyboardInterrupt):  # as where it comes in a callback that C calls
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stop.check()
+        signal.raise_signal(signal.SIGINT)  # while it stops: it is only noted, and kills what has not ended
+        assert stop.asked == 2
+        another = type(stop)()
+        another.listen()
+        done: list[str] = []
+
+        def end_all() -> None:
+            with another.held_back():
+                signal.raise_signal(signal.SIGTERM)
+                done.append("nothing is left half done")
+
+        with pytest.raises(KeyboardInterrupt):
+            end_all()
+        assert done
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_the_second_story_is_about_no_order_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    shop, checkout = importlib.import_module("shop"), importlib.import_module("demo_checkout")
+    demo = importlib.import_module("demo")
+    asked: list[str] = []
+    for name in ("charge", "render_invoice", "send_mail", "refund", "resize_image"):
+        task = getattr(shop, name)
+        monkeypatch.setattr(type(task), "enqueue_many", lambda self, items: asked.extend(item[0] for item in items) or [])
+        monkeypatch.setattr(type(task), "enqueue", lambda self, *args: asked.append(args[0]) or Enqueued())
+    demo.enqueue(3000)
+    assert "o-1003" in asked
+    assert checkout.ORDER not in asked
+    assert (shop.hiccups_of(checkout.ORDER), shop.is_declined(checkout.ORDER)) == (1, False)
+
+
+class Enqueued:
+    """What an enqueue gives, as far as the demo looks at it here."""
+
+    id = "x"
 
 
 def test_a_worker_that_ends_is_a_failure_told_clearly(tmp_path: Path) -> None:
