@@ -10,6 +10,7 @@ import os
 import random
 import time
 
+from aiki import ids
 from aiki.broker import broker_of, reports, work
 from aiki.clock import SECOND
 from aiki.errors import StorageUnavailable
@@ -50,7 +51,7 @@ def soak(system: System, rabbit: RabbitServer | None, maria: MariaServer | None)
     memory = live(system, rng, blows, working)
     blows.go_on(all_=True)
     wait_until(working.repeat, 120, "the clients' last requests to be answered")
-    wait_until(lambda: unended(system) == 0, scaled(180, 600), f"all runs to end; seed {seed}\n{system.tails(600)}")
+    wait_for_the_end(system, f"all runs to end; seed {seed}")
     print(f"{dict(blows.done)}; {dict(working.check())}; {working.refused} requests asked again")
     print(f"{check_ledger(system)} steps begun more than once; MiB before {memory}, after {blows.memory()}")
     for name, size in blows.memory().items():
@@ -85,6 +86,30 @@ def ended(system: System) -> int:
 
 def unended(system: System) -> int:
     return sum(count for state, count in system.states().items() if state not in TERMINAL)
+
+
+def wait_for_the_end(system: System, what: str) -> None:
+    """Until no run is under way; a failure tells all that is known of some of those that are."""
+    try:
+        wait_until(lambda: unended(system) == 0, scaled(180, 600), what)
+    except AssertionError as error:
+        ended = ", ".join(f"'{state}'" for state in TERMINAL)
+        left = system.rows(f"SELECT id FROM aiki_runs WHERE state NOT IN ({ended}) ORDER BY id LIMIT 5")
+        told = "\n".join(told_of(system, bytes(run)) for (run,) in left)
+        raise AssertionError(f"{error}\n{told}\n{system.tails(600)}") from None
+
+
+def told_of(system: System, run: bytes) -> str:
+    """A run's rows, why it waits, and what the processes' logs say of it."""
+    columns = "name, state, epoch, attempt, crashes, idle_dispatches, executor, waiting_on, dispatched_at, updated_at, options"
+    rows = [
+        *system.rows(f"SELECT {columns} FROM aiki_runs WHERE id = ?", run),
+        *system.rows("SELECT HEX(id), due_at, again FROM aiki_deliveries WHERE id BETWEEN ? AND ?", run, run + b"\xff" * 4),
+        *system.rows("SELECT number, epoch, outcome, error_message FROM aiki_attempts WHERE run_id = ?", run),
+    ]
+    name = ids.to_text(run)
+    lines = [f"{process.name}: {line}" for process in system.processes for line in process.log.splitlines() if name in line]
+    return "\n".join([f"=== {name} at {system.store.clock()}: {system.store.why(name)}", *map(str, rows), *lines])
 
 
 def check_emptied(system: System) -> None:
