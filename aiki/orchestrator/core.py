@@ -270,8 +270,14 @@ def settle_inquiry(row: RunRow, epoch: int, rules: Rules, effects: Effects, *, l
         _die(row, rules.now, f"dispatched {row.idle_dispatches} times without any word from a worker")
         return
     further = row.idle_dispatches - AT_ONCE
-    delay = float(min(2 ** min(further, 10), LONGEST_WAIT)) if further >= 0 else 0.0
+    delay = _apart(row) * min(2 ** min(further, 10), LONGEST_WAIT) if further >= 0 else 0.0
     _go_again(row, effects, rules.now, delay, f"no word from a worker: dispatched {row.idle_dispatches} times")
+
+
+def _apart(row: RunRow) -> float:
+    """A factor of 0.5 to 1.5, another one for each run and each time: runs that were lost together shall not be dispatched, taken
+    and lost together again."""
+    return 0.5 + ((row.id[-1] + 97 * row.idle_dispatches) % 256) / 256
 
 
 def _charge_crash(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: str, text: str) -> None:
