@@ -275,8 +275,10 @@ def settle_inquiry(row: RunRow, epoch: int, rules: Rules, effects: Effects, *, l
 
 
 def _apart(row: RunRow) -> float:
-    """A factor of 0.5 to 1.5, another one for each run and each time: runs that were lost together shall not be dispatched, taken
-    and lost together again."""
+    """A factor of 0.5 to 1.5, another one for each run and each time.
+
+    Runs that were lost together shall not be dispatched, taken and lost together again.
+    """
     return 0.5 + ((row.id[-1] + 97 * row.idle_dispatches) % 256) / 256
 
 
