@@ -40,7 +40,7 @@ from aiki.worker.process import default_in_copies, heed_not, rss_kib
 from aiki.worker.registry import Registry
 from aiki.worker.run_log import RunLog
 from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Shared
-from aiki.worker.strays import kill_own
+from aiki.worker.strays import Mark, kill_own, threads_begun
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Identity:
     slot: int
     incarnation: int
     wake: int
-    mark: str
+    mark: Mark
 
     @property
     def executor(self) -> str:
@@ -405,12 +405,17 @@ class Child:
     def _clear_away(self, attempt: Attempt, report: Report) -> None:
         """What an interrupted attempt has started does not outlive it.
 
-        A pool among that may be one that other runs would use, so this child is replaced then.
+        A pool among that may be one that other runs would use, and a thread cannot be ended, so this child is replaced then.
         """
         if self._gate.raised and report.kind != messages.COMPLETED:
             killed = kill_own(self._identity.mark, os.getppid(), attempt.began)
-            if killed:
-                _log.info("leaving after a run that was interrupted: killed %d processes that it had started", len(killed))
+            left = threads_begun(attempt.began, (os.getpid(), self._keeper.native_id))
+            if killed or left:
+                _log.info(
+                    "leaving after a run that was interrupted: it had started %d processes, which are killed, and %d threads",
+                    len(killed),
+                    len(left),
+                )
                 self._stopping = True
 
     def _abandon(self) -> NoReturn:
@@ -439,12 +444,26 @@ class Child:
         self._ledger.add(job.dispatch.partition, report, None if job.leased else job.message)
 
     def _bind(self, job: Job, began: int) -> bool:
-        """Report `started` and wait until that is confirmed; False when the child is to leave first."""
+        """Report `started` and wait until that is confirmed; False when the child is to leave first.
+
+        The run may end this process. So all else that is here goes back before, and is confirmed and acked when this returns:
+        nobody has to be asked about it afterwards.
+        """
         dispatch = job.dispatch
+        self._unsubscribe()
+        # Many suspects may come one after the other: what is taken beside each would be given back each time.
+        self._wanted_prefetch, self._streak = 1, 0
         body = {"ms": (time.monotonic_ns() - began) // 1_000_000}
         self._ledger.add(dispatch.partition, Report(messages.STARTED, dispatch.run_id, dispatch.epoch, body), None)
-        sent = self._ledger.flush()
-        while not all(item.confirmed for item in sent):
+        while True:
+            for delivery in self._connection.receive(0):
+                self._inbox.accept(delivery)
+            self._inbox.pass_on()
+            self._ledger.flush()
+            self._ledger.settle()
+            if self._ledger.empty:
+                self._connection.beat()  # sends the acks, too
+                return True
             if self._leaving():
                 return False
             if not self._connection.connect():
@@ -452,9 +471,7 @@ class Child:
                 continue
             for delivery in self._connection.receive(IDLE_SECONDS, self._identity.wake):
                 self._inbox.accept(delivery)
-            self._ledger.settle()
             self._clear_wake()
-        return True
 
     def _after(self, dispatch: Dispatch, report: Report) -> None:
         """What the run says about prefetching, and whether this child has had enough."""
@@ -518,7 +535,7 @@ class Child:
                 self._end_stuck()
         ledger.flush()
         if ran >= SLOW_SECONDS:
-            if self._settling and not self._leaving():
+            if self._settling and not self._leaving() and messages.OPT_BIND_FIRST not in job.dispatch.options:
                 self._settle_backlog()
             else:
                 self._heed_pauses()

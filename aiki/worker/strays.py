@@ -1,9 +1,9 @@
 """Processes that users' code has started, and that must not outlive the attempt that did: found, and killed.
 
 A process can leave its parent, its group and its session (a daemon), so ancestry is not enough. The supervisor is the
-subreaper of all: what has lost its parent becomes the supervisor's own. Whose it was is told by what a process cannot easily
-lose: the session and the group of the child that began it, an environment variable (after an exec), or a mapping of memory
-(after a fork).
+subreaper of all: what has lost its parent becomes the supervisor's own. Whose it was is told by what a process inherits: a
+resource limit (over forks and execs, whatever it does with its environment and its session), an environment variable (after an
+exec), a mapping of memory (after a fork), or the session and the group of the child that began it.
 
 A worker may have processes beside it that it did not start: those that a shell began before it became the worker, and, as
 process 1 of a container, whatever loses its parent there. They are reaped like all others and never killed.
@@ -14,15 +14,22 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 MARK_VARIABLE: Final = "AIKI_CHILD"
 """Set in the environment of what a child starts: which child of which worker it is."""
+
+MARK_LIMIT: Final = resource.RLIMIT_RTTIME
+"""How many microseconds a process of a real-time class may compute at a stretch. Usually there is no such limit; one of over a
+hundred thousand years changes nothing, and its number is the mark."""
+_LIMIT_LINE: Final = b"Max realtime timeout"
+_WORKER_BITS, _SLOT_BITS, _INCARNATION_BITS = 32, 12, 18
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -47,10 +54,10 @@ def adopt_orphans() -> bool:
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def see(pid: int) -> Seen | None:
-    """The process, or None if it is gone."""
+def see(pid: int, there: str = "/proc") -> Seen | None:
+    """The process (or the thread, where `there` lists threads), or None if it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = Path(f"{there}/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return Seen(pid, fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
     except (OSError, ValueError, IndexError):
         return None
@@ -131,19 +138,22 @@ def ticks_at(monotonic_ns: int) -> int:
 class Mark:
     """What tells the processes of one child: made by the supervisor, put on by the child.
 
-    :param text: unique, and no other's beginning; it begins with the worker's id.
+    :param worker: the worker's id, 32 hex digits.
     """
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._name = f"aiki-{text}"
+    def __init__(self, worker: str, slot: int, incarnation: int) -> None:
+        self.text = f"{worker}.{slot}.{incarnation}."
+        """Unique, and no other's beginning; it begins with the worker's id."""
+        self.number = _number_of(worker, slot, incarnation)
+        """The limit."""
         self._memory: mmap.mmap | None = None
 
     def put_on(self) -> None:
         """Have this process and all that it starts bear the mark."""
         os.environ[MARK_VARIABLE] = self.text
+        self._limit()
         try:
-            file = os.memfd_create(self._name, os.MFD_CLOEXEC)
+            file = os.memfd_create(f"aiki-{self.text}", os.MFD_CLOEXEC)
         except OSError:
             return
         try:
@@ -152,9 +162,49 @@ class Mark:
         finally:
             os.close(file)
 
+    def _limit(self) -> None:
+        before, most = resource.getrlimit(MARK_LIMIT)
+        if before != resource.RLIM_INFINITY:
+            return  # somebody means it
+        try:
+            resource.setrlimit(MARK_LIMIT, (self.number, most))
+        except (OSError, ValueError):
+            pass  # the other marks have to do
 
-def bears(pid: int, text: str) -> bool:
-    """Whether the process bears a mark that begins with `text`."""
+    def borne_by(self, pid: int) -> bool:
+        """Whether the process bears this mark."""
+        return _limit_of(pid) == self.number or _shows(pid, self.text)
+
+
+def bears_any(pid: int, worker: str) -> bool:
+    """Whether the process bears the mark of any child of this worker."""
+    limit, rest = _limit_of(pid), _SLOT_BITS + _INCARNATION_BITS
+    if limit is not None and limit >> rest == _number_of(worker, 0, 0) >> rest:
+        return True
+    return _shows(pid, f"{worker}.")
+
+
+def _number_of(worker: str, slot: int, incarnation: int) -> int:
+    """A number of 63 bits, of which the highest is set."""
+    number = 1 << _WORKER_BITS | int(worker[-_WORKER_BITS // 4 :], 16)  # an id's last digits are random
+    number = number << _SLOT_BITS | slot % (1 << _SLOT_BITS)
+    return number << _INCARNATION_BITS | incarnation % (1 << _INCARNATION_BITS)
+
+
+def _limit_of(pid: int) -> int | None:
+    """The process's limit where marks are, None for none."""
+    try:
+        for line in Path(f"/proc/{pid}/limits").read_bytes().splitlines():
+            if line.startswith(_LIMIT_LINE):
+                word = line[len(_LIMIT_LINE) :].split()[0]
+                return int(word) if word.isdigit() else None
+    except (OSError, IndexError):
+        pass
+    return None
+
+
+def _shows(pid: int, text: str) -> bool:
+    """Whether its environment or its memory bears a mark that begins with `text`."""
     try:
         if f"\0{MARK_VARIABLE}={text}".encode() in b"\0" + Path(f"/proc/{pid}/environ").read_bytes():
             return True
@@ -176,7 +226,7 @@ class Strays:
         self._adopts = adopt_orphans()
         self._alone = self._adopts and parent != 1 and not self._before
         """Whether nothing but what this worker has started can become its own."""
-        self._dead: dict[int, str] = {}
+        self._dead: dict[int, Mark] = {}
         """Children that died and whose processes are to be killed: process id to mark."""
         self._tries: dict[int, int] = {}
 
@@ -185,7 +235,7 @@ class Strays:
         """Whether processes of dead children may be left."""
         return bool(self._dead)
 
-    def child_died(self, pid: int, mark: str) -> None:
+    def child_died(self, pid: int, mark: Mark) -> None:
         """Its processes are to be killed, by `sweep`."""
         self._dead[pid] = mark
         self._tries[pid] = 0
@@ -205,7 +255,7 @@ class Strays:
 
     def end(self, known: Iterable[int]) -> list[int]:
         """The worker ends: kill whatever it or its children have started."""
-        return kill_trees(pid for pid in self._others(known) if self._alone or bears(pid, self._worker))
+        return kill_trees(pid for pid in self._others(known) if self._alone or bears_any(pid, self._worker))
 
     def _others(self, known: Iterable[int]) -> list[int]:
         mine = set(known)
@@ -218,7 +268,7 @@ class Strays:
             return False
         if found.session in self._dead or found.group in self._dead:
             return True
-        return any(bears(pid, mark) for mark in self._dead.values())
+        return any(mark.borne_by(pid) for mark in self._dead.values())
 
 
 def _births(pids: Iterable[int]) -> dict[int, int]:
@@ -226,7 +276,7 @@ def _births(pids: Iterable[int]) -> dict[int, int]:
     return {item.pid: item.began for item in map(see, pids) if item is not None}
 
 
-def kill_own(mark: str, supervisor: int, since_ns: int) -> list[int]:
+def kill_own(mark: Mark, supervisor: int, since_ns: int) -> list[int]:
     """Kill what this process has started since (monotonic nanoseconds): its descendants, and daemons that bear its mark."""
     since, me = ticks_at(since_ns) - 1, os.getpid()
 
@@ -236,11 +286,18 @@ def kill_own(mark: str, supervisor: int, since_ns: int) -> list[int]:
 
     def mine(pid: int) -> bool:
         found = see(pid)
-        return found is not None and (me in (found.session, found.group) or bears(pid, mark))
+        return found is not None and (me in (found.session, found.group) or mark.borne_by(pid))
 
     roots = [pid for pid in tree_under([me]) if pid != me and young(pid)]
     roots += [pid for pid in children_of(supervisor) if pid != me and young(pid) and mine(pid)]
     return kill_trees(roots)
+
+
+def threads_begun(since_ns: int, known: Collection[int | None]) -> list[int]:
+    """The threads of this process that have begun since (monotonic nanoseconds), but for those `known` (native ids)."""
+    since, me = ticks_at(since_ns) - 1, os.getpid()
+    threads = (see(int(name), f"/proc/{me}/task") for name in os.listdir(f"/proc/{me}/task"))
+    return [item.pid for item in threads if item is not None and item.began >= since and item.pid not in known]
 
 
 class Undertaker(threading.Thread):
@@ -272,7 +329,7 @@ def _bury(worker: str, children: Iterable[int]) -> None:
             for item in see_all()
             if item.pid not in mine
             and item.state not in "ZX"
-            and (item.session in sessions or item.group in sessions or bears(item.pid, worker))
+            and (item.session in sessions or item.group in sessions or bears_any(item.pid, worker))
         ]
         if not left:
             return

@@ -60,7 +60,7 @@ class _Place:
     slot: Slot
     wake: int
     pid: int = 0
-    mark: str = ""
+    mark: Mark | None = None
     born: float = 0.0
     kill: tuple[str, int] | None = None
     cancel: tuple[int, float] | None = None
@@ -221,8 +221,8 @@ class Supervisor:
                 self._start_child(place)
 
     def _start_child(self, place: _Place) -> None:
-        mark = Mark(f"{self.worker}.{place.slot.number}.{place.slot.incarnation}.")
-        identity = Identity(self.worker, place.slot.number, place.slot.incarnation, place.wake, mark.text)
+        mark = Mark(self.worker, place.slot.number, place.slot.incarnation)
+        identity = Identity(self.worker, place.slot.number, place.slot.incarnation, place.wake, mark)
 
         def main() -> int:
             mark.put_on()
@@ -232,7 +232,7 @@ class Supervisor:
             return Child(identity, self._registry, self._options, self._shared, broker).run()
 
         place.kill = place.cancel = None
-        place.mark = mark.text
+        place.mark = mark
         place.born = time.monotonic()
         place.pid = self._fork("aiki-child", main)
         place.slot.pid = place.pid
@@ -362,7 +362,8 @@ class Supervisor:
         slot, pid = place.slot, place.pid
         incarnation, held = slot.held()
         place.pid = 0
-        self._strays.child_died(pid, place.mark)
+        if place.mark is not None:
+            self._strays.child_died(pid, place.mark)
         left = any(item.executing for item in held)
         if left or death != Death(None, 0):
             self._log_death(place, pid, death)

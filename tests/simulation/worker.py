@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from aiki import clock, ids
+from aiki.messages import Report
 from aiki.settings import Settings
 from aiki.storage import database
 from aiki.worker import child as child_module
@@ -23,11 +24,13 @@ from aiki.worker import executor as executor_module
 from aiki.worker import link as link_module
 from aiki.worker import notices
 from aiki.worker.child import Child, Identity
+from aiki.worker.executor import Attempt
 from aiki.worker.link import Link
 from aiki.worker.notices import LeftRun, Notice
 from aiki.worker.options import Options
 from aiki.worker.registry import Registry
 from aiki.worker.slots import Shared, Slot
+from aiki.worker.strays import Mark
 from tests.simulation.scheduler import Actor
 
 if TYPE_CHECKING:
@@ -111,6 +114,9 @@ class SimulatedChild(Child):
     def _pause(self, seconds: float) -> None:
         child_module.time.sleep(max(seconds, 0.01))
 
+    def _clear_away(self, attempt: Attempt, report: Report) -> None:
+        """What is simulated starts no processes."""
+
     def interrupted(self) -> None:
         """What the signal of the supervisor does to user code."""
         self._gate._on_signal(0, None)
@@ -193,7 +199,7 @@ class SimulatedWorker:
 
     # ------------------------------------------------------------ starting
     def _start_child(self, slot: Slot, after: float) -> None:
-        identity = Identity(self.id, slot.number, slot.incarnation, _wake, "")
+        identity = Identity(self.id, slot.number, slot.incarnation, _wake, Mark(self.id, slot.number, slot.incarnation))
         name = f"{self.name}.{slot.number}.{slot.incarnation}"
 
         def main() -> None:

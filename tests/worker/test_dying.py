@@ -38,6 +38,31 @@ def test_a_killed_child_is_named_and_only_the_executing_run_is_charged(
     assert "died: SIGKILL; it was executing run" in worker.log
 
 
+@pytest.mark.parametrize("ends_it", [True, False])
+def test_a_run_that_is_known_to_kill_takes_nothing_of_its_neighbours_down(
+    place: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path, ends_it: bool
+) -> None:
+    """What stands beside it in the same child goes back before it begins, and is executed as it was."""
+    start("-c", "1")
+    blocker, release = make("touch_and_wait", str(tmp_path / "pid"), str(tmp_path / "release")), tmp_path / "release"
+    orchestrator.dispatch(blocker)
+    wait_until(lambda: (tmp_path / "pid").exists(), what="the first to run")
+    before = orchestrator.dispatch(*[make("append", str(tmp_path / "ran"), str(number)) for number in range(5)])
+    suspects = [make("kill_self" if ends_it else "noop", bf=1) for _ in range(3)]
+    after = [make("append", str(tmp_path / "ran"), str(number)) for number in range(5, 25)]
+    for run in (*suspects, *after):
+        orchestrator.dispatch(run)
+    release.touch()
+    neighbours = [*before, *after]
+    for run in suspects:
+        orchestrator.report(run, messages.CRASHED if ends_it else messages.COMPLETED, timeout=60)
+    ended = orchestrator.ended(neighbours, 60)
+    assert {item.kind for item in ended.values()} == {messages.COMPLETED}
+    assert sorted((tmp_path / "ran").read_text().split(), key=int) == [str(number) for number in range(25)], "once each"
+    asked = {item.run_id for item in orchestrator.reports if item.kind == messages.INQUIRE}
+    assert not asked & {run.run_id for run in neighbours}, "what is not lost need not be asked about"
+
+
 def test_the_slot_of_a_dead_child_is_back_at_once(embedded: Place, orchestrator: Orchestrator, start: StartWorker) -> None:
     start("-c", "1")
     for _ in range(5):

@@ -15,7 +15,6 @@ from aiki import messages
 from tests.waiting import wait_until
 from tests.worker.conftest import Place, StartWorker
 from tests.worker.harness import ROOT, Orchestrator, alive, key
-from tests.worker.trees_app import KINDS
 
 APP = "tests.worker.trees_app"
 
@@ -39,8 +38,8 @@ def wait_for_none(pids: list[int]) -> None:
 def test_nothing_of_an_attempt_survives_its_time_limit(
     embedded: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path
 ) -> None:
-    start("-c", "1", "--time-limit", "3", app=APP)
-    run = orchestrator.run("start_and_wait", str(tmp_path), list(KINDS))
+    start("-c", "1", "--time-limit", "6", app=APP)
+    run = orchestrator.run("start_and_wait", str(tmp_path), ["tree", "session", "daemon", "forked", "pool", "spawned"])
     pids = wait_for_all(tmp_path)
     assert orchestrator.report(run).body["outcome"] == "timed_out"
     wait_for_none(pids)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,7 +18,10 @@ from aiki.retry import RetryPolicy
 from tests.worker.sample_app import App
 
 app = App()
-KINDS = ("shell", "tree", "session", "daemon", "forked", "pool", "spawned")
+KINDS = ("shell", "tree", "session", "daemon", "forked", "pool", "spawned", "hidden", "nohup", "old_pool", "thread", "deaf")
+"""What `start_processes` can start."""
+ENDS = ("hard limit", "soft limit", "cancel", "exit", "segfault", "killed")
+"""How `live_and_die` ends: by itself, or because of what is done to it."""
 
 _DAEMON = (
     "import os, sys, time\n"
@@ -26,6 +31,16 @@ _DAEMON = (
     "open(sys.argv[1], 'a').write(f'{os.getpid()}\\n')\n"
     "time.sleep(3600)\n"
 )
+_HIDDEN = (
+    "import os, sys\n"
+    "if os.fork(): os._exit(0)\n"
+    "os.setsid()\n"
+    "if os.fork(): os._exit(0)\n"
+    "open(sys.argv[1], 'a').write(f'{os.getpid()}\\n')\n"
+    "for file in range(3): os.close(file)\n"
+    "os.execve('/bin/sleep', ['sleep', '3600'], {})\n"
+)
+"""A daemon that keeps nothing: no parent, no session, no files, no memory, no environment."""
 _kept: list[Any] = []
 
 
@@ -64,6 +79,30 @@ def start_processes(kind: str, path: str) -> None:
         process = multiprocessing.get_context("spawn").Process(target=_sleep, args=(path,))
         process.start()
         _kept.append(process)
+    elif kind == "hidden":
+        subprocess.run([sys.executable, "-c", _HIDDEN, path], check=True)
+    elif kind == "nohup":
+        subprocess.run(
+            ["nohup", "sh", "-c", f"(echo $$ >> {path}; exec setsid env -i sleep 3600) & exit 0"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    elif kind == "old_pool":
+        made = multiprocessing.get_context("fork").Pool(2)
+        _kept.append([made, made.map_async(_sleep, [path, path], chunksize=1)])
+    elif kind == "thread":
+        threading.Thread(target=_start_on_and_on, args=(path, os.getcwd()), daemon=True).start()
+    elif kind == "deaf":
+        script = f"trap '' TERM INT HUP; echo $$ >> {path}; kill -STOP $$; while :; do sleep 3600; done"
+        _kept.append(subprocess.Popen(["sh", "-c", script]))
+
+
+def _start_on_and_on(path: str, directory: str) -> None:
+    """Start another process again and again."""
+    while True:
+        _kept.append(subprocess.Popen(["sh", "-c", f"echo $$ >> {path}; exec sleep 3600"], cwd=directory))
+        time.sleep(0.1)
 
 
 def _start_all(directory: str, kinds: list[str]) -> None:
@@ -78,6 +117,23 @@ def _start_all(directory: str, kinds: list[str]) -> None:
 def start_and_wait(directory: str, kinds: list[str]) -> None:
     """Start processes, then wait for ever."""
     _start_all(directory, kinds)
+    while True:
+        time.sleep(0.05)
+
+
+@app.task()
+def live_and_die(directory: str, kinds: list[str], how: str) -> None:
+    """Start processes, all of which have `directory` as theirs, then end; or wait for what ends it."""
+    home = os.getcwd()
+    os.chdir(directory)
+    try:
+        _start_all(directory, kinds)
+    finally:
+        os.chdir(home)
+    if how == "exit":
+        os._exit(0)
+    if how == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
     while True:
         time.sleep(0.05)
 
