@@ -18,6 +18,7 @@ from aiki.classes import CLASSES
 from aiki.context import refuse_in_workflow
 from aiki.errors import ConfigurationError, UnknownTask
 from aiki.handle import Handle
+from aiki.hooks import AnyHook, Hooks
 from aiki.ids import parse_id
 from aiki.model import Accepted, NewRun, RunFilter, RunView
 from aiki.options import MAX_VERSION, Seconds, TaskOptions, check_task_name, is_plain, moment, refuse
@@ -106,6 +107,7 @@ class Aiki:
         self._lock = threading.RLock()
         self._tasks: dict[tuple[str, str], Task[..., Any]] = {}
         self._registered = 0
+        self.hooks = Hooks()
         handles.apps[self.name] = self
         _apps.add(self)
 
@@ -308,6 +310,30 @@ class Aiki:
         :raises ConfigurationError: it is of no kind that can be carried without functions, or only one is given.
         """
         CLASSES.register(cls, encode, decode, formerly)
+
+    # ------------------------------------------------------------ hooks of its workers
+    def on_worker_start(self, fn: AnyHook) -> AnyHook:
+        """Have a worker call it once, when everything is imported and before the first child is forked: close here what must
+        not be shared with the children. If it raises, the worker does not start."""
+        return self.hooks.add("worker_start", fn)
+
+    def on_child_start(self, fn: AnyHook) -> AnyHook:
+        """Have each child of a worker call it before it takes its first run. If it raises, another child is tried, ever
+        later."""
+        return self.hooks.add("child_start", fn)
+
+    def on_child_stop(self, fn: AnyHook) -> AnyHook:
+        """Have each child of a worker call it when it has done its last run; not if it is killed. What it raises is logged."""
+        return self.hooks.add("child_stop", fn)
+
+    def around_run(self, fn: AnyHook) -> AnyHook:
+        """Have each attempt of a task, each step of a workflow, and each call of a workflow's function executed at the `yield`
+        of this function, which takes the run (`run.kind` tells the three apart). The first that is given is the outermost.
+
+        What it raises is the attempt's error; what it swallows was raised all the same. With `async def` it is entered around
+        asynchronous tasks and steps alone, in their event loop.
+        """
+        return self.hooks.surround(fn)
 
     # ------------------------------------------------------------ ask
     @property

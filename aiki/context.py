@@ -39,11 +39,14 @@ class CurrentRun:
     :ivar name: the task's or workflow's name; inside a step, the step's.
     :ivar reference_id: what it was enqueued with, if anything.
     :ivar step: inside a step of a workflow, its ordinal; else None.
+    :ivar kind: `task`, `workflow` or `step`.
     """
 
-    __slots__ = ("_hex", "_logger", "_sink", "attempt", "name", "reference_id", "step")
+    __slots__ = ("_hex", "_logger", "_sink", "attempt", "kind", "name", "reference_id", "step")
 
-    def __init__(self, run_id: str, attempt: int, name: str, reference_id: str | None, sink: ProgressSink) -> None:
+    def __init__(
+        self, run_id: str, attempt: int, name: str, reference_id: str | None, sink: ProgressSink, kind: str = "task"
+    ) -> None:
         self._hex = run_id
         self._sink = sink
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
@@ -51,10 +54,11 @@ class CurrentRun:
         self.name = name
         self.reference_id = reference_id
         self.step: int | None = None
+        self.kind = kind
 
     def for_step(self, ordinal: int, attempt: int, name: str) -> CurrentRun:
         """What code inside that step of this run sees; for the worker."""
-        inner = CurrentRun(self._hex, attempt, name, self.reference_id, self._sink)
+        inner = CurrentRun(self._hex, attempt, name, self.reference_id, self._sink, "step")
         inner.step = ordinal
         return inner
 
@@ -331,6 +335,21 @@ def inside_step(ordinal: int, attempt: int, name: str = "") -> Iterator[None]:
         if here is not None:
             here.step_ended()
             here.in_step = False
+
+
+@contextmanager
+def beside_workflow() -> Iterator[None]:
+    """While hooks around a workflow's function run: as inside of a step, calls of tasks are plain calls."""
+    here = _here
+    if here is None:
+        yield
+        return
+    before, here.in_step = here.in_step, True
+    try:
+        yield
+    finally:
+        here.step_ended()
+        here.in_step = before
 
 
 def _in_pool() -> bool:

@@ -15,6 +15,7 @@ from aiki.clock import SECOND
 from aiki.context import executing_workflow, refuse_in_workflow, workflow_here
 from aiki.errors import AikiError, ConfigurationError, NotDurable
 from aiki.handle import Handle
+from aiki.hooks import Hooks
 from aiki.messages import OPT_SHAPE
 from aiki.model import DefinitionInfo, NewRun, OnConflict
 from aiki.options import (
@@ -98,6 +99,11 @@ class Task(Generic[P, R]):
     def soft_time_limit(self) -> float | None:
         """Seconds after which `SoftTimeLimitExceeded` is raised in it."""
         return self.defaults.soft_time_limit
+
+    @property
+    def hooks(self) -> Hooks:
+        """What the app has a worker call around its runs."""
+        return self.app.hooks
 
     @property
     def info(self) -> DefinitionInfo:

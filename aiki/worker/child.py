@@ -26,6 +26,7 @@ from aiki.broker.base import Address, Broker, work
 from aiki.ceilings import REPORT_BYTES
 from aiki.errors import MessageError
 from aiki.messages import Dispatch, Report
+from aiki.worker import process_hooks
 from aiki.worker.connection import Connection
 from aiki.worker.describe import describe
 from aiki.worker.durable import Execution, Port
@@ -149,12 +150,14 @@ class Child:
         silence_refusals()
         self._memory = Memory()
         default_in_copies(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        process_hooks.call(self._registry.hooks, "child_start", self._executor.loop)
         with self._lock:
             self._keeper.start()
             self._slot.ready = True
             while not self._leaving():
                 self.turn()
             self._leave()
+        process_hooks.call_last(self._registry.hooks, self._executor.loop)
         return 0
 
     def _install_handlers(self) -> None:

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -26,9 +26,10 @@ from typing import Any, Final, NoReturn
 from aiki import messages, tracing
 from aiki.broker.base import answers
 from aiki.ceilings import REPORT_BYTES
-from aiki.context import Call, inside_step, inside_workflow
+from aiki.context import Call, current_run_or_none, inside_step, inside_workflow
 from aiki.errors import TaskCancelled
 from aiki.history import UNDO, History, Step, ValueKey
+from aiki.hooks import NONE, Around, AroundHook
 from aiki.messages import Dispatch, Report, Values
 from aiki.replay import Changed, Left, LimitReached, Limits, Replay, Stop, Suspended
 from aiki.worker.connection import Connection
@@ -38,7 +39,7 @@ from aiki.worker.freeing import clear_frames
 from aiki.worker.gate import CANCEL, SOFT, Gate
 from aiki.worker.inbox import Inbox
 from aiki.worker.ledger import Ledger
-from aiki.worker.looping import Loop, is_awaitable
+from aiki.worker.looping import Loop, drive, is_awaitable
 from aiki.worker.registry import Definition
 from aiki.worker.slots import Entry, Shared, Slot
 from aiki.worker.stopping import end_forked_copy, fell_with_the_worker
@@ -73,8 +74,17 @@ class Port:
 class Host:
     """One call of a workflow's function, on this child. See `aiki.workflow_run.Host`."""
 
-    def __init__(self, port: Port, dispatch: Dispatch, history: History, index: int, progress: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        port: Port,
+        dispatch: Dispatch,
+        history: History,
+        index: int,
+        progress: Callable[..., None],
+        hooks: Sequence[AroundHook] = (),
+    ) -> None:
         self._port = port
+        self._hooks = hooks
         self._dispatch = dispatch
         self._index = index
         self._latest = history.now
@@ -214,7 +224,7 @@ class Host:
         try:
             traced = tracing.step(call.step.name, call.step.ordinal, call.attempt)
             with traced, inside_step(call.step.ordinal, call.attempt, call.step.name):
-                return self._call(fn, args, kwargs)
+                return self._surround(fn, args, kwargs)
         except BaseException as raised:
             error = self._meant(raised, before)
             if self.leaving and self.give_back is not None and fell_with_the_worker(error):
@@ -228,24 +238,41 @@ class Host:
             if limited:
                 self._begin_entry(None)
 
-    def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _surround(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call the step's function inside of the hooks."""
+        run = current_run_or_none()
+        if not self._hooks or run is None:
+            return self._call(fn, args, kwargs, None)
+        around = Around(self._hooks, run)
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            around.enter()
+            value = self._call(fn, args, kwargs, around)
+        except BaseException as raised:  # noqa: BLE001  it is raised again, when the hooks have been left
+            self._port.gate.leave()
+            error = raised
+        error = around.leave(error)
+        try:
+            if error is not None:
+                raise error
+            return value
+        finally:
+            del error  # its traceback holds this frame
+
+    def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], around: Around | None) -> Any:
         gate, loop = self._port.gate, self._port.loop
         if inspect.iscoroutinefunction(fn):
-            return loop.run(self._drive(lambda: fn(*args, **kwargs)), contextvars.copy_context())
+            return loop.run(drive(gate, lambda: fn(*args, **kwargs), around), contextvars.copy_context())
         loop.offer()
         gate.enter()
         try:
             value = fn(*args, **kwargs)
         finally:
             gate.leave()
-        return loop.run(self._drive(lambda: value), contextvars.copy_context()) if is_awaitable(value) else value
-
-    async def _drive(self, begin: Callable[[], Awaitable[Any]]) -> Any:
-        self._port.gate.enter_async()
-        try:
-            return await begin()
-        finally:
-            self._port.gate.leave()
+        if not is_awaitable(value):
+            return value
+        return loop.run(drive(gate, lambda: value, around), contextvars.copy_context())
 
     def _meant(self, raised: BaseException, before: int) -> BaseException:
         """What a step has raised; a cancelled asyncio task stands for a cancel or a soft limit of ours, if there was one."""
@@ -308,7 +335,8 @@ class Execution:
         self._fetched.expect(history.outside)
         limits = Limits(port.settings.history_steps, port.settings.history_bytes)
         self._replay = Replay(dispatch.name, history, limits)
-        self._host = Host(port, dispatch, history, index, progress)
+        hooks = getattr(definition, "hooks", NONE).around_run
+        self._host = Host(port, dispatch, history, index, progress, hooks)
         about = About(
             dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt, dispatch.options.get(messages.OPT_REFERENCE)
         )

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiki import messages, tracing
 from aiki.arguments import Arguments
 from aiki.codec import Payload, decode, encode
-from aiki.context import CurrentRun, set_current_run
+from aiki.context import CurrentRun, beside_workflow, set_current_run
 from aiki.errors import (
     ConfigurationError,
     DecodeError,
@@ -29,15 +31,18 @@ from aiki.errors import (
     WorkflowCancelled,
 )
 from aiki.failures import work_done
+from aiki.hooks import NONE, Around
 from aiki.messages import Dispatch, Report
 from aiki.retry import RetryPolicy, asked_delay
 from aiki.settings import Settings
 from aiki.worker.describe import describe
 from aiki.worker.durable import Execution
 from aiki.worker.gate import CANCEL, SOFT, Gate
-from aiki.worker.looping import Loop, give_up, is_awaitable
+from aiki.worker.looping import Loop, drive, give_up, is_awaitable
 from aiki.worker.registry import Definition
 from aiki.worker.stopping import end_forked_copy, fell_with_the_worker
+
+_log = logging.getLogger(__name__)
 
 _NO_ARGUMENTS: Final = "[[],{}]"
 
@@ -146,22 +151,24 @@ class Executor:
     # ------------------------------------------------------------ run
     def _run(self, attempt: Attempt, context: contextvars.Context) -> None:
         dispatch, gate = attempt.dispatch, self._gate
-        run = CurrentRun(
-            dispatch.run_id, dispatch.attempt, dispatch.name, dispatch.options.get(messages.OPT_REFERENCE), self.note_progress
-        )
+        reference_id, kind = dispatch.options.get(messages.OPT_REFERENCE), attempt.definition.kind
+        run = CurrentRun(dispatch.run_id, dispatch.attempt, dispatch.name, reference_id, self.note_progress, kind)
+        hooks = getattr(attempt.definition, "hooks", NONE).around_run
+        around = Around(hooks, run) if hooks else None
         # Three levels: the task's own exception, a soft limit and a cancel may arrive one upon the other (see gate.py).
         try:
             try:
                 try:
+                    if around is not None:
+                        context.run(self._enter, around, run)
                     if attempt.definition.is_async:
                         context.run(set_current_run, run)
-                        attempt.result = self.loop.run(
-                            self._drive(attempt.definition.fn, attempt.args, attempt.kwargs), context
-                        )
+                        work = functools.partial(attempt.definition.fn, *attempt.args, **attempt.kwargs)
+                        attempt.result = self.loop.run(drive(self._gate, work, around), context)
                     else:
                         attempt.result = context.run(self._call, attempt, run)
                         if is_awaitable(attempt.result):
-                            attempt.result = self._await(attempt, context)
+                            attempt.result = self._await(attempt, context, around)
                 except BaseException as error:  # noqa: BLE001  the boundary of user code
                     gate.leave()
                     attempt.error = error
@@ -173,6 +180,23 @@ class Executor:
             attempt.error = error
         if os.getpid() != self._pid:
             end_forked_copy(attempt.error)
+        if around is not None:
+            context.run(self._leave, around, attempt)
+
+    def _enter(self, around: Around, run: CurrentRun) -> None:
+        set_current_run(run)
+        with beside_workflow():
+            around.enter()
+
+    def _leave(self, around: Around, attempt: Attempt) -> None:
+        """Leave the hooks. That a workflow's function is left to wait is no error; what they raise then has no place to go."""
+        waits = attempt.durable is not None and attempt.durable.leaving
+        with beside_workflow():
+            error = around.leave(None if waits else attempt.error)
+        if not waits:
+            attempt.error = error
+        elif error is not None:
+            _log.error("run %s: a hook around %s failed", attempt.dispatch.run_id, attempt.dispatch.name, exc_info=error)
 
     def _call(self, attempt: Attempt, run: CurrentRun) -> Any:
         set_current_run(run)
@@ -186,7 +210,7 @@ class Executor:
         self._gate.leave()
         return result
 
-    def _await(self, attempt: Attempt, context: contextvars.Context) -> Any:
+    def _await(self, attempt: Attempt, context: contextvars.Context, around: Around | None) -> Any:
         """Await what a function has given that is not asynchronous itself: one that a decorator has put around `async def`."""
         work, attempt.result = attempt.result, None
         if attempt.durable is not None:
@@ -195,14 +219,7 @@ class Executor:
                 f"the function of workflow {attempt.dispatch.name} has returned something to be awaited: a workflow is a plain "
                 "function, also under its decorators; what it awaits are steps (run.step)"
             )
-        return self.loop.run(self._drive(lambda: work, (), {}), context)
-
-    async def _drive(self, fn: Callable[..., Awaitable[Any]], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        self._gate.enter_async()
-        try:
-            return await fn(*args, **kwargs)
-        finally:
-            self._gate.leave()
+        return self.loop.run(drive(self._gate, lambda: work, around), context)
 
     def note_progress(self, fraction: float | None, message: str) -> None:
         """Keep what the run says of its progress, for the keeper to send."""

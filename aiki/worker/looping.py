@@ -10,8 +10,12 @@ import asyncio
 import contextvars
 import inspect
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final
+
+from aiki.hooks import Around
+from aiki.worker.gate import Gate
 
 _LEFTOVER_SECONDS: Final = 2.0
 
@@ -70,6 +74,32 @@ def give_up(value: object) -> None:
     """Nobody is going to await it: let Python not complain of that."""
     if inspect.iscoroutine(value):
         value.close()
+
+
+async def drive(gate: Gate, work: Callable[[], Awaitable[Any]], around: Around | None) -> Any:
+    """Await users' work, with the gate open, inside of the asynchronous hooks if there are any."""
+    if around is None or not around.is_async:
+        return await _gated(gate, work)
+
+    async def settled() -> Any:
+        raised = gate.raised
+        try:
+            return await _gated(gate, work)
+        finally:
+            if gate.raised != raised:
+                # An interrupt that came as the work ended is meant for it: let it not arrive in a hook.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+
+    return await around.drive(settled)
+
+
+async def _gated(gate: Gate, work: Callable[[], Awaitable[Any]]) -> Any:
+    gate.enter_async()
+    try:
+        return await work()
+    finally:
+        gate.leave()
 
 
 async def _cancel_leftovers() -> None:

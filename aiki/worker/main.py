@@ -6,12 +6,14 @@ import gc
 import logging
 import sys
 import threading
+import traceback
 
 import aiki
 from aiki import logs
 from aiki.broker import broker_of
 from aiki.errors import ConfigurationError
 from aiki.settings import hidden
+from aiki.worker import process_hooks
 from aiki.worker.options import EXIT_FAILED, EXIT_USAGE, Options
 from aiki.worker.registry import Registry, load
 from aiki.worker.supervisor import Supervisor
@@ -32,6 +34,12 @@ def main(options: Options) -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"aiki-worker: {error}\n")
         return EXIT_USAGE
+    try:
+        process_hooks.call(registry.hooks, "worker_start")
+    except Exception:  # noqa: BLE001  a hook is users' code, which may raise anything
+        sys.stderr.write(f"aiki-worker: it cannot start:\n{traceback.format_exc()}")
+        return EXIT_FAILED
+    _warn_of_connections()
     try:
         supervisor = Supervisor(options, registry, broker)
     except ConfigurationError as error:
@@ -66,6 +74,17 @@ def _say_hello(worker: str, options: Options, registry: Registry) -> None:
     if threading.active_count() > 1:
         names = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         _log.warning("importing the app started threads (%s): children that are forked do not have them", names)
+
+
+def _warn_of_connections() -> None:
+    """A connection that was opened before the fork is written to and read by all children at once."""
+    there = process_hooks.open_connections()
+    if there:
+        _log.warning(
+            "importing the app left connections open (%s), and children that are forked share them: answers get mixed up. "
+            "Close them in a hook, @app.on_worker_start",
+            ", ".join(there),
+        )
 
 
 def _configure_logging(level: str) -> None:

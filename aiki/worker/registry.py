@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 from aiki import failures
 from aiki.arguments import Arguments
 from aiki.errors import ConfigurationError
+from aiki.hooks import Hooks
 from aiki.retry import RetryPolicy
 from aiki.settings import Settings
 
@@ -57,6 +58,10 @@ class Definition(Protocol):
     def soft_time_limit(self) -> float | None:
         """The soft limit."""
 
+    @property
+    def hooks(self) -> Hooks:
+        """What is called around its runs."""
+
 
 class App(Protocol):
     """What `-A` names."""
@@ -69,15 +74,25 @@ class App(Protocol):
     def settings(self) -> Settings:
         """The app's settings; the worker takes the broker, the namespace and the payload limits from them."""
 
+    @property
+    def hooks(self) -> Hooks:
+        """What it has a worker call."""
+
     def use_broker(self, url: str) -> None:
         """Have this broker in place of the app's own, as if the app had named it."""
 
 
 class Registry:
-    """All definitions of all apps, by name and version. `index` numbers the names, the same in every process of the worker."""
+    """All definitions of all apps, by name and version. `index` numbers the names, the same in every process of the worker.
 
-    def __init__(self, definitions: Mapping[tuple[str, str], Definition], settings: Settings) -> None:
+    :ivar hooks: those of the apps.
+    """
+
+    def __init__(
+        self, definitions: Mapping[tuple[str, str], Definition], settings: Settings, hooks: Sequence[Hooks] = ()
+    ) -> None:
         self.settings = settings
+        self.hooks = hooks
         self.definitions = dict(definitions)
         self.names = sorted({name for name, _ in self.definitions})
         self.index = {name: number for number, name in enumerate(self.names)}
@@ -118,7 +133,8 @@ def load(specs: Sequence[str], broker_url: str | None = None) -> Registry:
             app.use_broker(broker_url)
         settings = apps[0][1].settings
     failures.settle()
-    return Registry(definitions, settings)
+    different = {id(app): app for _, app in apps}
+    return Registry(definitions, settings, [app.hooks for app in different.values()])
 
 
 def find_app(spec: str) -> App:

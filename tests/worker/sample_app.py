@@ -22,6 +22,7 @@ from typing import Any
 from aiki.arguments import Arguments
 from aiki.context import current_run
 from aiki.errors import RetryLater, SoftTimeLimitExceeded, TaskCancelled
+from aiki.hooks import Hooks
 from aiki.retry import RetryPolicy
 from aiki.settings import Settings
 
@@ -35,6 +36,7 @@ class Definition:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    hooks: Hooks = field(default_factory=Hooks)
 
     @functools.cached_property
     def arguments(self) -> Arguments:
@@ -49,6 +51,7 @@ class App:
     def __init__(self) -> None:
         self.settings = Settings.load()
         self.versions: dict[tuple[str, str], Definition] = {}
+        self.hooks = Hooks()
 
     def use_broker(self, url: str) -> None:
         self.settings = replace(self.settings, broker_url=url)
