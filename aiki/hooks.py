@@ -74,7 +74,7 @@ class Hooks:
 
 
 NONE = Hooks()
-"""Of a definition that has no app."""
+"""Of a definition, or an app, that knows of none."""
 
 
 class Around:

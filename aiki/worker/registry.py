@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from aiki import failures
 from aiki.arguments import Arguments
 from aiki.errors import ConfigurationError
-from aiki.hooks import Hooks
+from aiki.hooks import NONE, Hooks
 from aiki.retry import RetryPolicy
 from aiki.settings import Settings
 
@@ -134,7 +134,7 @@ def load(specs: Sequence[str], broker_url: str | None = None) -> Registry:
         settings = apps[0][1].settings
     failures.settle()
     different = {id(app): app for _, app in apps}
-    return Registry(definitions, settings, [app.hooks for app in different.values()])
+    return Registry(definitions, settings, [getattr(app, "hooks", NONE) for app in different.values()])
 
 
 def find_app(spec: str) -> App:
