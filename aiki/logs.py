@@ -55,6 +55,14 @@ def set_up(level: str, *, format: str | None = None, text: str = TEXT, force: bo
     logging.basicConfig(level=number, handlers=[handler], force=force)
 
 
+def revive() -> None:
+    """Have loggers of ours speak again: `logging.config` silences all that are there and that it does not name, unless the
+    application has said `disable_existing_loggers: False`."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] == "aiki":
+            logger.disabled = False
+
+
 def identify(**fields: Any) -> None:
     """Add fields to every JSON line of this process: who it is. None takes one away."""
     _process.update(fields)

@@ -111,3 +111,11 @@ def test_every_command_heeds_the_variable(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env={"AIKI_LOG_FORMAT": "json"}, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert json.loads(done.stderr)["message"] == "hi"
+
+
+def test_our_loggers_speak_again_after_an_application_has_silenced_those_that_were_there() -> None:
+    ours, others = logging.getLogger("aiki.of_this_test"), logging.getLogger("aikido.of_this_test")
+    ours.disabled = others.disabled = True
+    logs.revive()
+    assert not ours.disabled
+    assert others.disabled

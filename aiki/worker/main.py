@@ -29,6 +29,7 @@ def main(options: Options) -> int:
         _configure_logging(options.log_level)
         options.check()
         registry = load(options.apps, options.broker_url)
+        logs.revive()
         settings = registry.settings
         broker = broker_of(settings, what="a worker", declares=False)
     except ConfigurationError as error:

@@ -4,8 +4,10 @@
 * ```` ```python app=NAME replace ````: the module is this alone from here on, and a new worker has taken over.
 * ```` ```python run ````: typed into a Python session that goes on over the whole page; must not raise.
 * ```` ```python run until ````: the same, repeated until it prints what is shown below it.
+* ```` ```python file=PATH ````: lines of that file, which other tests run.
 * ```` ```python shown ````: cannot be run here; its syntax is checked.
 * ```` ```sh run ````: commands of ours that are run; `$NAME` is a name of the session.
+* ```` ```sh start ````: a command of a project in `examples/`, whose README's commands are run.
 * ```` ```sh ````: the set-up of production; commands of ours in it are checked against their options.
 * ```` ```text ```` below one that is run: what it prints; `…` stands for anything.
 """
@@ -30,11 +32,14 @@ class Block:
     code: str
     prints: str | None = None
     app: str = field(init=False, default="")
+    file: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         for word in self.words:
             if word.startswith("app="):
                 self.app = word.removeprefix("app=")
+            elif word.startswith("file="):
+                self.file = word.removeprefix("file=")
 
     def __contains__(self, word: str) -> bool:
         return word in self.words

@@ -6,6 +6,7 @@ import ast
 import json
 import shlex
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,13 @@ def test_the_examples_run(page: Path, running: Running) -> None:
 def test_every_block_says_how_it_is_tested_and_can_be_read(page: Path) -> None:
     for block in blocks_of(page):
         if block.language == "python":
-            known = block.app or "run" in block or "shown" in block or page.name in NOT_RUN_HERE
+            known = block.app or block.file or "run" in block or "shown" in block or page.name in NOT_RUN_HERE
             assert known, f"{block.where}: say how this block is tested (tests/docs/blocks.py)"
+            if block.file:
+                whole = textwrap.dedent((ROOT / block.file).read_text())
+                lines = "".join(f"\n{line.strip()}" for line in block.code.strip().splitlines())
+                there = "".join(f"\n{line.strip()}" for line in whole.splitlines())
+                assert f"{lines}\n" in f"{there}\n", f"{block.where}: these lines are not in {block.file}"
             compile(block.code, block.where, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         elif block.language == "sh":
             for words in commands(block):

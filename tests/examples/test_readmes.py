@@ -61,3 +61,11 @@ def test_what_it_requires_is_what_these_tests_run_with(name: str) -> None:
     for line in (ROOT / "examples" / name / "requirements.txt").read_text().split():
         required, _, least = line.partition(",")[0].partition(">=")
         assert [int(n) for n in version(required).split(".")[:2]] >= [int(n) for n in least.split(".")]
+
+
+@pytest.mark.parametrize(("guide", "name"), [("django", "django_shop"), ("flask", "flask_shop")])
+def test_the_guides_commands_are_among_those_of_the_readme(guide: str, name: str) -> None:
+    def commands(page: Path) -> set[str]:
+        return {line for block in blocks_of(page) if block.language == "sh" for line in block.code.splitlines()}
+
+    assert commands(ROOT / "docs" / "guides" / f"{guide}.md") <= commands(ROOT / "examples" / name / "README.md")
