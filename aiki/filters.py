@@ -24,6 +24,7 @@ from typing import Final, Literal
 from aiki.errors import FilterError
 from aiki.ids import parse_id
 from aiki.states import ACTIVE, State
+from aiki.zones import moments, since_epoch, wall
 
 MAX_TEXT: Final = 2000
 MAX_TERMS: Final = 40
@@ -68,8 +69,10 @@ _SPANS: Final = re.compile(rf"(?:{_SPAN.pattern})+")
 _UNITS: Final = {"ms": 1000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND, "d": 86400 * SECOND, "w": 604800 * SECOND}
 _KINDS: Final = ("task", "workflow")
 _HEX: Final = re.compile(r"[0-9a-f-]{1,36}")
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_LAST: Final = 253_402_300_799 * SECOND
+_SHOWN: Final = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d{3}) (?:UTC|([+-]\d\d:\d\d) [\w/+-]{1,40})", re.ASCII)
+"""A time as the dashboard writes it."""
+LAST: Final = 253_402_300_799 * SECOND
+"""The last second that has a year of four digits."""
 
 
 # ---------------------------------------------------------------- values
@@ -415,36 +418,46 @@ def span_of(text: str) -> int:
         return round(float(text) * SECOND)
     if not text.isascii() or len(text) > 40 or not _SPANS.fullmatch(text):
         raise ValueError(text)
-    return min(sum(round(float(number) * _UNITS[unit]) for number, unit in _SPAN.findall(text)), _LAST)
+    return min(sum(round(float(number) * _UNITS[unit]) for number, unit in _SPAN.findall(text)), LAST)
 
 
-def moments_of(text: str, now: int) -> tuple[int, int]:
-    """The first microsecond of a time, and the first one after it: a date is a whole day. UTC unless it says otherwise.
+def moments_of(text: str, now: int, zone: dt.tzinfo = dt.UTC) -> tuple[int, int]:
+    """The first microsecond of a time, and the first one after it: a date is a whole day. Of `zone`, unless it says otherwise.
 
-    Relative times (`15m`, `7d`) are so long before `now`. Raises ValueError.
+    Relative times (`15m`, `7d`) are so long before `now`. What clocks show twice, when they are put back, is from the first to
+    the last of the two; what they never show is no time at all, at the moment at which they are put ahead. Raises ValueError.
     """
-    day = 86400 * SECOND
     if text == "now":
         return now, now + 1
-    if text in ("today", "yesterday"):
-        start = now - now % day - (day if text == "yesterday" else 0)
-        return start, start + day
     if text.isascii() and len(text) <= 40 and _SPANS.fullmatch(text):
         start = max(0, now - span_of(text))
         return start, start + 1
-    if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
-        start = _since_epoch(dt.datetime.fromisoformat(text))
-        return start, start + day
-    if not re.match(r"\d{4}-\d\d-\d\d[T ]", text, re.ASCII):
-        raise ValueError(text)
-    start = _since_epoch(dt.datetime.fromisoformat(text))
+    try:
+        if text in ("today", "yesterday"):
+            return _day(wall(now, zone).date() - dt.timedelta(days=text == "yesterday"), zone)
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+            return _day(dt.date.fromisoformat(text), zone)
+        shown = _SHOWN.fullmatch(text)
+        if shown is not None:
+            start = since_epoch(dt.datetime.fromisoformat(shown[1] + (shown[2] or "Z")))
+            return start, start + SECOND // 1000
+        if not re.match(r"\d{4}-\d\d-\d\d[T ]", text, re.ASCII):
+            raise ValueError(text)
+        given = dt.datetime.fromisoformat(text)
+        start, last = moments(given, zone) if given.tzinfo is None else (since_epoch(given),) * 2
+    except OverflowError:
+        raise ValueError(text) from None
+    if last < start:
+        return start, start
     minute = re.fullmatch(r"\S{10}.\d\d:?\d\d(Z|[+-]\S+)?", text)
-    return start, start + (60 * SECOND if minute else 1)
+    return start, last + (60 * SECOND if minute else 1)
 
 
-def _since_epoch(moment: dt.datetime) -> int:
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
-    return (aware - _EPOCH) // dt.timedelta(microseconds=1)
+def _day(date: dt.date, zone: dt.tzinfo) -> tuple[int, int]:
+    start = moments(dt.datetime.combine(date, dt.time()), zone)[0]
+    if date == dt.date.max:
+        return start, start + 86400 * SECOND
+    return start, moments(dt.datetime.combine(date + dt.timedelta(days=1), dt.time()), zone)[0]
 
 
 _READERS: Final[dict[Kind, Callable[[str, _Raw], Value]]] = {

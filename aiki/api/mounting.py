@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OWN: Final = frozenset(
     {"audit", "batches", "dead", "definitions", "find", "healthz", "keys", "metrics", "names", "namespace", "queues", "readyz"}
-    | {"runs", "schedules", "settings", "sign-in", "sign-out", "static", "theme", "users", "webhooks", "workers"}
+    | {"runs", "schedules", "settings", "sign-in", "sign-out", "static", "theme", "time-zone", "users", "webhooks", "workers"}
 )
 """How addresses of ours begin, beside those of the API."""
 API: Final = ("api", "v1")

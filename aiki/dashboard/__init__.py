@@ -27,6 +27,7 @@ from aiki.dashboard import (
     settings,
     signin,
     steering,
+    time_zone,
     users,
     webhooks,
     workers,
@@ -53,6 +54,7 @@ PAGES = (
     users,
     webhooks,
     settings,
+    time_zone,
 )
 """The modules whose pages are registered when they are imported."""
 

@@ -14,6 +14,7 @@ from aiki.api.problems import Refused
 from aiki.api.requests import store
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.views import page
+from aiki.dashboard.zone import reader_zone
 from aiki.ids import parse_id
 from aiki.storage.auditing import AuditFilter, AuditView
 
@@ -31,7 +32,7 @@ def audit() -> Response:
     for name in ("since", "until"):
         try:
             if name in asked:
-                moments[name] = filters.moments_of(asked[name], now)[0]
+                moments[name] = filters.moments_of(asked[name], now, reader_zone())[0]
         except ValueError:
             problem = f"{name}: {asked[name][:40]!r} is not a time; say 15m, 24h, 7d (ago), today or 2026-11-01T12:00Z"
     where = AuditFilter(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gzip
+from datetime import UTC
 from typing import Any, Final
 
 from flask import Blueprint, Flask, Response, current_app, g, request
 
+from aiki import words, zones
 from aiki.api import guard, masking, mounting
 from aiki.api.access import Principal
 from aiki.api.people import known_namespaces
 from aiki.api.problems import Refused
 from aiki.api.requests import backend, store
-from aiki.dashboard import assets, charts, csrf, formatting, nav
+from aiki.dashboard import assets, charts, csrf, formatting, nav, zone
 from aiki.errors import Unavailable
 
 blueprint = Blueprint("dashboard", __name__, template_folder="templates")
@@ -27,6 +29,7 @@ def install_filters(app: Flask) -> None:
     """Make the ways of showing things known to the templates."""
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(formatting.FILTERS)
+    app.jinja_env.filters.update({"exact": zone.exact, "minute": zone.minute, "zoned": zone.zoned})
     app.jinja_env.filters["unsecret"] = masking.visible_text
     app.jinja_env.filters["unsecret_filter"] = masking.visible_filter
 
@@ -47,6 +50,7 @@ def _known() -> dict[str, Any]:
         "namespace": _namespace(),
         "namespaces": _namespaces,
         "theme": theme(),
+        "zone": zones.name_of(zone.reader_zone()),
         "pages_known": current_app.view_functions,
         "asset": assets.url_of,
         "home": f"{request.script_root}/",
@@ -77,6 +81,13 @@ def _namespaces() -> list[str]:
 def _before() -> None:
     if request.method == "POST":
         csrf.check()
+    else:
+        words.ZONE.set(zone.reader_zone())
+
+
+@blueprint.teardown_request
+def _after_all(_error: BaseException | None) -> None:
+    words.ZONE.set(UTC)
 
 
 @blueprint.after_request

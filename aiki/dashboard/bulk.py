@@ -13,6 +13,7 @@ from aiki.api.problems import Refused, invalid
 from aiki.api.requests import store
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.views import done, page
+from aiki.dashboard.zone import meant
 from aiki.errors import FilterError, RunConflict
 from aiki.filters import parse
 from aiki.ids import parse_id
@@ -123,7 +124,7 @@ def _operation() -> Operation:
 
 def _target() -> Target:
     if "all" in request.values:
-        return Target(q=masking.check_filter(parse(request.values.get("q", ""))).text)
+        return Target(q=meant(masking.check_filter(parse(request.values.get("q", "")))).text)
     return Target(ids=tuple(_chosen()))
 
 

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 from urllib.parse import quote
+
+from aiki import zones
 
 SECOND: Final = 1_000_000
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
-def moment(us: int) -> datetime:
-    """A time in microseconds since the epoch, in UTC."""
-    return datetime.fromtimestamp(us // SECOND, UTC).replace(microsecond=us % SECOND)
-
-
 def iso(us: int) -> str:
     """As machines read it."""
-    return moment(us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return zones.wall(us, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def exact(us: int) -> str:
-    """As people read it, in UTC, to the millisecond."""
-    return f"{moment(us):%Y-%m-%d %H:%M:%S}.{us % SECOND // 1000:03d} UTC"
+def exact(us: int, zone: tzinfo = UTC) -> str:
+    """As people read it, to the millisecond, with the zone: `2026-11-01 12:00:00.000 UTC`, `… 21:00:00.000 +09:00 Asia/Tokyo`.
+
+    Filters take it as it is written (`aiki.filters.moments_of`).
+    """
+    there = zones.wall(us, zone)
+    shown = f"{there:%Y-%m-%d %H:%M:%S}.{us % SECOND // 1000:03d}"
+    return f"{shown} UTC" if there.tzinfo is UTC else f"{shown} {_offset(there)} {zones.name_of(zone)}"
+
+
+def minute(us: int, zone: tzinfo = UTC) -> str:
+    """To the minute, for lists whose head names the zone; the offset tells what clocks show twice."""
+    there = zones.wall(us, zone)
+    return f"{there:%Y-%m-%d %H:%M}" + ("" if there.tzinfo is UTC else f" {_offset(there)}")
+
+
+def _offset(there: datetime) -> str:
+    text = f"{there:%z}"
+    return f"{text[:3]}:{text[3:5]}"
 
 
 def seconds(value: float) -> str:
@@ -96,7 +109,6 @@ def term(field: str, value: object) -> str:
 
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "iso": iso,
-    "exact": exact,
     "duration": duration,
     "seconds": seconds,
     "ago": ago,

@@ -7,10 +7,11 @@ from typing import Final, NamedTuple
 
 from flask import Response, request, url_for
 
+from aiki import zones
 from aiki.api.access import needs
 from aiki.api.requests import store
 from aiki.clock import SECOND
-from aiki.dashboard import formatting
+from aiki.dashboard import zone
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.views import page, shared
 from aiki.storage.attention import Attention
@@ -82,7 +83,7 @@ def overview() -> Response:
 
 def _told(step: Throughput) -> str:
     counts = ", ".join(f"{getattr(step, kind):,} {kind}" for kind in KINDS if getattr(step, kind))
-    return f"{formatting.exact(step.at)[:16]} UTC: {counts or 'nothing ended'}"
+    return f"{zone.minute(step.at)} {zones.name_of(zone.reader_zone())}: {counts or 'nothing ended'}"
 
 
 def _todo(item: Attention) -> Todo:

@@ -13,6 +13,7 @@ from aiki.api.requests import store
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.bulk import OPERATIONS
 from aiki.dashboard.views import COLUMNS_COOKIE, page, shared
+from aiki.dashboard.zone import meant
 from aiki.errors import ConfigurationError, FilterError
 from aiki.filters import Filter, parse
 from aiki.ids import parse_id
@@ -71,19 +72,21 @@ class Tab(NamedTuple):
 def runs() -> Response:
     """Runs, newest first: `?q=` filters them, `?after=` and `?before=` begin where another page ended."""
     q = request.args.get("q", "").strip()
-    values: dict[str, Any] = {"q": q, "runs": [], "error": None, "chips": [], "found": None, "count": None}
+    values: dict[str, Any] = {"q": q, "asked": q, "runs": [], "error": None, "chips": [], "found": None, "count": None}
     status = 200
     try:
         where = masking.check_filter(parse(q))
-        found = _found(where, request.args)
+        asked = meant(where)
+        values["asked"] = asked.text
+        found = _found(asked, request.args)
         values |= {"runs": found.runs, "found": found, "chips": _chips(where), "tabs": _tabs(where)}
         if request.args.get("part") is None and q and found.complete:  # counting looks at least as long as finding did
-            values["count"] = store().count(where, COUNTED)
+            values["count"] = store().count(asked, COUNTED)
     except FilterError as error:
         status = 400
         values |= {"error": (str(error), error.position), "tabs": _tabs(Filter())}
     values["columns"] = columns = _columns()
-    values["exports"] = _exports(q)
+    values["exports"] = _exports(values["asked"])
     values["pages"] = {} if values["found"] is None else _pages(q, values["found"])
     response = page(
         "runs.html", parts={"rows": "runs_rows.html"}, status=status, all_columns=COLUMNS, bulk_verbs=BULK, **values

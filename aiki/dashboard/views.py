@@ -11,9 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 from flask import Response, current_app, g, make_response, redirect, render_template, request
 
+from aiki import zones
 from aiki.api.access import principal
 from aiki.api.problems import Refused
 from aiki.api.requests import store
+from aiki.dashboard.zone import reader_zone
 
 P = ParamSpec("P")
 
@@ -50,7 +52,8 @@ def shared(view: Callable[P, Response]) -> Callable[P, Response]:
         if request.args.get("part") is None:
             return view(*args, **kwargs)
         kept: dict[tuple[str, ...], _Kept] = current_app.extensions.setdefault("aiki.dashboard.parts", {})
-        key = (store().namespace, principal().role, request.full_path, request.cookies.get(COLUMNS_COOKIE, ""))
+        shown = request.cookies.get(COLUMNS_COOKIE, ""), zones.name_of(reader_zone())
+        key = (store().namespace, principal().role, request.full_path, *shown)
         now = time.monotonic()
         found = kept.get(key)
         if found is None or found.until < now:

@@ -116,7 +116,7 @@ class Child:
         parts = (self._lock, self._connection, self._ledger, self._inbox, self._gate, self._slot, shared)
         self._port = Port(*parts, identity.wake, self._leaving, registry.settings, self._abandon, self._executor.loop)
         self._keeper = Keeper(self._lock, self.upkeep, self._busy)
-        self._log = RunLog() if registry.settings.run_logs else None
+        self._log = RunLog(clock=shared.now) if registry.settings.run_logs else None
         self._current: Job | None = None
         self._durable: Execution | None = None
         self._left_since = 0.0

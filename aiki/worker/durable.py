@@ -147,9 +147,7 @@ class Host:
 
     def now(self) -> int:
         """See `aiki.workflow_run.Host`."""
-        offset = self._port.shared.clock_offset
-        here = offset + time.monotonic_ns() // 1000 if offset else time.time_ns() // 1000
-        self._latest = max(self._latest, here)
+        self._latest = max(self._latest, self._port.shared.now())
         return self._latest
 
     def report(self, steps: list[Step]) -> None:

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from typing import Any, Final
 
+from aiki.clock import Clock, now_us
 from aiki.context import current_run_or_none
 from aiki.logs import masked
 
@@ -22,10 +23,14 @@ Line = list[Any]
 
 
 class RunLog(logging.Handler):
-    """See the module. `waiting`: something is to be reported; to be looked at without a lock."""
+    """See the module. `waiting`: something is to be reported; to be looked at without a lock.
 
-    def __init__(self, level: int = logging.INFO) -> None:
+    :param clock: the server's: records stand beside what the database tells, whatever this machine's clock says.
+    """
+
+    def __init__(self, level: int = logging.INFO, clock: Clock = now_us) -> None:
         super().__init__(level)
+        self._clock = clock
         self._lines: deque[tuple[str, Line]] = deque()
         self._bytes = 0
         self._numbers = itertools.count(1)
@@ -48,7 +53,9 @@ class RunLog(logging.Handler):
         except Exception:  # noqa: BLE001  what is logged is the user's: its texts may do anything
             self.handleError(record)
             return
-        line = [next(self._numbers), int(record.created * 1e6), record.levelname.lower(), record.name, message, run.step]
+        # Between the record and now this machine's clock has counted, a moment as a rule; handlers may come late.
+        logged_at = self._clock() - max(0, now_us() - int(record.created * 1e6))
+        line = [next(self._numbers), logged_at, record.levelname.lower(), record.name, message, run.step]
         self._lines.append((run.id.replace("-", ""), line))
         self._bytes += len(message) + 100
         while len(self._lines) > MAX_RECORDS or self._bytes > MAX_BYTES:

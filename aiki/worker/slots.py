@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import mmap
 import struct
+import time
 from typing import Final, NamedTuple
 
+from aiki.clock import now_us
 from aiki.worker.revoked import Revoked
 
 ENTRIES: Final = 1024
@@ -328,6 +330,11 @@ class Shared:
     @clock_offset.setter
     def clock_offset(self, value: int) -> None:
         self._words[_CLOCK] = max(0, value)
+
+    def now(self) -> int:
+        """The server's clock, microseconds since the Unix epoch; this machine's while nobody has told it."""
+        offset = self.clock_offset
+        return offset + time.monotonic_ns() // 1000 if offset else now_us()
 
     @property
     def draining(self) -> bool:

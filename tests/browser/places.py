@@ -115,6 +115,7 @@ PLACES: dict[str, Addresses] = {
     "dashboard.webhooks": lambda site: {"webhooks": "/webhooks"},
     "dashboard.webhook": lambda site: {"webhook": f"/webhooks/{_webhook(site)}"},
     "dashboard.ask_webhook": lambda site: {"ask delete webhook": f"/webhooks/{_webhook(site)}/delete"},
+    "dashboard.time_zone": lambda site: {"time zone": "/time-zone", "time zone of": "/time-zone?next=/runs"},
     "dashboard.settings": lambda site: {"settings": "/settings", "settings checked": "/settings?check=1"},
     "dashboard.runs": lambda site: _of(site, lambda name, _: name.startswith("runs")),
     "dashboard.bulk": lambda site: _of(site, lambda name, _: name.startswith("bulk")),

@@ -36,7 +36,7 @@ def call(fn: Any) -> BaseException | None:
     gate = Gate(slot)
     gate.arm(0, 0.0)
     settings = SimpleNamespace(history_steps=100, history_bytes=10_000, payload_limit=1000)
-    shared = SimpleNamespace(clock_offset=0)
+    shared = SimpleNamespace(now=lambda: 0)
     ledger = SimpleNamespace(size=0, add_steps=lambda *_: None)
     port = Port(
         *(threading.Lock(), cast(Any, None), cast(Ledger, ledger), cast(Any, None), gate, slot, cast(Shared, shared), 0),

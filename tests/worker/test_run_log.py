@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +76,18 @@ def test_exceptions_and_secrets(log: RunLog) -> None:
     ((*_, message, _),) = log.take(ONE)
     assert message.startswith("it failed\nTraceback")
     assert "hunter22" not in message
+
+
+def test_times_are_those_of_the_servers_clock() -> None:
+    there = [7_000_000_000_000]
+    made = RunLog(clock=lambda: there[0])
+    enter(ONE)
+    record = logging.LogRecord("shop", logging.INFO, __file__, 1, "hello", None, None)
+    record.created = time.time() - 90  # a handler that comes late
+    made.emit(record)
+    set_current_run(None)
+    ((_, logged_at, *_),) = made.take(ONE)
+    assert there[0] - 120_000_000 < logged_at <= there[0] - 90_000_000
 
 
 def test_a_message_that_cannot_be_made_hurts_nobody(log: RunLog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,13 @@
   const $ = (selector, within = document) => within.querySelector(selector);
   const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
   const home = document.body.dataset.home; // the address of the first page
-  const offset = Number(document.body.dataset.now) / 1000 - Date.now(); // the server's clock decides
+  // The server's clock decides: as the page, and each answer since, told it, and counted on by a clock that nobody sets.
+  let offset = Number(document.body.dataset.now) / 1000 - performance.now();
+  const learn = (answer) => {
+    const told = Number(answer.headers.get("Aiki-Time"));
+    if (told) offset = told / 1000 - performance.now();
+  };
+  const now = () => performance.now() + offset;
 
   // ------------------------------------------------------------ times
   const units = [[86400, "d"], [3600, "h"], [60, "min"]];
@@ -27,10 +33,16 @@
     for (const [size, unit] of units) if (apart >= size) { text = Math.floor(apart / size) + " " + unit; break; }
     return ms > 0 ? text + " ago" : "in " + text;
   };
+  let apartFrom = Date.now() - performance.now();
   const tick = () => {
-    const now = Date.now() + offset;
+    const drift = Date.now() - performance.now();
+    if (Math.abs(drift - apartFrom) > 2000) { // this machine has slept, or its clock was set: which of the two nobody tells
+      apartFrom = drift;
+      fetch($("link[rel=icon]").href, { method: "HEAD", cache: "no-store" }).then(learn).catch(() => {});
+    }
+    const at = now();
     for (const time of $$("time[datetime]")) {
-      const apart = now - Date.parse(time.dateTime);
+      const apart = at - Date.parse(time.dateTime);
       const text = time.className === "since" ? span(Math.max(0, apart / 1000)) : ago(apart);
       if (time.textContent !== text) time.textContent = text;
     }
@@ -39,19 +51,24 @@
 
   // ------------------------------------------------------------ live parts
   const live = $("#live");
-  let paused = sessionStorage.getItem("paused") === "1", heard = Date.now(), stale = false;
-  const loaded = Date.now();
+  let paused = sessionStorage.getItem("paused") === "1", heard = now(), stale = false;
+  const loaded = performance.now();
   const show = () => {
     if (!live) return;
     live.hidden = !$("[data-live]");
     live.className = "quiet" + (stale ? " stale" : paused ? " paused" : "");
     live.setAttribute("aria-pressed", String(paused));
-    const at = new Date(heard).toLocaleTimeString([], { hour12: false });
-    $("span", live).textContent = stale ? "Stale since " + at : paused ? "Paused" : "Live";
+    $("span", live).textContent = stale ? "Stale since " + clock(heard) : paused ? "Paused" : "Live";
+  };
+  const clock = (ms) => { // the time of day there, and where
+    const zone = document.body.dataset.zone;
+    for (const timeZone of [zone, "UTC"]) {
+      try { return new Date(ms).toLocaleTimeString("en-GB", { timeZone, hour12: false }) + " " + timeZone; } catch { /* a zone that the browser does not know */ }
+    }
   };
   const busy = () => $("dialog[open]") || document.hidden || (getSelection() && !getSelection().isCollapsed);
   const renew = (force) => {
-    const now = Date.now();
+    const now = performance.now();
     for (const part of $$("[data-live]")) {
       follow(part);
       const every = part._followed && !stale ? (part._wanted ? 1 : 5) : Number(part.dataset.live);
@@ -97,10 +114,11 @@
   document.addEventListener("htmx:after:request", (event) => {
     const response = event.detail.ctx && event.detail.ctx.response;
     if (!response || !event.target.matches("[data-live]")) return;
+    learn(response);
     if (response.status === 401) location.reload();
     if (response.status < 400) {
       event.target._tag = response.headers.get("ETag") || "";
-      heard = Date.now();
+      heard = now();
       stale = false;
     } else stale = true;
     show();
@@ -258,6 +276,18 @@
   };
 
   // ------------------------------------------------------------ choosing
+  const own = $("[data-own-zone]");
+  if (own) {
+    // Browsers may have another spelling, such as Asia/Calcutta for Asia/Kolkata.
+    const spelt = (timeZone) => { try { return Intl.DateTimeFormat("en", { timeZone }).resolvedOptions().timeZone; } catch { return ""; } };
+    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone, options = [...own.form.elements.zone.options];
+    const option = options.find((one) => one.value === zone) || options.find((one) => spelt(one.value) === zone);
+    if (option) {
+      own.hidden = false;
+      own.textContent = "Use this computer's: " + option.value;
+      own.addEventListener("click", () => { option.selected = true; own.form.requestSubmit(); });
+    }
+  }
   for (const button of $$("[data-hide]")) button.hidden = true;
   document.addEventListener("change", (event) => { if (event.target.matches("select[data-choose]")) event.target.form.submit(); });
 
