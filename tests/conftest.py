@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import services
 from tests.services import MariaServer, RabbitServer
@@ -21,6 +22,10 @@ SHARED: dict[str, Callable[[], RabbitServer | MariaServer]] = {
 """The servers that all tests share, by the names of their fixtures."""
 
 pytest_plugins = ["tests.selection"]
+
+# How long an example takes says how busy the machine is, and is no defect.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(scope="session")

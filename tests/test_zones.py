@@ -6,7 +6,7 @@ import datetime as dt
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiki import zones
@@ -26,7 +26,6 @@ def zone_of(name: str) -> dt.tzinfo:
     return found
 
 
-@settings(deadline=None)
 @given(OF_2026, st.sampled_from(NAMES))
 def test_each_moment_is_within_what_a_clock_shows_then(second: int, name: str) -> None:
     zone, at = zone_of(name), second * SECOND
@@ -38,7 +37,6 @@ def test_each_moment_is_within_what_a_clock_shows_then(second: int, name: str) -
     assert at in (first, last)
 
 
-@settings(deadline=None)
 @given(OF_2026, st.sampled_from(NAMES))
 def test_days_follow_each_other_without_a_gap(second: int, name: str) -> None:
     zone = zone_of(name)
