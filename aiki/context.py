@@ -7,12 +7,14 @@ import logging
 import math
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, Final, NoReturn, Protocol
 
 from aiki.errors import AikiError, NotDurable
+from aiki.retry import NO_POLICY, Tries
 
 ProgressSink = Callable[[float | None, str], None]
 
@@ -35,20 +37,29 @@ class _RunLogger(logging.LoggerAdapter[logging.Logger]):
 class CurrentRun:
     """The run whose code is executing now.
 
-    :ivar attempt: 1 for the first execution; inside a step of a workflow, the step's.
+    :ivar attempt: 1 for the first execution, and one more for each after it, whoever asked for that; inside a step of a
+        workflow, the step's, which begins anew where an operator retries the workflow.
     :ivar name: the task's or workflow's name; inside a step, the step's.
     :ivar reference_id: what it was enqueued with, if anything.
     :ivar step: inside a step of a workflow, its ordinal; else None.
     :ivar kind: `task`, `workflow` or `step`.
     """
 
-    __slots__ = ("_hex", "_logger", "_sink", "attempt", "kind", "name", "reference_id", "step")
+    __slots__ = ("_hex", "_logger", "_sink", "_tries", "attempt", "kind", "name", "reference_id", "step")
 
     def __init__(
-        self, run_id: str, attempt: int, name: str, reference_id: str | None, sink: ProgressSink, kind: str = "task"
+        self,
+        run_id: str,
+        attempt: int,
+        name: str,
+        reference_id: str | None,
+        sink: ProgressSink,
+        kind: str = "task",
+        tries: Tries | None = None,
     ) -> None:
         self._hex = run_id
         self._sink = sink
+        self._tries = tries or NO_POLICY
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
         self.attempt = attempt
         self.name = name
@@ -56,9 +67,10 @@ class CurrentRun:
         self.step: int | None = None
         self.kind = kind
 
-    def for_step(self, ordinal: int, attempt: int, name: str) -> CurrentRun:
+    def for_step(self, ordinal: int, attempt: int, name: str, max_attempts: int = 1) -> CurrentRun:
         """What code inside that step of this run sees; for the worker."""
-        inner = CurrentRun(self._hex, attempt, name, self.reference_id, self._sink, "step")
+        tries = Tries(attempt, max_attempts)
+        inner = CurrentRun(self._hex, attempt, name, self.reference_id, self._sink, "step", tries)
         inner.step = ordinal
         return inner
 
@@ -75,6 +87,21 @@ class CurrentRun:
         The run's id; inside a step of a workflow, which is one of several, the id and the step's ordinal.
         """
         return self.id if self.step is None else f"{self.id}:{self.step}"
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts the retry policy allows, the first included; 1 without a policy. It is the policy of this run
+        (`options(retry=...)`), or else of the task; inside a step of a workflow, that of the step."""
+        return self._tries.of
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether the retry policy allows no attempt after this one: if it raises, the run has failed (or the step).
+
+        After an operator's retry the policy begins anew, and so does this; crashes of the process are not counted. A policy may
+        give up earlier (`give_up_on`), and `RetryLater` always leads to another attempt.
+        """
+        return self._tries.last
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -101,12 +128,19 @@ class CurrentRun:
 _current: ContextVar[CurrentRun | None] = ContextVar("aiki_current_run", default=None)
 
 
+_stand_in: ContextVar[CurrentRun | None] = ContextVar("aiki_stand_in_run", default=None)
+"""What a task sees as its run where it is called as a plain function, as in its tests."""
+
+
 def current_run() -> CurrentRun:
     """The run whose code calls this.
 
-    :raises NoCurrentRun: no run is being executed here: plain code, a test, or a thread that the task started itself.
+    In a task that is called as a plain function where no run is executed, as in its tests, it is a run that nobody has
+    recorded: with an id of its own, in its first attempt, under the task's retry policy. Its progress goes nowhere.
+
+    :raises NoCurrentRun: no run is being executed here: plain code, or a thread that the task started itself.
     """
-    run = _current.get()
+    run = _current.get() or _stand_in.get()
     if run is None:
         raise NoCurrentRun(
             "current_run() was called outside of a run; it works in code that a worker executes (in threads of your own, "
@@ -116,8 +150,25 @@ def current_run() -> CurrentRun:
 
 
 def current_run_or_none() -> CurrentRun | None:
-    """The run whose code calls this, or None outside of any."""
+    """The run whose code calls this, or None outside of any, also in a task that is called as a plain function."""
     return _current.get()
+
+
+def called_directly(name: str, max_attempts: int) -> Token[CurrentRun | None] | None:
+    """A task is called as a plain function: have it see a run if there is none; to be given to `return_from`."""
+    if _current.get() is not None or _stand_in.get() is not None:
+        return None
+    return _stand_in.set(CurrentRun(uuid.uuid4().hex, 1, name, None, _nowhere, tries=Tries(1, max_attempts)))
+
+
+def return_from(call: Token[CurrentRun | None] | None) -> None:
+    """The function that was called directly has returned."""
+    if call is not None:
+        _stand_in.reset(call)
+
+
+def _nowhere(_fraction: float | None, _message: str) -> None:
+    """Where the progress of a run goes that nobody has recorded."""
 
 
 def set_current_run(run: CurrentRun | None) -> None:
@@ -320,13 +371,13 @@ def inside_workflow(run: DurableRun, stuck: Callable[[], object] | None = None) 
 
 
 @contextmanager
-def inside_step(ordinal: int, attempt: int, name: str = "") -> Iterator[None]:
+def inside_step(ordinal: int, attempt: int, name: str = "", max_attempts: int = 1) -> Iterator[None]:
     """While a step of the workflow runs: calls of tasks are plain calls, and `current_run()` is that of the step."""
     here = _here
     if here is not None:
         here.in_step = True
     run = _current.get()
-    token = None if run is None else _current.set(run.for_step(ordinal, attempt, name or run.name))
+    token = None if run is None else _current.set(run.for_step(ordinal, attempt, name or run.name, max_attempts))
     try:
         yield
     finally:

@@ -345,6 +345,7 @@ is_options: Final = f.Fields(
         "k": f.word,
         "tp": f.ascii_text(256),
         "sg": f.ascii_text(16),
+        "un": f.count,
     }
 )
 """A run's options, as far as they are known (`aiki.messages.OPT_*`)."""

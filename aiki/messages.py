@@ -58,6 +58,11 @@ class Dispatch(NamedTuple):
     input: str
     options: dict[str, Any]
 
+    @property
+    def counted(self) -> int:
+        """Which attempt it is as the retry policy counts: 1 for the first, and for the first after an operator's retry."""
+        return max(1, self.attempt - int(self.options.get(OPT_UNCOUNTED, 0)))
+
 
 OPT_TIME_LIMIT: Final = "tl"
 """Hard limit in seconds: the child is killed."""
@@ -65,6 +70,8 @@ OPT_SOFT_TIME_LIMIT: Final = "sl"
 """Soft limit in seconds: `SoftTimeLimitExceeded` is raised in the task."""
 OPT_RETRY: Final = "rp"
 """A `RetryPolicy` on the wire that overrides the definition's."""
+OPT_UNCOUNTED: Final = "un"
+"""How many of the run's attempts its retry policy does not count: crashes, and all those before an operator's retry."""
 OPT_BIND_FIRST: Final = "bf"
 """1: an earlier dispatch of the run vanished with its worker. Report `started` and have it confirmed before user code
 runs, so that a next crash is charged to it."""

@@ -6,12 +6,31 @@ import builtins
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from aiki.errors import AikiError, ConfigurationError, RetryLater, SoftTimeLimitExceeded
 
 MAX_DELAY = 30 * 86400.0
 """Seconds. The longest pause before another attempt: longer ones are refused in a policy, and cut in `RetryLater`."""
+
+
+class Tries(NamedTuple):
+    """Where an execution stands in its retry policy.
+
+    :ivar counted: 1 for the first that the policy counts.
+    :ivar of: how many there are at most.
+    """
+
+    counted: int = 1
+    of: int = 1
+
+    @property
+    def last(self) -> bool:
+        """Whether the policy allows none after this one."""
+        return self.counted >= self.of
+
+
+NO_POLICY: Final = Tries()
 
 
 def asked_delay(error: RetryLater) -> float:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, cast
 from aiki import ids, tracing
 from aiki.arguments import Arguments, Call, as_call
 from aiki.clock import SECOND
-from aiki.context import executing_workflow, refuse_in_workflow, workflow_here
+from aiki.context import (
+    called_directly,
+    current_run_or_none,
+    executing_workflow,
+    refuse_in_workflow,
+    return_from,
+    workflow_here,
+)
 from aiki.errors import AikiError, ConfigurationError, NotDurable
 from aiki.handle import Handle
 from aiki.hooks import Hooks
@@ -115,7 +122,21 @@ class Task(Generic[P, R]):
         run = workflow_here()
         if run is not None:
             return cast(R, run.call_task(self, args, kwargs))
-        return self.fn(*args, **kwargs)
+        if self.is_async and current_run_or_none() is None:
+            return cast(R, self._await(cast("Coroutine[Any, Any, R]", self.fn(*args, **kwargs))))
+        call = called_directly(self.name, self.retry.max_attempts)
+        try:
+            return self.fn(*args, **kwargs)
+        finally:
+            return_from(call)
+
+    async def _await(self, called: Coroutine[Any, Any, R]) -> R:
+        """A function that is written as `async def`: the run that it sees is there while it is awaited."""
+        call = called_directly(self.name, self.retry.max_attempts)
+        try:
+            return await called
+        finally:
+            return_from(call)
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"

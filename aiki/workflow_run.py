@@ -41,7 +41,7 @@ from aiki.history import CANCELLED, COMPLETED, FAILED, TIMED_OUT, Step, Wait, Wa
 from aiki.model import NewRun
 from aiki.options import Seconds, check_step_name, seconds
 from aiki.replay import Changed, Left, Replay, Stop, Suspended, digest_of
-from aiki.retry import RetryPolicy, asked_delay
+from aiki.retry import NO_POLICY, RetryPolicy, Tries, asked_delay
 
 if TYPE_CHECKING:
     from aiki.futures import Future
@@ -67,6 +67,7 @@ class StepCall:
     soft: float = 0.0
     hard: float = 0.0
     retry_delay: float = -1.0
+    max_attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class About:
     version: str
     attempt: int
     reference_id: str | None = None
+    tries: Tries = NO_POLICY
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -176,6 +178,21 @@ class WorkflowRun:
         if in_own_code(self):
             return self._value("attempt", lambda: self._about.attempt)
         return self._about.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts the workflow's own retry policy allows. Recorded where the workflow's code asks for it."""
+        if in_own_code(self):
+            return self._value("max_attempts", lambda: self._about.tries.of)
+        return self._about.tries.of
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether that policy allows no attempt after this one; it begins anew with an operator's retry. Recorded where the
+        workflow's code asks for it: in each replay it is what it was then."""
+        if in_own_code(self):
+            return self._value("is_last_attempt", lambda: self._about.tries.last)
+        return self._about.tries.last
 
     @property
     def reference_id(self) -> str | None:
@@ -328,7 +345,7 @@ class WorkflowRun:
         self._persist()  # nothing may depend on what is not recorded
         began = self._host.now()
         error: BaseException | None = None
-        call = StepCall(step, attempt, *limits, -1.0 if killed is None else killed)
+        call = StepCall(step, attempt, *limits, -1.0 if killed is None else killed, policy.max_attempts)
         try:
             value = self._host.execute(fn, *_own_copies(args, kwargs, known), call)
             payload = None if value is None else self._carried(value, step.name, known)

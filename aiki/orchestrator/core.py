@@ -295,6 +295,7 @@ def _charge_crash(row: RunRow, report: Report, rules: Rules, effects: Effects, o
         _die(row, rules.now, f"executing it killed its process {row.crashes} times; the last time: {text}", kind)
         return
     row.attempt += 1
+    row.skip_attempt()
     # At once after the first crash (most are the machine's fault), then ever later.
     delay = 0.0 if row.crashes == 1 else float(min(2 ** (row.crashes - 1) - 1, 60))
     _go_again(row, effects, rules.now, delay, f"retry: attempt {row.attempt} after a crash")

@@ -107,6 +107,8 @@ class Effects:
     """Runs whose children are to be cancelled, those up to this ordinal: compensations start later ones."""
     reset: dict[bytes, list[int]] = field(default_factory=dict)
     """Steps that are to be done again, by run."""
+    renew: list[bytes] = field(default_factory=list)
+    """Workflows whose open steps are to be tried as often as at first."""
     told_again: list[bytes] = field(default_factory=list)
     """Runs that have ended, and whose parents are to be told once more."""
     followed: list[bytes] = field(default_factory=list)
@@ -369,6 +371,12 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
         writes.update("aiki_inbox", ("ordinal",), namespace, taken, ("run_id", "id"))
         for run_id, ordinals in effects.reset.items():
             self.reset_steps(writes, namespace, run_id, ordinals, effects, now)
+        for run_id in effects.renew:
+            writes.run(
+                "UPDATE aiki_steps SET attempt = 0, due_at = NULL WHERE namespace = ? AND run_id = ? AND state = 'open' "
+                "AND kind IN ('step', 'undo') AND attempt > 0",
+                (namespace, run_id),
+            )
         for run_id, last in sorted(effects.cancel_children.items()):
             writes.run(
                 f"{self.db.insert_ignore} INTO aiki_inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "

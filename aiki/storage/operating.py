@@ -80,6 +80,8 @@ def retry_row(row: RunRow, effects: Effects, now: int) -> None:
 def retry(row: RunRow, effects: Effects, now: int) -> None:
     """Have one locked run that has failed, is dead or was cancelled go on; a workflow from where it failed.
 
+    Its retry policy, and those of a workflow's open steps, begin anew; the attempts that are shown go on. It expires no more.
+
     :raises RunConflict: what the workflow had done was undone already.
     """
     failed = json.loads(row.failed_at) if row.failed_at else {}
@@ -93,6 +95,9 @@ def retry(row: RunRow, effects: Effects, now: int) -> None:
         effects.reset[row.id] = failed["at"]
     row.state = State.QUEUED.value
     row.attempt += 1
+    row.count_anew()
+    if row.is_workflow:
+        effects.renew.append(row.id)
     row.crashes = row.idle_dispatches = row.cancel_requested = row.pause_requested = 0
     row.error_type = row.error_message = row.waiting_on = row.cancel_reason = row.failed_at = None
     row.finished_at = row.expires_at = row.progress = row.progress_message = None

@@ -22,6 +22,7 @@ from aiki.storage.auditing import Audited
 from aiki.storage.history import INBOX_COLUMNS, STEP_COLUMNS
 from aiki.storage.installing import Installing
 from aiki.storage.operating import _raw
+from aiki.storage.rows import own_options
 from aiki.storage.steering import Steering
 
 
@@ -84,12 +85,12 @@ class Rerunning(Steering, Installing):
         return self._do(work, "rerun", copy.id, lambda: made)
 
     def options_of(self, run_id: str) -> dict[str, object]:
-        """The options that a run was recorded with, sparse."""
+        """The options that a run was enqueued with, sparse."""
         sql = "SELECT options FROM aiki_runs WHERE namespace = ? AND id = ?"
         row = self.db.read(
             lambda connection: self.db.execute(connection, sql, (self.namespace, ids.to_bytes(run_id))).fetchone()
         )
-        return dict(json.loads(row[0])) if row and row[0] else {}
+        return own_options(row[0]) if row else {}
 
     def rerun_of(self, run_id: str) -> str | None:
         """The run that a run was made from, or None."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiki import ids
 from aiki.codec import Payload
 from aiki.history import History
-from aiki.messages import OPT_BIND_FIRST, OPT_CANCEL, OPT_HISTORY, OPT_KIND, OPT_REFERENCE, Dispatch
+from aiki.messages import OPT_BIND_FIRST, OPT_CANCEL, OPT_HISTORY, OPT_KIND, OPT_REFERENCE, OPT_UNCOUNTED, Dispatch
 from aiki.model import Attempt, RunView
 from aiki.states import State
 
@@ -92,6 +92,20 @@ class RunRow:
         """One of the run's options."""
         return json.loads(self.options).get(key, default) if self.options else default
 
+    def count_anew(self) -> None:
+        """Have the retry policy count from the present attempt on: as its first, whatever was before."""
+        self._leave_uncounted(self.attempt - 1)
+
+    def skip_attempt(self) -> None:
+        """Have the retry policy not count the attempt that was just added: the one before it did not fail by itself."""
+        self._leave_uncounted(self.option(OPT_UNCOUNTED, 0) + 1)
+
+    def _leave_uncounted(self, attempts: int) -> None:
+        options = own_options(self.options)
+        if attempts:
+            options[OPT_UNCOUNTED] = attempts
+        self.options = json.dumps(options, separators=(",", ":")) if options else None
+
 
 _TERMINAL = frozenset({State.COMPLETED.value, State.FAILED.value, State.CANCELLED.value, State.DEAD.value})
 
@@ -107,7 +121,6 @@ MUTABLE: tuple[str, ...] = tuple(
         "version",
         "partition_no",
         "reference_id",
-        "options",
         "parent_id",
         "parent_ordinal",
         "followers",
@@ -153,6 +166,13 @@ def dispatch_of(row: RunRow, payload: Payload, history: History | None = None) -
     return Dispatch(
         row.id.hex(), row.epoch, row.name, row.version, row.attempt, row.partition_no, payload.encoding, payload.text, options
     )
+
+
+def own_options(recorded: str | None) -> dict[str, Any]:
+    """A run's recorded options as it was enqueued with them: without what its attempts have added."""
+    options: dict[str, Any] = json.loads(recorded) if recorded else {}
+    options.pop(OPT_UNCOUNTED, None)
+    return options
 
 
 def dispatch_options(recorded: str | None, reference_id: str | None, kind: str) -> dict[str, Any]:

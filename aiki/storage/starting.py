@@ -7,7 +7,6 @@ a row of `links` has it told of the end. A run that waits for the workflow is re
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +19,7 @@ from aiki.model import Accepted, NewRun, Outgoing
 from aiki.states import State
 from aiki.storage.creating import Creating
 from aiki.storage.database import Writes
-from aiki.storage.rows import payload_of
+from aiki.storage.rows import own_options, payload_of
 
 if TYPE_CHECKING:
     from aiki.storage.applying import Effects
@@ -184,7 +183,7 @@ class Starting(Creating):
         effects.children.append(
             NewRun(
                 *(str(own), name, payload_of(encoding, data), queue, version, kind),
-                options=json.loads(options) if options else {},
+                options=own_options(options),
                 parent_id=run_id,
                 parent_ordinal=ordinal,
             )

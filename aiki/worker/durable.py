@@ -40,7 +40,7 @@ from aiki.worker.gate import CANCEL, SOFT, Gate
 from aiki.worker.inbox import Inbox
 from aiki.worker.ledger import Ledger
 from aiki.worker.looping import Loop, drive, is_awaitable
-from aiki.worker.registry import Definition
+from aiki.worker.registry import Definition, tries_of
 from aiki.worker.slots import Entry, Shared, Slot
 from aiki.worker.stopping import end_forked_copy, fell_with_the_worker
 from aiki.workflow_run import About, Continued, StepCall, WorkflowRun
@@ -221,7 +221,7 @@ class Host:
         before = self._port.gate.softened
         try:
             traced = tracing.step(call.step.name, call.step.ordinal, call.attempt)
-            with traced, inside_step(call.step.ordinal, call.attempt, call.step.name):
+            with traced, inside_step(call.step.ordinal, call.attempt, call.step.name, call.max_attempts):
                 return self._surround(fn, args, kwargs)
         except BaseException as raised:
             error = self._meant(raised, before)
@@ -336,7 +336,8 @@ class Execution:
         hooks = getattr(definition, "hooks", NONE).around_run
         self._host = Host(port, dispatch, history, index, progress, hooks)
         about = About(
-            dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt, dispatch.options.get(messages.OPT_REFERENCE)
+            *(dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt),
+            *(dispatch.options.get(messages.OPT_REFERENCE), tries_of(dispatch, definition)),
         )
         self.run = WorkflowRun(self._host, self._replay, about, definition.arguments, self._host.take_limit)
         self._host.give_back = self._give_back

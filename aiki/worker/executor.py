@@ -39,7 +39,7 @@ from aiki.worker.describe import describe
 from aiki.worker.durable import Execution
 from aiki.worker.gate import CANCEL, SOFT, Gate
 from aiki.worker.looping import Loop, drive, give_up, is_awaitable
-from aiki.worker.registry import Definition
+from aiki.worker.registry import Definition, tries_of
 from aiki.worker.stopping import end_forked_copy, fell_with_the_worker
 
 _log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Attempt:
 def timeout_delay(dispatch: Dispatch, definition: Definition) -> float:
     """Seconds until the next attempt if this one is killed at its hard limit; -1 for no next attempt."""
     try:
-        delay = Attempt(dispatch, definition, 0).policy().next_delay(TimeLimitExceeded(), dispatch.attempt)
+        delay = Attempt(dispatch, definition, 0).policy().next_delay(TimeLimitExceeded(), dispatch.counted)
     except ConfigurationError:
         return -1.0
     return -1.0 if delay is None else delay
@@ -152,7 +152,8 @@ class Executor:
     def _run(self, attempt: Attempt, context: contextvars.Context) -> None:
         dispatch, gate = attempt.dispatch, self._gate
         reference_id, kind = dispatch.options.get(messages.OPT_REFERENCE), attempt.definition.kind
-        run = CurrentRun(dispatch.run_id, dispatch.attempt, dispatch.name, reference_id, self.note_progress, kind)
+        tries = tries_of(dispatch, attempt.definition)
+        run = CurrentRun(dispatch.run_id, dispatch.attempt, dispatch.name, reference_id, self.note_progress, kind, tries)
         hooks = getattr(attempt.definition, "hooks", NONE).around_run
         around = Around(hooks, run) if hooks else None
         # Three levels: the task's own exception, a soft limit and a cancel may arrive one upon the other (see gate.py).
@@ -271,7 +272,7 @@ class Executor:
             body["delay"], body["asked"], body["outcome"] = asked_delay(error), 1, "retried"
             return messages.RETRY
         try:
-            delay = attempt.policy().next_delay(error, attempt.dispatch.attempt)
+            delay = attempt.policy().next_delay(error, attempt.dispatch.counted)
         except Exception as failure:  # noqa: BLE001  the policy looks at the user's exception type, which may do anything
             body["message"] = f"{body['message']} (and its retry policy cannot be applied: {describe(failure).message})"
             return messages.FAILED

@@ -15,7 +15,8 @@ from aiki import failures
 from aiki.arguments import Arguments
 from aiki.errors import ConfigurationError
 from aiki.hooks import NONE, Hooks
-from aiki.retry import RetryPolicy
+from aiki.messages import OPT_RETRY, Dispatch
+from aiki.retry import RetryPolicy, Tries
 from aiki.settings import Settings
 
 
@@ -61,6 +62,12 @@ class Definition(Protocol):
     @property
     def hooks(self) -> Hooks:
         """What is called around its runs."""
+
+
+def tries_of(dispatch: Dispatch, definition: Definition) -> Tries:
+    """Which attempt a dispatch is as the run's retry policy counts, and how many there are."""
+    wire = dispatch.options.get(OPT_RETRY)
+    return Tries(dispatch.counted, definition.retry.max_attempts if wire is None else wire.get("max_attempts", 1))
 
 
 class App(Protocol):

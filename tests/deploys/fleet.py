@@ -20,6 +20,7 @@ from aiki.classes import CLASSES
 from aiki.context import inside_step
 from aiki.history import History, Step
 from aiki.messages import Report
+from aiki.model import NewRun
 from aiki.orchestrator import core
 from aiki.orchestrator.core import Source
 from aiki.orchestrator.live import Skill
@@ -30,6 +31,7 @@ from aiki.worker.describe import describe
 from aiki.worker.durable import Execution
 from aiki.worker.executor import Attempt, Executor
 from aiki.worker.gate import Gate
+from aiki.worker.registry import tries_of
 from aiki.worker.slots import Shared
 from aiki.workflow_run import About, StepCall, WorkflowRun
 from tests.storage.bench import Bench
@@ -95,7 +97,11 @@ class Fleet:
     def enqueue(self, release: Release, name: str, *args: Any, **kwargs: Any) -> str:
         """What `enqueue` records; the run's id."""
         release.act()
-        run = getattr(release, name).plain._new_run(args, kwargs)
+        return self.send(release, getattr(release, name).plain._new_run(args, kwargs))
+
+    def send(self, release: Release, run: NewRun) -> str:
+        """Have a run recorded; its id."""
+        release.act()
         self.bench._take(self.bench.store.create_runs([run], claim=5).outgoing)
         return ids.to_bytes(run.id).hex()
 
@@ -170,7 +176,8 @@ class Durable(Execution):
         history = History.from_wire(None if wire is None else json.loads(json.dumps(wire)))
         self._replay = Replay(dispatch.name, history, Limits())
         self.host = Host(fleet, self._replay, release, run)
-        about = About(dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt)
+        tries = tries_of(dispatch, attempt.definition)
+        about = About(dispatch.run_id, dispatch.name, dispatch.version, dispatch.attempt, tries=tries)
         self.run = WorkflowRun(self.host, self._replay, about, attempt.definition.arguments)
         self._host = self.host  # type: ignore[assignment]
         self._call = None
@@ -210,7 +217,7 @@ class Host:
             self._fleet.bench.report(self._run, (messages.STEPS, {"s": steps}), source=self._release.worker)
 
     def execute(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], call: StepCall) -> Any:
-        with inside_step(call.step.ordinal, call.attempt):
+        with inside_step(call.step.ordinal, call.attempt, call.step.name, call.max_attempts):
             assert not inspect.iscoroutinefunction(fn)
             return fn(*args, **kwargs)
 
