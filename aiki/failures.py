@@ -97,11 +97,18 @@ def find_class(name: str) -> type[Exception] | None:
     return None
 
 
+def _with_traceback(error: StepFailed) -> StepFailed:
+    """Have its traceback shown wherever this error, or one that it is the cause of, is shown."""
+    if error.traceback:
+        error.add_note(f"Where {error.step} failed:\n{error.traceback.rstrip()}")
+    return error
+
+
 def step_error(step: str, type_name: str, message: str, traceback: str, arguments: str | None, state: str) -> Exception:
     """What a function meets at a step that failed."""
     if type_name == SOFT_LIMIT:
-        return StepTimedOut(step, type_name, message, traceback, state)
-    told = StepFailed(step, type_name, message, traceback, state)
+        return _with_traceback(StepTimedOut(step, type_name, message, traceback, state))
+    told = _with_traceback(StepFailed(step, type_name, message, traceback, state))
     again = make(type_name, arguments)
     if again is None:
         return told

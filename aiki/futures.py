@@ -11,7 +11,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from aiki import history, ids
 from aiki.clock import SECOND
-from aiki.errors import ConfigurationError, EventTimeout, NotDurable, StepFailed
+from aiki.errors import ConfigurationError, EventTimeout, NotDurable
 from aiki.history import CANCELLED, COMPLETED, FAILED, OPEN, TIMED_OUT, Step, Wait, ranges
 from aiki.replay import digest_of
 from aiki.workflow_run import WorkflowRun
@@ -121,8 +121,7 @@ class RunFuture(Future[R_co]):
             if end.payload is None:
                 return cast(R_co, None)
             return cast(R_co, self._run._decoded(end.payload, f"result of {self._step.name}", self.ordinal))
-        error = StepFailed(self._step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome)
-        raise self._run._noted(error, [self._step.ordinal])
+        raise self._run._noted(self._run._told_by(self._step, end), [self._step.ordinal])
 
     @property
     def _failed(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from aiki import fields as f
 from aiki.codec import JSON, Payload
 from aiki.errors import MessageError
+from aiki.failure import Failure
 from aiki.ids import parse_id
 from aiki.retry import RetryPolicy
 
@@ -132,6 +133,7 @@ class Arrival(NamedTuple):
     :ivar id: 32 hex digits, unique for the run: the child's id, the event's, the waking's.
     :ivar ordinal: the step that it answers, or that took it; None for an event that nobody has taken.
     :ivar outcome: of a child: the state that it ended in.
+    :ivar text: what it carries; of a child that has failed, a `Failure`, which former releases neither tell nor read.
     """
 
     id: str
@@ -147,7 +149,16 @@ class Arrival(NamedTuple):
     @property
     def payload(self) -> Payload | None:
         """The child's result or the event's data; None where it is None."""
+        if self.kind == CHILD_ENDED and self.outcome != COMPLETED:
+            return None
         return None if self.encoding is None or self.text is None else Payload(self.encoding, str(self.text))
+
+    @property
+    def failure(self) -> Failure | None:
+        """What a child that has failed tells of its error; None where nothing is told: its end is of a former release."""
+        if self.kind != CHILD_ENDED or self.outcome == COMPLETED or self.text is None:
+            return None
+        return Failure.from_text(str(self.text))
 
     def wakes(self, ordinal: int, name: str) -> bool:
         """Whether this waking is meant for that sleep. One that names no ordinals (of an earlier release) goes by the name."""

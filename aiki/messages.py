@@ -168,8 +168,9 @@ STARTED: Final = "started"
 COMPLETED: Final = "completed"
 """Body: `ms` it took, `e` and `r`: encoding and text of the result (both absent when the result is None)."""
 FAILED: Final = "failed"
-"""It raised and is not to be retried. Body: `ms`, `type`, `message`, `tb` (traceback text), `outcome` (see attempts); of a
-workflow: `at`: ordinals of the steps that it failed at, `undone`: 1 if compensations were run."""
+"""It raised and is not to be retried. Body: `ms`, `type`, `message`, `tb` (traceback text), `outcome` (see attempts); `a`: the
+error's arguments (JSON text), if it can be made anew from them; of a workflow: `at`: ordinals of the steps that it failed at,
+`undone`: 1 if compensations were run."""
 RETRY: Final = "retry"
 """It raised and is to be executed again. Body: as `failed`, and `delay` in seconds; `asked`: 1 for `RetryLater`."""
 CRASHED: Final = "crashed"
@@ -325,7 +326,7 @@ _are_keys: Final = f.list_of(is_value_key, MAX_STEPS)
 _BODIES: Final[dict[str, f.Fields]] = {
     STARTED: f.Fields({"ms": f.millis}),
     COMPLETED: f.Fields(_RESULT),
-    FAILED: f.Fields(_RAISED),
+    FAILED: f.Fields({**_RAISED, "a": f.data}),
     RETRY: f.Fields({**_RAISED, "delay": f.seconds}),
     CRASHED: f.Fields(_RAISED),
     CANCELLED: f.Fields({**_ENDED, "met": f.flag}),

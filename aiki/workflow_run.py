@@ -31,13 +31,14 @@ from aiki.errors import (
     PayloadError,
     RetryLater,
     SoftTimeLimitExceeded,
+    StepFailed,
     TaskCancelled,
     TimeLimitExceeded,
     WorkflowCancelled,
     WorkflowChanged,
 )
 from aiki.failures import SOFT_LIMIT, arguments_of, make, step_error, work_done
-from aiki.history import CANCELLED, COMPLETED, FAILED, TIMED_OUT, Step, Wait, Waits
+from aiki.history import CANCELLED, COMPLETED, FAILED, TIMED_OUT, Arrival, Step, Wait, Waits
 from aiki.model import NewRun
 from aiki.options import Seconds, check_step_name, seconds
 from aiki.replay import Changed, Left, Replay, Stop, Suspended, digest_of
@@ -51,6 +52,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 E = TypeVar("E", bound=BaseException)
 
+FOREIGN: Final = "error"
+"""The choice that a run's error is met as `StepFailed`, for its class is not here."""
 _UNCHANGING: Final = frozenset({str, int, float, bool, bytes, type(None)})
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -418,6 +421,30 @@ class WorkflowRun:
         if arguments is not None and kind != SOFT_LIMIT and make(kind, arguments) is None:
             self._unreadable(f"the exception {kind} that {step.name} raised cannot be made anew here", step.ordinal)
         return step_error(step.name, kind, more.get("m", ""), str(more.get("tb", "")), arguments, step.state)
+
+    def _told_by(self, step: Step, end: Arrival) -> Exception:
+        """The error of a run that the workflow has started: what a call of the same task would raise."""
+        kind, message, failure = end.error_type or end.outcome, end.error_message or "", end.failure
+        if failure is None:  # not told, as in histories of former releases
+            return StepFailed(step.name, kind, message, "", end.outcome)
+        arguments = failure.arguments
+        if arguments is not None and kind != SOFT_LIMIT and self._is_foreign(step, kind, arguments):
+            arguments = None
+        return step_error(step.name, kind, message, failure.traceback, arguments, end.outcome)
+
+    def _is_foreign(self, step: Step, kind: str, arguments: str) -> bool:
+        """Whether an exception that the run's process can make anew is met as text here: its class may be another
+        application's, which executes the task. Recorded where it is met first, so that each replay meets the same."""
+        digest = digest_of(f"error of {step.ordinal}")
+        if self._replay.take(history.CHOICE, FOREIGN, digest) is not None:
+            return True
+        if make(kind, arguments) is not None:
+            return False
+        if self._replay.replaying:  # it was met as itself
+            self._unreadable(f"the exception {kind} that {step.name} raised cannot be made anew here", step.ordinal)
+        choice = self._replay.issue(history.CHOICE, FOREIGN, digest)
+        self._replay.put(choice._replace(state=COMPLETED, more={"e": codec.JSON, "r": "true"}))
+        return True
 
     def _noted(self, error: E, ordinals: list[int]) -> E:
         """The error that is about to be raised in the function."""

@@ -161,6 +161,9 @@ def _completed(row: RunRow, report: Report, rules: Rules, effects: Effects, outc
 def _failed(row: RunRow, report: Report, rules: Rules, effects: Effects, outcome: Outcome) -> None:
     kind, text = _error(report)
     effects.attempts.append(_attempt(row, report, rules.now, report.body.get("outcome", "failed"), kind, text))
+    arguments = report.body.get("a")
+    if arguments is not None:
+        effects.error_arguments[row.id] = arguments
     _fail(row, rules.now, kind, text)
     row.started_at = rules.now - _ms(report) * 1000
     if row.is_workflow:

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from aiki import ids
 from aiki.clock import SECOND, Clock
-from aiki.codec import Payload
+from aiki.codec import JSON, Payload
 from aiki.fingerprint import fingerprint
-from aiki.history import CHILD_ENDED, COMPLETED, Arrival, Step
+from aiki.history import Arrival, Step
 from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
@@ -37,25 +37,11 @@ from aiki.storage.rows import (
     run_row,
 )
 from aiki.storage.run_logs import LogRecord, RunLogs
-from aiki.storage.starting import CLAIM_SECONDS, Starting, sign
+from aiki.storage.starting import CLAIM_SECONDS, ERROR
 from aiki.storage.tallying import Tally
+from aiki.storage.telling import ATTEMPT_COLUMNS, FAILED, TRACEBACK_AT, Failures, Telling, tell_parent
 from aiki.storage.webhooks import Announcing
 
-ATTEMPT_COLUMNS = (
-    "namespace",
-    "run_id",
-    "epoch",
-    "number",
-    "outcome",
-    "error_type",
-    "error_message",
-    "traceback",
-    "worker",
-    "signal_name",
-    "exit_code",
-    "started_at",
-    "finished_at",
-)
 ATTEMPTS_KEPT = 100
 """Attempts of a run that are kept, the newest: a poll that raises RetryLater may make millions."""
 ATTEMPTS_LOOKED_AT = 16
@@ -70,6 +56,8 @@ class Effects:
     """What a decision wants beside the changed rows. Filled by the decision, written in the same transaction."""
 
     results: list[tuple[bytes, Payload]] = field(default_factory=list)
+    error_arguments: dict[bytes, str] = field(default_factory=dict)
+    """Of runs that fail: the arguments from which their errors can be made anew, as JSON text."""
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
     """Rows of `ATTEMPT_COLUMNS` without the namespace."""
     turned: dict[bytes, int] = field(default_factory=dict)
@@ -160,7 +148,7 @@ class Applied:
 Decide = Callable[[dict[bytes, RunRow], Effects], None]
 
 
-class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
+class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
     """Changing runs."""
 
     db: Database
@@ -247,6 +235,7 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
         writes = Writes(self.db, connection)
         self._update_runs(writes, namespace, rows, effects, now)
         results = [(namespace, run_id, "result", p.encoding, self.db.blob(p.text)) for run_id, p in effects.results]
+        results += [(namespace, run_id, ERROR, JSON, self.db.blob(text)) for run_id, text in effects.error_arguments.items()]
         writes.insert("aiki_payloads", PAYLOAD_COLUMNS, results)
         writes.insert("aiki_attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
         self._drop_old_attempts(writes, namespace, effects)
@@ -262,7 +251,7 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
         if effects.ended:
             self.announce_ends(connection, namespace, effects.ended, now)
         started = self.start_children(connection, namespace, effects)
-        self._write_arrivals(connection, namespace, effects, now)
+        self.write_arrivals(connection, namespace, effects, now)
         loaded = self.outgoing(connection, namespace, due_now)
         if loaded.left:
             self.leave(connection, namespace, loaded.left, now)
@@ -278,6 +267,7 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
         by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         results = dict(effects.results)
+        failures = Failures(effects)
         tally = Tally(now)
         failed: list[RunRow] = []
         revived: list[bytes] = []
@@ -292,9 +282,9 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
             if before != row.state and not may_follow(State(before), State(row.state), operator=effects.operator):
                 raise AssertionError(f"run {row.run_id}: {before} may not become {row.state}")
             if before != row.state:
-                if row.state in _FAILED:
+                if row.state in FAILED:
                     failed.append(row)
-                elif before in _FAILED:
+                elif before in FAILED:
                     revived.append(row.id)
             if row.ended:
                 row.waits = None
@@ -304,7 +294,7 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
                     effects.forget.add(delivery_id(row.id, EXPIRY_EPOCH))
                 if before != row.state:
                     effects.ended.append(row)
-                    _tell_parent(row, results, effects)
+                    tell_parent(row, results, failures, effects)
             tally.add(row)
             if row.updated_at != now:
                 row.updated_at = now
@@ -315,6 +305,7 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
         if (body := tally.body) is not None:
             writes.insert("aiki_tallies", ("namespace", "id", "body"), [(namespace, ids.new_id().bytes, body)])
         writes.delete("DELETE FROM aiki_failures WHERE namespace = ? AND run_id", (namespace,), revived)
+        writes.delete(f"DELETE FROM aiki_payloads WHERE role = '{ERROR}' AND namespace = ? AND run_id", (namespace,), revived)
         writes.insert("aiki_failures", FAILURE_COLUMNS, failure_rows(namespace, failed, effects.attempts))
 
     # ------------------------------------------------------------ workflows
@@ -386,31 +377,6 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
                 (now, namespace, run_id, last),
             )
 
-    def _write_arrivals(self, connection: sa.Connection, namespace: str, effects: Effects, now: int) -> None:
-        rows = [
-            histories.arrival_row(self.db, namespace, run_id, arrival, now, taken=taken)
-            for run_id, arrival, taken in effects.arrivals
-        ]
-        if rows:
-            self.db.insert_new(
-                connection, "aiki_inbox", histories.INBOX_COLUMNS, sorted(rows, key=lambda row: (row[1], row[2]))
-            )
-        into = f"{self.db.insert_ignore} INTO aiki_inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
-        end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM aiki_runs r "
-        result = "LEFT JOIN aiki_payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
-        of = "WHERE r.namespace = ? AND r.id = ?"
-        for run_id in (*effects.followed, *effects.told_again):
-            sql = "SELECT parent_id, ordinal FROM aiki_links WHERE namespace = ? AND run_id = ?"
-            for parent, ordinal in self.db.execute(connection, sql, (namespace, run_id)).fetchall():
-                sql = f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}"
-                told = bytes.fromhex(sign(run_id, ordinal))
-                self.db.execute(connection, sql, (parent, told, ordinal, now, namespace, run_id))
-        for run_id in effects.told_again:
-            sql = (
-                f"{into} r.parent_id, r.id, 'child', r.name, r.parent_ordinal, {end} {result} {of} AND r.parent_id IS NOT NULL"
-            )
-            self.db.execute(connection, sql, (now, namespace, run_id))
-
     def delete_deliveries(self, connection: sa.Connection, namespace: str, delivery_ids: Sequence[bytes]) -> None:
         """Delete deliveries by their own ids; absent ones are passed over."""
         self.db.where_in(connection, "DELETE FROM aiki_deliveries WHERE namespace = ? AND id", (namespace,), delivery_ids)
@@ -450,33 +416,11 @@ class Applying(Starting, Dispatching, Announcing, Auditing, Marking, RunLogs):
         return due_now
 
 
-def _tell_parent(row: RunRow, results: dict[bytes, Payload], effects: Effects) -> None:
-    """A run has ended: what its parent is told."""
-    if row.followers:
-        effects.followed.append(row.id)
-    if row.parent_id is None:
-        return
-    result = results.get(row.id)
-    failed = row.state != COMPLETED
-    arrival = Arrival(
-        row.run_id,
-        CHILD_ENDED,
-        row.name,
-        row.parent_ordinal,
-        row.state,
-        None if result is None else result.encoding,
-        None if result is None else result.text,
-        row.error_type if failed else None,
-        row.error_message if failed else None,
-    )
-    effects.arrivals.append((bytes(row.parent_id), arrival, False))
-
-
 def failure_rows(
     namespace: str, failed: Sequence[RunRow], attempts: Sequence[tuple[Any, ...]]
 ) -> list[tuple[bytes | str | int, ...]]:
     """Rows of `FAILURE_COLUMNS` for runs that have just failed, by the error of each and the traceback of its attempt."""
-    tracebacks = {attempt[0]: attempt[_TRACEBACK_AT] for attempt in attempts} if failed else {}
+    tracebacks = {attempt[0]: attempt[TRACEBACK_AT] for attempt in attempts} if failed else {}
     return [
         (
             namespace,
@@ -489,6 +433,4 @@ def failure_rows(
     ]
 
 
-_TRACEBACK_AT = ATTEMPT_COLUMNS.index("traceback") - 1
-_FAILED = frozenset({State.FAILED.value, State.DEAD.value})
 _STATE_AT = SELECT_RUN.split(", ").index("state")

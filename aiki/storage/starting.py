@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from aiki import ids
+from aiki.codec import JSON
 from aiki.errors import ReferenceConflict, RunConflict
+from aiki.failure import Failure
 from aiki.history import CHILD_ENDED, FAILED, Arrival
 from aiki.model import Accepted, NewRun, Outgoing
 from aiki.states import State
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from aiki.storage.applying import Effects
 
 CLAIM_SECONDS: Final = 10.0
+ERROR: Final = "error"
+"""The role of the payload that keeps the arguments of a failed run's error."""
 MAX_WAITING: Final = 10_000
 """Runs that are looked at to find out whether a run waits for another one."""
 MAX_RERUNS: Final = 50
@@ -99,9 +103,25 @@ class Starting(Creating):
         self.db.insert_new(connection, "aiki_links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
         if State(state) in _ENDED:
             text = None if encoding is None else payload_of(encoding, data).text
+            if text is None and (text := self.failure_of(connection, namespace, holder)) is not None:
+                encoding = JSON
             told = (encoding, text, error_type, message)
             arrival = Arrival(sign(holder, ordinal), CHILD_ENDED, run.name, ordinal, state, *told)
             effects.arrivals.append((parent, arrival, False))
+
+    def failure_of(self, connection: sa.Connection, namespace: str, run_id: bytes) -> str | None:
+        """What those who follow a run are told of its error (a `Failure` as text); None: it has not failed."""
+        sql = (
+            "SELECT r.state, p.data FROM aiki_runs r LEFT JOIN aiki_payloads p ON p.namespace = r.namespace "
+            f"AND p.run_id = r.id AND p.role = '{ERROR}' WHERE r.namespace = ? AND r.id = ?"
+        )
+        found = self.db.execute(connection, sql, (namespace, run_id)).fetchone()
+        if found is None or State(found[0]) not in (State.FAILED, State.DEAD):
+            return None
+        sql = "SELECT traceback FROM aiki_attempts WHERE namespace = ? AND run_id = ? ORDER BY epoch DESC LIMIT 1"
+        attempt = self.db.execute(connection, sql, (namespace, run_id)).fetchone()
+        arguments = None if found[1] is None else bytes(found[1]).decode("ascii")
+        return Failure(arguments, (attempt[0] or "") if attempt else "").to_text()
 
     def _waits_for(self, connection: sa.Connection, namespace: str, one: bytes, other: bytes) -> bool:
         """Whether `one` is `other`, or waits for it: has started it or follows it, or a run that does."""

@@ -110,7 +110,8 @@ payloads = sa.Table(
     sa.PrimaryKeyConstraint("namespace", "run_id", "role"),
     **_OPTIONS,
 )
-"""A run's `input` and `result`. No result row for a completed run means that the result is None."""
+"""A run's `input` and `result`. No result row for a completed run means that the result is None. `error`: the arguments from
+which the error of a failed run can be made anew."""
 
 deliveries = sa.Table(
     "aiki_deliveries",

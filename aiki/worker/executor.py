@@ -30,7 +30,7 @@ from aiki.errors import (
     TimeLimitExceeded,
     WorkflowCancelled,
 )
-from aiki.failures import work_done
+from aiki.failures import arguments_of, work_done
 from aiki.hooks import NONE, Around
 from aiki.messages import Dispatch, Report
 from aiki.retry import RetryPolicy, asked_delay
@@ -249,6 +249,8 @@ class Executor:
                 attempt.error, attempt.final = error, True
         if attempt.error is not None:
             kind = self._classify_error(attempt, attempt.error, body)
+            if kind == messages.FAILED and (arguments := arguments_of(attempt.error)) is not None:
+                body["a"] = arguments
         body["ms"] = (time.monotonic_ns() - attempt.began) // 1_000_000
         return Report(kind, dispatch.run_id, dispatch.epoch, body)
 

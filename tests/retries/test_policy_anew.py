@@ -290,5 +290,3 @@ def test_in_a_run_a_direct_call_sees_that_run(app: Aiki) -> None:
         assert inner() == (5, 3, False, run.id)
     finally:
         set_current_run(None)
-
-

@@ -87,10 +87,10 @@ def test_each_end_of_a_child_brings_its_parent_on(bench: Bench) -> None:
         (late, expire, (0, "cancelled", None, "Expired", "it had not started by the time it expires")),
         (child(), lambda part: bench.complete(part, {"x": 1}), (0, "completed", '{"x":1}', None, None)),
         (child(), lambda part: bench.complete(part), (0, "completed", None, None, None)),
-        (child(), lambda part: bench.fail(part, message="broken"), (0, "failed", None, "ValueError", "broken")),
+        (child(), lambda part: bench.fail(part, message="broken"), (0, "failed", "{}", "ValueError", "broken")),
         (child(), lambda part: bench.cancel(part), (0, "cancelled", None, None, None)),
         (child("shop.sub", "workflow"), lambda part: bench.cancel(part, at_once=True), (0, "cancelled", None, None, None)),
-        (child(), crash, (0, "dead", None, "WorkerCrashed")),
+        (child(), crash, (0, "dead", "{}", "WorkerCrashed")),
     ]
     for part, end, told in cases:
         run = follows(bench, part)
@@ -188,7 +188,7 @@ def test_a_reference_id_leads_to_a_run_that_has_ended(bench: Bench, fails: bool)
     run = follows(bench, child(reference="r-1"))
     bench.stir()
     assert bench.state(run) == QUEUED
-    assert ends(bench, run)[0][:3] == ((0, "failed", None) if fails else (0, "completed", "7"))
+    assert ends(bench, run)[0][:3] == ((0, "failed", "{}") if fails else (0, "completed", "7"))
 
 
 def test_several_steps_and_several_workflows_may_follow_one_run(bench: Bench) -> None:

@@ -1,0 +1,120 @@
+"""Who is told of the end of a run: the workflow that has started it, and those that follow it; and what they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from aiki.codec import JSON, Payload
+from aiki.failure import Failure
+from aiki.history import CHILD_ENDED, COMPLETED, Arrival
+from aiki.states import State
+from aiki.storage import history as histories
+from aiki.storage.rows import RunRow
+from aiki.storage.starting import Starting, sign
+
+if TYPE_CHECKING:
+    from aiki.storage.applying import Effects
+
+ATTEMPT_COLUMNS = (
+    "namespace",
+    "run_id",
+    "epoch",
+    "number",
+    "outcome",
+    "error_type",
+    "error_message",
+    "traceback",
+    "worker",
+    "signal_name",
+    "exit_code",
+    "started_at",
+    "finished_at",
+)
+TRACEBACK_AT: Final = ATTEMPT_COLUMNS.index("traceback") - 1
+"""In the rows of `Effects.attempts`, which have no namespace."""
+FAILED: Final = frozenset({State.FAILED.value, State.DEAD.value})
+
+
+class Telling(Starting):
+    """Writing what comes to runs."""
+
+    def write_arrivals(self, connection: sa.Connection, namespace: str, effects: Effects, now: int) -> None:
+        """Write what this transaction tells runs, and tell of the ends of runs that are followed, or asked for once more."""
+        rows = [
+            histories.arrival_row(self.db, namespace, run_id, arrival, now, taken=taken)
+            for run_id, arrival, taken in effects.arrivals
+        ]
+        if rows:
+            self.db.insert_new(
+                connection, "aiki_inbox", histories.INBOX_COLUMNS, sorted(rows, key=lambda row: (row[1], row[2]))
+            )
+        into = f"{self.db.insert_ignore} INTO aiki_inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
+        end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM aiki_runs r "
+        result = "LEFT JOIN aiki_payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
+        of = "WHERE r.namespace = ? AND r.id = ?"
+        for run_id in (*effects.followed, *effects.told_again):
+            sql = "SELECT parent_id, ordinal FROM aiki_links WHERE namespace = ? AND run_id = ?"
+            followers = self.db.execute(connection, sql, (namespace, run_id)).fetchall()
+            for parent, ordinal in followers:
+                sql = f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}"
+                told = bytes.fromhex(sign(run_id, ordinal))
+                self.db.execute(connection, sql, (parent, told, ordinal, now, namespace, run_id))
+            signs = [(bytes(parent), bytes.fromhex(sign(run_id, ordinal))) for parent, ordinal in followers]
+            self._tell_failure(connection, namespace, run_id, signs)
+        for run_id in effects.told_again:
+            sql = (
+                f"{into} r.parent_id, r.id, 'child', r.name, r.parent_ordinal, {end} {result} {of} AND r.parent_id IS NOT NULL"
+            )
+            self.db.execute(connection, sql, (now, namespace, run_id))
+            sql = "SELECT parent_id FROM aiki_runs WHERE namespace = ? AND id = ? AND parent_id IS NOT NULL"
+            parents = self.db.execute(connection, sql, (namespace, run_id)).fetchall()
+            self._tell_failure(connection, namespace, run_id, [(bytes(parent), run_id) for (parent,) in parents])
+
+    def _tell_failure(
+        self, connection: sa.Connection, namespace: str, run_id: bytes, told: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        """Add a run's error to the arrivals (run, id) that have just told of its end."""
+        text = self.failure_of(connection, namespace, run_id) if told else None
+        if text is None:
+            return
+        sql = (
+            "UPDATE aiki_inbox SET encoding = ?, data = ? WHERE namespace = ? AND run_id = ? AND id = ? AND kind = 'child' "
+            "AND taken = 0 AND data IS NULL AND outcome <> 'completed'"
+        )
+        for parent, arrival in told:
+            self.db.execute(connection, sql, (JSON, self.db.blob(text), namespace, parent, arrival))
+
+
+class Failures:
+    """What is told of the errors of runs that fail in this transaction."""
+
+    def __init__(self, effects: Effects) -> None:
+        self._effects = effects
+        self._tracebacks: dict[bytes, str] | None = None
+
+    def of(self, row: RunRow) -> str | None:
+        """A `Failure` as text; None: it has not failed."""
+        if row.state not in FAILED:
+            return None
+        if self._tracebacks is None:
+            self._tracebacks = {attempt[0]: attempt[TRACEBACK_AT] for attempt in self._effects.attempts}
+        return Failure(self._effects.error_arguments.get(row.id), self._tracebacks.get(row.id, "")).to_text()
+
+
+def tell_parent(row: RunRow, results: dict[bytes, Payload], failures: Failures, effects: Effects) -> None:
+    """A run has ended: what its parent is told."""
+    if row.followers:
+        effects.followed.append(row.id)
+    if row.parent_id is None:
+        return
+    failed = row.state != COMPLETED
+    encoding, text = results.get(row.id) or (None, None)
+    if failed:
+        text = failures.of(row)
+        encoding = None if text is None else JSON
+    error = (row.error_type, row.error_message) if failed else (None, None)
+    arrival = Arrival(row.run_id, CHILD_ENDED, row.name, row.parent_ordinal, row.state, encoding, text, *error)
+    effects.arrivals.append((bytes(row.parent_id), arrival, False))
