@@ -387,7 +387,7 @@ def is_new_run(value: Any) -> bool:
         and _a_moment(due_at)
         and _a_moment(expires_at)
         and (reference_id is None or f.reference(reference_id))
-        and on_conflict in ("error", "return_existing")
+        and on_conflict in ("error", "return_existing", "retry_failed")
     )
 
 

@@ -13,7 +13,9 @@ from aiki.codec import Payload
 from aiki.messages import Dispatch, RunKey
 from aiki.states import State
 
-OnConflict = Literal["error", "return_existing"]
+OnConflict = Literal["error", "return_existing", "retry_failed"]
+"""What an enqueue under a reference id that is known does: with another input it is refused; it gives the run that exists; it
+gives that too, and retries it if it has failed, is dead or has expired."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,7 +224,9 @@ class RunOptions:
         if countdown is not None and eta is not None:
             raise ConfigurationError(f"{where}: give countdown= or eta=, not both")
         if on_conflict not in get_args(OnConflict):
-            raise ConfigurationError(f"{where}: on_conflict={on_conflict!r}: it must be 'error' or 'return_existing'")
+            raise ConfigurationError(
+                f"{where}: on_conflict={on_conflict!r}: it must be 'error', 'return_existing' or 'retry_failed'"
+            )
         if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
             raise ConfigurationError(f"{where}: batch={batch!r}: it must be a whole number, 1 or more")
         if on_parent_cancel not in get_args(OnParentCancel):

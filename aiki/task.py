@@ -199,6 +199,7 @@ class Task(Generic[P, R]):
         :param expires: cancel it if it has not started by then: a span, or a time with a time zone.
         :param reference_id: unique for this task: enqueueing the same input again gives the same run.
         :param on_conflict: with another input, `error` raises `ReferenceConflict`, `return_existing` gives the run that exists.
+            `retry_failed` gives it too, and retries it if it has failed, is dead or has expired, with the input that it has.
         :param retry, time_limit, soft_time_limit, max_crashes: instead of the definition's.
         :param session, connection: write the run in this SQLAlchemy transaction of the same database (embedded client only).
         :param run_id: an id of your own (a UUID), so that asking again is the same run.

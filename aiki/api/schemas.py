@@ -376,7 +376,7 @@ class RunSchema(LimitsSchema):
     expires_at = Checked(_time, allow_none=True)
     options = fields.Nested(LimitsSchema)
     reference_id = Checked(_text(MAX_REFERENCE), allow_none=True)
-    on_conflict = Checked(_one_of("error", "return_existing"))
+    on_conflict = Checked(_one_of("error", "return_existing", "retry_failed"))
 
     @validates_schema
     def _one_way(self, data: dict[str, Any], **_rest: Any) -> None:

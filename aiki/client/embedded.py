@@ -146,8 +146,8 @@ class EmbeddedClient:
         claim = CLAIM if publisher.accepting() else None
         created = store.create_runs(runs, connection=theirs, claim=claim, batch=batch, actor=self._audited_as)
         if created.outgoing and theirs is not None:
-            last = _text(created.outgoing[-1].dispatch.run_id)
-            pending = Pending(created.outgoing, claimed_at, partial(_is_there, store, last))
+            last = created.outgoing[-1].dispatch
+            pending = Pending(created.outgoing, claimed_at, partial(_is_there, store, _text(last.run_id), last.epoch))
             on_commit(theirs, pending, publisher.put_pending)
         return created.accepted
 
@@ -353,10 +353,10 @@ def _found(found: T | None, run_id: str) -> T:
     return found
 
 
-def _is_there(store: Store, run_id: str) -> bool:
-    """Whether a run is committed."""
+def _is_there(store: Store, run_id: str, epoch: int) -> bool:
+    """Whether a dispatch of a run is committed: the run, if it is new, or its retry."""
     with store.db.from_primary():
-        return store.get_run(run_id) is not None
+        return store.epoch_of(run_id) >= epoch
 
 
 def _text(hex_id: str) -> str:

@@ -94,13 +94,15 @@ class RemoteClient:
                 "session= and connection= need the embedded client: a transaction cannot be shared over HTTP. Set "
                 "AIKI_DATABASE_URL and AIKI_BROKER_URL instead of AIKI_SERVER_URL, or enqueue after your commit"
             )
+        # Runs have ids, so asking again is the same; but not what retries a run, which may have failed again since.
+        once = any(run.on_conflict == "retry_failed" for run in runs)
         if len(runs) == 1:
-            data = self._call("POST", "/runs", wire.new_run_to_json(runs[0]), more=_shape_header(runs))
+            data = self._call("POST", "/runs", wire.new_run_to_json(runs[0]), once=once, more=_shape_header(runs))
             return [_understood(wire.accepted_from_json, data)]
         accepted: list[Accepted] = []
         for start in range(0, len(runs), wire.MAX_BATCH):
             body = {"runs": [wire.new_run_to_json(run) for run in runs[start : start + wire.MAX_BATCH]], "batch": batch}
-            data = self._call("POST", "/runs/batch", body, more=_shape_header(runs))
+            data = self._call("POST", "/runs/batch", body, once=once, more=_shape_header(runs))
             accepted += _understood(_accepted_list, data)
         return accepted
 

@@ -36,13 +36,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast, get_args
 
 from aiki import codec, errors, ids
 from aiki.clock import SECOND
 from aiki.codec import Payload
 from aiki.messages import OPT_RETRY, OPT_SHAPE, OPT_SOFT_TIME_LIMIT, OPT_TIME_LIMIT, OPT_TRACE
-from aiki.model import Accepted, Attempt, DefinitionInfo, NewRun, Page, RunDetail, RunView, StepView
+from aiki.model import Accepted, Attempt, DefinitionInfo, NewRun, OnConflict, Page, RunDetail, RunView, StepView
 from aiki.states import State
 
 T = TypeVar("T")
@@ -169,8 +169,14 @@ def new_run_from_json(
         expires_at=_moment(data, "expires_at", "expires_in", now, defaults.get("expires")),
         options={_OPTION_CODES.get(key, key): value for key, value in options.items()},
         reference_id=_text(data, "reference_id"),
-        on_conflict="return_existing" if data.get("on_conflict") == "return_existing" else "error",
+        on_conflict=_on_conflict(data.get("on_conflict", "error")),
     )
+
+
+def _on_conflict(value: Any) -> OnConflict:
+    if value not in get_args(OnConflict):
+        raise WireError(f"on_conflict: {value!r} is none of {', '.join(get_args(OnConflict))}")
+    return cast(OnConflict, value)
 
 
 def _run_id(value: Any) -> str:

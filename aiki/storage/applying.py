@@ -8,7 +8,7 @@ runs are locked in primary-key order, deliveries are touched only after their ru
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,14 +186,7 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
 
         def work(connection: sa.Connection) -> Applied:
             nonlocal decided
-            found = self.db.where_in(
-                connection,
-                f"SELECT {SELECT_RUN} FROM aiki_runs WHERE namespace = ? AND id",
-                (namespace,),
-                wanted,
-                f"ORDER BY id {self.db.for_update}",
-            )
-            decided = rows = {row.id: row for row in map(run_row, found)}
+            decided = rows = self._lock(connection, namespace, wanted)
             effects = Effects()
             for run_id, epoch in attempts:
                 sql = "SELECT 1 FROM aiki_attempts WHERE namespace = ? AND run_id = ? AND epoch = ?"
@@ -217,6 +210,18 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
             return self._do(work, verb, b"".join(wanted).hex(), Applied)
         return self.db.transaction(work, repeatable=lambda connection, _: self._is_there(connection, namespace, decided))
 
+    def apply_within(self, connection: sa.Connection, namespace: str, run_ids: Iterable[bytes], decide: Decide) -> Applied:
+        """As `apply`, in a transaction that somebody else commits, on a connection that may be the caller's own."""
+        rows, effects = self._lock(connection, namespace, sorted(set(run_ids))), Effects()
+        decide(rows, effects)
+        return self._write(connection, namespace, rows, effects, keep=False)
+
+    def _lock(self, connection: sa.Connection, namespace: str, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]:
+        """Lock the runs that exist, in the order of their ids, which is to be that of the list."""
+        sql = f"SELECT {SELECT_RUN} FROM aiki_runs WHERE namespace = ? AND id"
+        found = self.db.where_in(connection, sql, (namespace,), run_ids, f"ORDER BY id {self.db.for_update}")
+        return {row.id: row for row in map(run_row, found)}
+
     def _find_unsent(self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects) -> None:
         there = sorted(delivery_id(row.id, row.epoch) for row in rows.values() if not row.ended)
         sql = "SELECT id FROM aiki_deliveries WHERE again = 0 AND namespace = ? AND id"
@@ -230,9 +235,11 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
         found = self.db.where_in(connection, sql, (namespace,), sorted(written), f"ORDER BY id {self.db.for_update}")
         return bool(written) and {bytes(row[0]): tuple(row[1:]) for row in found} == written
 
-    def _write(self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects) -> Applied:
+    def _write(
+        self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects, *, keep: bool = True
+    ) -> Applied:
         now = self.clock()
-        writes = Writes(self.db, connection)
+        writes = Writes(self.db, connection, keep=keep)
         self._update_runs(writes, namespace, rows, effects, now)
         results = [(namespace, run_id, "result", p.encoding, self.db.blob(p.text)) for run_id, p in effects.results]
         results += [(namespace, run_id, ERROR, JSON, self.db.blob(text)) for run_id, text in effects.error_arguments.items()]

@@ -8,8 +8,8 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -50,6 +50,8 @@ PAYLOAD_COLUMNS = ("namespace", "run_id", "role", "encoding", "data")
 DELIVERY_COLUMNS = ("namespace", "id", "due_at", "again")
 
 MAX_LIST = 50
+ENDED_BADLY: Final = frozenset({State.FAILED, State.DEAD, State.CANCELLED})
+"""States in which a run may be that `retry_failed` retries; of those that were cancelled, only what has expired."""
 SMALL = 64 * 1024
 """Bytes of input up to which a single run goes the short way."""
 _DURATIONS_TTL = 5.0
@@ -185,6 +187,7 @@ class Creating:
     ) -> Created:
         now = self.clock() if now is None else now
         answers: dict[int, Accepted] = {}
+        again: dict[bytes, str] = {}
         fresh: list[tuple[int, NewRun]] = []
         for position, run in enumerate(runs):
             holder = self._claim_reference(connection, namespace, run) if run.reference_id is not None else None
@@ -192,6 +195,8 @@ class Creating:
                 fresh.append((position, run))
             else:
                 answers[position] = holder
+                if run.on_conflict == "retry_failed" and holder.state in ENDED_BADLY:
+                    again[ids.to_bytes(holder.id)] = run.reference_id or ""
         known = self._insert_runs(connection, namespace, [run for _, run in fresh], now, batch)
         new: list[tuple[NewRun, _Rows]] = []
         for position, run in fresh:
@@ -206,7 +211,19 @@ class Creating:
             self.db.insert(connection, "aiki_audit", AUDIT_COLUMNS, self._audit_rows(actor, [run for run, _ in new], now))
         due_now = [(run, made) for run, made in new if made.state is State.QUEUED] if claim is not None else []
         outgoing = [self._outgoing(namespace, run, made) for run, made in due_now]
+        if again:
+            states, retried = self.retry_within(connection, namespace, again, actor)
+            outgoing += retried
+            for position, answer in answers.items():
+                answers[position] = answer._replace(state=states.get(answer.id, answer.state))
         return Created([answers[position] for position in range(len(runs))], outgoing)
+
+    def retry_within(
+        self, connection: sa.Connection, namespace: str, runs: Mapping[bytes, str], actor: str
+    ) -> tuple[dict[str, State], list[Outgoing]]:
+        """In this transaction, retry those of the runs (with the reference ids that led to them) that have ended badly; what
+        state each is in then, and what to publish once it is committed. Runs that cannot be retried stay as they are."""
+        raise NotImplementedError
 
     def _create_one(self, run: NewRun, claim: float | None, actor: str) -> Created | None:
         """The short way of a single run: everything in one round trip. None: its id is taken, go the long way."""

@@ -541,16 +541,18 @@ class Writes:
     """Statements of one transaction that return no rows.
 
     On MySQL a few small ones are kept until `send`, which takes one round trip for all.
+
+    :param keep: whether they may be: others' connections may not take several statements at once.
     """
 
     MAX_ROWS = 64
     MAX_BYTES = 64 * 1024
 
-    def __init__(self, db: Database, connection: sa.Connection) -> None:
+    def __init__(self, db: Database, connection: sa.Connection, *, keep: bool = True) -> None:
         self._db = db
         self._connection = connection
         self._kept: list[Statement] = []
-        self._room = (0, 0) if db.is_sqlite else (self.MAX_ROWS, self.MAX_BYTES)
+        self._room = (0, 0) if db.is_sqlite or not keep else (self.MAX_ROWS, self.MAX_BYTES)
 
     @property
     def connection(self) -> sa.Connection:

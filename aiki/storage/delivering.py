@@ -16,6 +16,7 @@ from aiki.storage.applying import Applied, Applying, Effects
 from aiki.storage.creating import DELIVERY_COLUMNS, next_group
 from aiki.storage.database import Database
 from aiki.storage.rows import (
+    EXPIRED,
     EXPIRY_EPOCH,
     SUSPECT_AFTER,
     RunRow,
@@ -254,7 +255,7 @@ class Delivering(Applying):
                     effects.revoke.append((_key(row), False))
                 row.state = State.CANCELLED.value
                 row.cancel_reason = row.waiting_on = "expired before it started"
-                row.error_type, row.error_message = "Expired", "it had not started by the time it expires"
+                row.error_type, row.error_message = EXPIRED, "it had not started by the time it expires"
                 row.finished_at = now
 
         return self.apply(namespace, run_ids, decide, unsent=True)

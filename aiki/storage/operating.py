@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import sqlalchemy as sa
 
 from aiki import ids
 from aiki.errors import RunConflict, RunNotFound
 from aiki.messages import RunKey
-from aiki.model import Cancelled, Retried
+from aiki.model import Cancelled, Outgoing, Retried
 from aiki.states import State
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.auditing import Audited
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
-from aiki.storage.rows import RunRow
+from aiki.storage.rows import EXPIRED, RunRow
 from aiki.storage.waking import bring_on, go_on, is_out
 
 _RETRYABLE = frozenset({State.FAILED.value, State.DEAD.value, State.CANCELLED.value})
+_FAILED = frozenset({State.FAILED.value, State.DEAD.value})
 _STALLED = State.STALLED.value
 
 
@@ -62,6 +66,25 @@ class Operating(Delivering, Reading):
 
         applied: Applied = self.apply(self.namespace, [raw], decide, verb="retry")
         return Retried(self._view(run_id), applied.outgoing)
+
+    def retry_within(
+        self, connection: sa.Connection, namespace: str, runs: Mapping[bytes, str], actor: str
+    ) -> tuple[dict[str, State], list[Outgoing]]:
+        """See `Creating.retry_within`."""
+        states: dict[str, State] = {}
+
+        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
+            for row in rows.values():
+                before = row.state
+                if before in _FAILED or (before == State.CANCELLED.value and row.error_type == EXPIRED):
+                    with suppress(RunConflict):  # what was compensated stays as it is
+                        retry(row, effects, self.clock())
+                        told = f"it was {before}, and was enqueued again as {runs[row.id]}"
+                        effects.audit.append(Audited(actor or "enqueue", "retry", ids.to_text(row.id), told))
+                states[ids.to_text(row.id)] = State(row.state)
+
+        applied = self.apply_within(connection, namespace, runs, decide)
+        return states, applied.outgoing
 
 
 def retry_row(row: RunRow, effects: Effects, now: int) -> None:

@@ -79,6 +79,12 @@ class Reading(Queues):
         names = self._worker_names(connection, list(found.values()))
         return [replace(item, worker=names.get(found.get(item.worker, b""), item.worker)) for item in attempts]
 
+    def epoch_of(self, run_id: str) -> int:
+        """How often a run was delivered; 0: there is none."""
+        sql = "SELECT epoch FROM aiki_runs WHERE namespace = ? AND id = ?"
+        row = self.db.read(lambda c: self.db.execute(c, sql, (self.namespace, ids.to_bytes(run_id))).fetchone())
+        return int(row[0]) if row else 0
+
     def detail(self, run_id: str) -> RunDetail | None:
         """The run with its payloads and attempts, or None."""
         try:

@@ -18,6 +18,8 @@ CANCEL_ASKED: Final = 1
 CANCEL_MET: Final = 2
 """`cancel_requested` of a workflow: it is to meet its cancel; it has met it, and cleans up as it likes."""
 EXPIRY_EPOCH = 0xFFFFFFFF
+EXPIRED: Final = "Expired"
+"""The error type of a run that was not started in time."""
 
 
 def delivery_id(run_id: bytes, epoch: int) -> bytes:

@@ -106,6 +106,57 @@ class ClientContract:
         (again,) = client.enqueue([new_run(2, reference_id="order-1", on_conflict="return_existing")])
         assert again.id == first.id
 
+    @pytest.mark.parametrize("state", [State.FAILED, State.DEAD])
+    def test_retry_failed_retries_a_run_that_has_failed(self, client: Client, store: Store, state: State) -> None:
+        first, alive, fresh = (new_run(n, reference_id=f"order-{n}", on_conflict="retry_failed") for n in range(3))
+        client.enqueue([first, alive])
+        end(store, first.id, state, error=("ValueError", "no"))
+        asked = [new_run(n, reference_id=f"order-{n}", on_conflict="retry_failed") for n in range(2)]
+        answers = client.enqueue([*asked, fresh, new_run(0, reference_id="order-0", on_conflict="retry_failed")])
+        told = [(answer.id, answer.state, answer.created) for answer in answers]
+        assert told[0] == told[3] == (first.id, State.QUEUED, False)
+        assert told[1:3] == [(alive.id, State.QUEUED, False), (fresh.id, State.QUEUED, True)]
+        seen = client.get(first.id)
+        assert (seen.state, seen.attempt, seen.error_type) == (State.QUEUED, 2, None)
+        assert client.get(alive.id).attempt == 1
+        (again,) = client.enqueue([new_run(0, reference_id="order-0", on_conflict="retry_failed")])
+        assert (again.id, client.get(first.id).attempt) == (first.id, 2), "once: now it is alive"
+
+    def test_retry_failed_leaves_what_completed_was_cancelled_or_has_another_input(self, client: Client, store: Store) -> None:
+        runs = [new_run(n, reference_id=f"order-{n}") for n in range(3)]
+        client.enqueue(runs)
+        end(store, runs[0].id, result=1)
+        client.cancel(runs[1].id)
+        end(store, runs[2].id, State.FAILED, error=("ValueError", "no"))
+        asked = [new_run("other", n, reference_id=f"order-{n}", on_conflict="retry_failed") for n in range(3)]
+        answers = client.enqueue(asked)
+        assert [answer.id for answer in answers] == [run.id for run in runs]
+        assert [answer.state for answer in answers] == [State.COMPLETED, State.CANCELLED, State.QUEUED]
+        assert client.detail(runs[2].id).input == runs[2].input, "it is tried again with the input that it has"
+
+    def test_two_sweeps_at_once_retry_a_run_once(self, client: Client, store: Store) -> None:
+        runs = [new_run(n, reference_id=f"order-{n}") for n in range(5)]
+        client.enqueue(runs)
+        for run in runs:
+            end(store, run.id, State.FAILED, error=("ValueError", "no"))
+        ready, errors = threading.Barrier(4), []
+
+        def sweep(order: int) -> None:
+            asked = [new_run(n, reference_id=f"order-{n}", on_conflict="retry_failed") for n in range(5)]
+            ready.wait(30)
+            try:
+                client.enqueue(asked if order % 2 else asked[::-1])
+            except Exception as error:
+                errors.append(error)
+
+        sweeps = [threading.Thread(target=sweep, args=(order,)) for order in range(4)]
+        for thread in sweeps:
+            thread.start()
+        for thread in sweeps:
+            thread.join(60)
+        assert errors == []
+        assert [(client.get(run.id).state, client.get(run.id).attempt) for run in runs] == [(State.QUEUED, 2)] * 5
+
     # ------------------------------------------------------------ read
     def test_what_is_not_there_is_not_found(self, client: Client) -> None:
         for unknown in (str(uuid.uuid4()), "no-id"):

@@ -23,6 +23,7 @@ from aiki.settings import Settings
 from aiki.states import State
 from aiki.storage import Store, upgrade
 from tests.client.contract import ClientContract, new_run
+from tests.client.ending import end
 from tests.ready_made import sqlite_database
 from tests.waiting import wait_until
 
@@ -132,6 +133,37 @@ class TransactionContract:
         assert [item.run_id for item in DispatchList.decode(delivery.body).runs] == [kept.id.replace("-", "")]
         assert [run.id for run in client.list(RunFilter()).runs] == [kept.id]
         assert taken.receive(0.1) == []
+
+    def test_retry_failed_belongs_to_the_transaction(
+        self, client: EmbeddedClient, store: Store, engine: sa.Engine, taken: BrokerSession
+    ) -> None:
+        run = new_run(1, reference_id="order-1")
+        client.enqueue([run])
+        assert len(taken.receive(10)) == 1
+        wait_until(lambda: store.next_due() is None, 10, "the delivery to be deleted")
+        end(store, run.id, State.FAILED, error=("ValueError", "no"))
+        again = new_run(1, reference_id="order-1", on_conflict="retry_failed")
+        with Session(engine) as session:
+            (accepted,) = client.enqueue([again], session=session)
+            assert (accepted.id, accepted.state, accepted.created) == (run.id, State.QUEUED, False)
+            assert client.get(run.id).state is State.FAILED
+            session.rollback()
+        assert taken.receive(0.1) == []
+        assert client.get(run.id).state is State.FAILED
+        with Session(engine) as session:
+            client.enqueue([again, new_run(2)], session=session)
+            session.commit()
+        assert client.get(run.id).state is State.QUEUED
+        found: list[tuple[str, int]] = []
+
+        def both() -> bool:
+            for delivery in taken.receive(1):
+                found.extend((item.run_id, item.attempt) for item in DispatchList.decode(delivery.body).runs)
+            return len(found) == 2
+
+        wait_until(both, 60, "both to be published")
+        assert (run.id.replace("-", ""), 2) in found
+        wait_until(lambda: store.next_due() is None, 60, "the deliveries to be deleted")
 
     def test_a_session_inside_an_outer_transaction_publishes_with_the_outer_commit(
         self, client: EmbeddedClient, engine: sa.Engine, taken: BrokerSession

@@ -18,7 +18,7 @@ from typing import Any
 from aiki import Aiki, codec, ids, messages
 from aiki.classes import CLASSES
 from aiki.context import inside_step
-from aiki.history import History, Step
+from aiki.history import UNDO, History, Step
 from aiki.messages import Report
 from aiki.model import NewRun
 from aiki.orchestrator import core
@@ -188,7 +188,8 @@ class Durable(Execution):
 class Host:
     """See `aiki.workflow_run.Host`."""
 
-    cancel_requested = pausing = leaving = aborted = undone = False
+    cancel_requested = pausing = leaving = aborted = False
+    undone = False
     max_payload = 1_000_000
 
     def __init__(self, fleet: Fleet, replay: Replay, release: Release, run: str) -> None:
@@ -205,6 +206,7 @@ class Host:
         return self._fleet.bench.clock.now
 
     def report(self, steps: list[Step]) -> None:
+        self.undone = self.undone or any(step.kind == UNDO for step in steps)
         self._pending += steps
 
     def confirm(self) -> bool:
