@@ -147,15 +147,15 @@ class Handle(Generic[R]):
         """Keep the run from going on until `resume`; a workflow that runs stops at its next durable point."""
         return self._client.pause(self.id, reason=reason).state
 
-    def resume(self) -> State:
+    def resume(self, reason: str = "") -> State:
         """Have a paused run go on."""
-        return self._client.resume(self.id).state
+        return self._client.resume(self.id, reason=reason).state
 
-    def wake(self, name: str = "") -> State:
+    def wake(self, name: str = "", reason: str = "") -> State:
         """End a workflow's sleep early: the one of that name, or any. Raises `RunConflict` if it does not sleep."""
-        return self._client.wake(self.id, name=name).state
+        return self._client.wake(self.id, name=name, reason=reason).state
 
-    def send_event(self, name: str, data: Any = None, *, reference_id: str | None = None) -> None:
+    def send_event(self, name: str, data: Any = None, *, reference_id: str | None = None, reason: str = "") -> None:
         """Send an event that the workflow waits for, or will wait for (`run.wait_event(name)`).
 
         :param data: what `wait_event` returns; anything that an argument of a task can be.
@@ -165,7 +165,7 @@ class Handle(Generic[R]):
         check_step_name(name)
         check_reference(f"event {name}", reference_id)
         payload = None if data is None else codec.encode(data, limit=self._app.settings.payload_limit, what=f"event {name}")
-        self._client.send_event(self.id, name, payload, reference_id=reference_id)
+        self._client.send_event(self.id, name, payload, reference_id=reference_id, reason=reason)
 
     def history(self) -> list[StepView]:
         """All that a workflow has issued, by ordinal."""
@@ -174,13 +174,16 @@ class Handle(Generic[R]):
             out += page
         return out
 
-    def retry(self) -> State:
-        """Have a failed, dead or cancelled run go on, under the same id. Raises `RunConflict` in other states."""
-        return self._client.retry(self.id).state
+    def retry(self, reason: str = "") -> State:
+        """Have a failed, dead or cancelled run go on, under the same id, its retry policy from the beginning.
 
-    def rerun(self, *, from_step: int | None = None) -> Handle[R]:
+        :raises RunConflict: it is in another state.
+        """
+        return self._client.retry(self.id, reason=reason).state
+
+    def rerun(self, *, from_step: int | None = None, reason: str = "") -> Handle[R]:
         """A new run with the same input; of a workflow, from that step of its `history()` on: those before it are copied."""
-        return Handle(self._app, self._client.rerun(self.id, from_step=from_step).id, self._name)
+        return Handle(self._app, self._client.rerun(self.id, from_step=from_step, reason=reason).id, self._name)
 
     # ------------------------------------------------------------ as a value
     def __repr__(self) -> str:

@@ -153,9 +153,42 @@ _TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEA
 
 
 @dataclass(frozen=True, slots=True)
+class WaitView:
+    """One thing that a waiting run waits for.
+
+    :ivar kind: `sleep`, `event`, `run` (the end of runs that it has started, or follows) or `retry` (of itself, or of a step).
+    :ivar name: the name of the sleep, the event, the step or the task; empty for runs of several names.
+    :ivar due_at: when it is over in any case, or None.
+    :ivar count: of runs: how many; `run_ids`: the first of those that have not ended.
+    """
+
+    kind: str
+    name: str
+    due_at: int | None = None
+    count: int = 0
+    run_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a waiting run waits for: any of the items brings it on, or only all of them (`every`).
+
+    :ivar more: how many items there are beside those that are told here.
+    """
+
+    every: bool
+    items: tuple[WaitView, ...]
+    more: int = 0
+
+    def names(self, kind: str) -> list[str]:
+        """The names of the items of a kind, each once."""
+        return list(dict.fromkeys(item.name for item in self.items if item.kind == kind))
+
+
+@dataclass(frozen=True, slots=True)
 class RunDetail:
     """A run with what lists leave out. `result` is None where there is none; `traceback` is the last attempt's.
-    `withheld`: the server does not give input and result to whoever asks."""
+    `withheld`: the server does not give input and result to whoever asks. `waiting`: what it waits for, if it is waiting."""
 
     run: RunView
     input: Payload | None = None
@@ -163,6 +196,7 @@ class RunDetail:
     traceback: str = ""
     attempts: list[Attempt] = field(default_factory=list)
     withheld: bool = False
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True, slots=True)

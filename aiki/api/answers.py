@@ -171,6 +171,31 @@ class Why(Answer):
     until = a_time(allow_none=True)
 
 
+class WaitItem(Answer):
+    """One thing that a run waits for. `name` is empty for runs of several names; `count` and `run_ids` are of runs: how many
+    they are, and the first of those that have not ended."""
+
+    kind = fields.String(validate=validate.OneOf(["sleep", "event", "run", "retry"]))
+    name = fields.String()
+    due_at = a_time(allow_none=True)
+    count = fields.Integer()
+    run_ids = fields.List(fields.String(metadata={"format": "uuid"}))
+
+
+class Waiting(Answer):
+    """What a run waits for: any of the items brings it on, or only all of them (`every`). `more`: items that are not told."""
+
+    every = fields.Boolean()
+    items = fields.List(fields.Nested(WaitItem))
+    more = fields.Integer()
+
+
+class RunAndWaits(Run):
+    """A run, with what it waits for: null if it is not `waiting`."""
+
+    waiting = fields.Nested(Waiting, allow_none=True)
+
+
 class Detail(Answer):
     """A run with its payloads and attempts."""
 
@@ -179,6 +204,7 @@ class Detail(Answer):
     result = fields.Nested(Payload, allow_none=True)
     traceback = fields.String()
     attempts = fields.List(fields.Nested(Attempt))
+    waiting = fields.Nested(Waiting, allow_none=True)
     values = fields.Nested(Values, metadata={"optional": True})
     masked = fields.Integer(metadata={"optional": True, "description": "How many of the values are masked for your role."})
     withheld = fields.Boolean(metadata={"optional": True, "description": "`input` and `result` are null for your role."})

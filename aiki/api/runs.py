@@ -22,6 +22,7 @@ from aiki.filters import Filter
 from aiki.ids import parse_id
 from aiki.messages import OPT_SHAPE, OPT_TRACE
 from aiki.model import Accepted, NewRun, RunDetail, RunFilter, RunView
+from aiki.states import State
 from aiki.storage import filter_of
 from aiki.storage.why import Why
 
@@ -125,11 +126,13 @@ def _new_run(at: Backend, data: dict[str, Any]) -> NewRun:
 # ---------------------------------------------------------------- looking
 @blueprint.get("/runs/<run_id>")
 @needs("look")
-@describe(query=_WAIT_QUERY, answer=answers.Run, conditional=True)
+@describe(query=_WAIT_QUERY, answer=answers.RunAndWaits, conditional=True)
 def show(run_id: str) -> Response:
     """A run; `?wait=30` answers when it has ended, or after so many seconds."""
     asked = query(_WAIT_QUERY)
-    return answer(wire.run_to_json(_run(backend(), checked_id(run_id), asked.get("wait", 0.0))))
+    run = _run(backend(), checked_id(run_id), asked.get("wait", 0.0))
+    waiting = store().waiting(run.id) if run.state is State.WAITING else None
+    return answer({**wire.run_to_json(run), "waiting": wire.waiting_to_json(waiting)})
 
 
 @blueprint.get("/runs/<run_id>/detail")

@@ -1,4 +1,4 @@
-"""`aiki runs`: look at runs and act on them, through the client that the settings name."""
+"""`aiki runs`: look at runs and act on them. Each verb is the API's, asked over HTTP or in this process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aiki import codec
+from aiki import codec, ids
 from aiki.cli import asking, batches, common, following, steps
+from aiki.cli.access import actor
+from aiki.cli.asking import Api
 from aiki.client import wire
 from aiki.codec import Payload
 from aiki.errors import AikiError, RunNotFound, Unavailable
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from aiki.client import Client
 
 
-_reason_option = click.option("--reason", default="", help="Recorded with the run.")
+_reason_option = click.option("--reason", default="", help="Why: recorded in the audit, with who did it.")
 
 
 def _bulk_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +60,7 @@ def _all(operation: str, run_ids: tuple[str, ...], reason: str, output: str, giv
 def _client(**given: str | None) -> Iterator[Client]:
     from aiki.client import open_client
 
-    client = open_client(common.settings_of(**given), "aiki runs")
+    client = open_client(common.settings_of(**given), actor())
     try:
         yield client
     finally:
@@ -259,23 +261,26 @@ def history(run_id: str, limit: int, after: int, output: str, **given: str | Non
 @_bulk_options
 @_reason_option
 @asking.options
-def retry(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
-    """Have failed, dead or cancelled runs go on, under the same ids."""
-    if given["all_"] is not None:
-        _all("retry", run_ids, reason, output, given)
-        return
-    with _client(**_one_by_one(run_ids, given)) as client:
-        _each(run_ids, client.retry, output)
+def retry(run_ids: tuple[str, ...], **given: Any) -> None:
+    """Have failed, dead or cancelled runs go on, under the same ids, their retry policies from the beginning."""
+    _act("retry", run_ids, given)
 
 
 @runs.command()
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @click.option("--from-step", type=click.IntRange(0), metavar="STEP", help="Of a workflow: copy what was done before this step.")
+@_reason_option
 @asking.options
-def rerun(run_ids: tuple[str, ...], from_step: int | None, output: str, **given: str | None) -> None:
+def rerun(run_ids: tuple[str, ...], from_step: int | None, reason: str, output: str, **given: str | None) -> None:
     """Start new runs with the same input; prints their ids."""
-    with _client(**given) as client:
-        _each(run_ids, lambda run_id: client.get(client.rerun(run_id, from_step=from_step).id), output)
+
+    def start(api: Api, run_id: str) -> RunView:
+        asked = {"id": str(ids.new_id()), "from_step": from_step, "reason": reason}
+        made = api.ask("POST", asking.path("runs", run_id, "rerun"), asked)
+        return wire.run_from_json(api.ask("GET", asking.path("runs", made["id"])))
+
+    with asking.opened(**given) as api:
+        _each(run_ids, lambda run_id: start(api, run_id), output)
 
 
 @runs.command()
@@ -283,16 +288,12 @@ def rerun(run_ids: tuple[str, ...], from_step: int | None, output: str, **given:
 @_bulk_options
 @_reason_option
 @asking.options
-def cancel(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
+def cancel(run_ids: tuple[str, ...], **given: Any) -> None:
     """Cancel runs: at once if nobody executes them, else they are interrupted. An ended run stays as it is.
 
     A workflow that has begun meets the cancel in its code, which may compensate; a second cancel ends it at once.
     """
-    if given["all_"] is not None:
-        _all("cancel", run_ids, reason, output, given)
-        return
-    with _client(**_one_by_one(run_ids, given)) as client:
-        _each(run_ids, lambda run_id: client.cancel(run_id, reason=reason), output)
+    _act("cancel", run_ids, given)
 
 
 @runs.command()
@@ -300,13 +301,9 @@ def cancel(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> 
 @_bulk_options
 @_reason_option
 @asking.options
-def terminate(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
+def terminate(run_ids: tuple[str, ...], **given: Any) -> None:
     """End runs now, without calling their code again: nothing is compensated."""
-    if given["all_"] is not None:
-        _all("terminate", run_ids, reason, output, given)
-        return
-    with _client(**_one_by_one(run_ids, given)) as client:
-        _each(run_ids, lambda run_id: client.cancel(run_id, reason=reason, at_once=True), output)
+    _act("terminate", run_ids, given)
 
 
 @runs.command()
@@ -314,13 +311,9 @@ def terminate(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) 
 @_bulk_options
 @_reason_option
 @asking.options
-def pause(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
+def pause(run_ids: tuple[str, ...], **given: Any) -> None:
     """Keep runs from going on until they are resumed. A workflow that runs stops at its next durable point."""
-    if given["all_"] is not None:
-        _all("pause", run_ids, reason, output, given)
-        return
-    with _client(**_one_by_one(run_ids, given)) as client:
-        _each(run_ids, lambda run_id: client.pause(run_id, reason=reason), output, _to_be_paused)
+    _act("pause", run_ids, given, _to_be_paused)
 
 
 def _to_be_paused(run: RunView) -> str:
@@ -332,23 +325,23 @@ def _to_be_paused(run: RunView) -> str:
 @_bulk_options
 @_reason_option
 @asking.options
-def resume(run_ids: tuple[str, ...], reason: str, output: str, **given: Any) -> None:
+def resume(run_ids: tuple[str, ...], **given: Any) -> None:
     """Have paused runs go on."""
-    if given["all_"] is not None:
-        _all("resume", run_ids, reason, output, given)
-        return
-    with _client(**_one_by_one(run_ids, given)) as client:
-        _each(run_ids, client.resume, output)
+    _act("resume", run_ids, given)
 
 
 @runs.command()
 @click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
 @click.option("--name", default="", help="The sleep of this name; without it, whatever the workflow sleeps in.")
+@_reason_option
 @asking.options
-def wake(run_ids: tuple[str, ...], name: str, output: str, **given: str | None) -> None:
+def wake(run_ids: tuple[str, ...], name: str, reason: str, output: str, **given: str | None) -> None:
     """End workflows' sleeps early."""
-    with _client(**given) as client:
-        _each(run_ids, lambda run_id: client.wake(run_id, name=name), output)
+    if name:
+        check_step_name(name)
+    asked = {"name": name, "reason": reason} if name else {"reason": reason}
+    with asking.opened(**given) as api:
+        _each(run_ids, lambda run_id: _done(api, run_id, "wake", asked), output)
 
 
 @runs.command()
@@ -356,14 +349,33 @@ def wake(run_ids: tuple[str, ...], name: str, output: str, **given: str | None) 
 @click.argument("name", metavar="NAME")
 @click.option("--data", metavar="JSON", help="What the workflow's wait_event returns.")
 @click.option("--reference", "reference_id", metavar="ID", help="Sending it again under the same one changes nothing.")
+@_reason_option
 @asking.options
-def event(run_id: str, name: str, data: str | None, reference_id: str | None, output: str, **given: str | None) -> None:
+def event(
+    run_id: str, name: str, data: str | None, reference_id: str | None, reason: str, output: str, **given: str | None
+) -> None:
     """Send an event to a workflow; it is kept until the workflow waits for it."""
     check_step_name(name)
     check_reference(f"event {name}", reference_id)
     payload = None if data is None else _event_data(data)
-    with _client(**given) as client:
-        _each((run_id,), lambda run_id: client.send_event(run_id, name, payload, reference_id=reference_id), output)
+    asked = {"name": name, "payload": wire.payload_to_json(payload), "reference_id": reference_id, "reason": reason}
+    with asking.opened(**given) as api:
+        _each((run_id,), lambda run_id: _done(api, run_id, "events", asked), output)
+
+
+def _act(verb: str, run_ids: tuple[str, ...], given: dict[str, Any], pending: Callable[[RunView], str] | None = None) -> None:
+    """Do a verb to the runs that are named, one by one, or as one batch to all that match."""
+    reason, output = given.pop("reason"), given.pop("output")
+    if given["all_"] is not None:
+        _all(verb, run_ids, reason, output, given)
+        return
+    with asking.opened(**_one_by_one(run_ids, given)) as api:
+        _each(run_ids, lambda run_id: _done(api, run_id, verb, {"reason": reason}), output, pending or _to_be_cancelled)
+
+
+def _done(api: Api, run_id: str, verb: str, asked: dict[str, Any]) -> RunView:
+    """Have the API do it; the run then."""
+    return wire.run_from_json(api.ask("POST", asking.path("runs", run_id, verb), asked))
 
 
 def _event_data(data: str) -> Payload:

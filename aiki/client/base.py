@@ -69,22 +69,27 @@ class Client(Protocol):
     def pause(self, run_id: str, *, reason: str = "") -> RunView:
         """Keep it from going on until it is resumed. Raises `RunConflict`."""
 
-    def resume(self, run_id: str) -> RunView:
+    def resume(self, run_id: str, *, reason: str = "") -> RunView:
         """Have a paused run go on. Raises `RunConflict`."""
 
-    def wake(self, run_id: str, *, name: str = "") -> RunView:
+    def wake(self, run_id: str, *, name: str = "", reason: str = "") -> RunView:
         """End a workflow's sleep early. Raises `RunConflict` if it does not sleep."""
 
-    def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
+    def send_event(
+        self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None, reason: str = ""
+    ) -> RunView:
         """Send an event to a workflow; once for each `reference_id`. Raises `RunConflict` if it takes none."""
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
         """What a workflow has issued, by ordinal; `after`: the last ordinal of the page before. Raises `RunNotFound`."""
 
-    def retry(self, run_id: str) -> RunView:
-        """Have a failed, dead or cancelled run go on under the same id. Raises `RunConflict` in other states."""
+    def retry(self, run_id: str, *, reason: str = "") -> RunView:
+        """Have a failed, dead or cancelled run go on under the same id, its retry policy from the beginning.
 
-    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None) -> Accepted:
+        :raises RunConflict: it is in another state.
+        """
+
+    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None, reason: str = "") -> Accepted:
         """A new run with the same input; of a workflow, with all steps before `from_step` copied.
 
         :param new_id: its id, so that asking again is the same run; by default one is made.

@@ -208,31 +208,34 @@ class RemoteClient:
         """See `Client.pause`."""
         return self._do(run_id, "pause", {"reason": reason})
 
-    def resume(self, run_id: str) -> RunView:
+    def resume(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.resume`."""
-        return self._move(run_id, "resume")
+        return self._move(run_id, "resume", {"reason": reason})
 
-    def wake(self, run_id: str, *, name: str = "") -> RunView:
+    def wake(self, run_id: str, *, name: str = "", reason: str = "") -> RunView:
         """See `Client.wake`."""
-        return self._move(run_id, "wake", {"name": name} if name else {})
+        return self._move(run_id, "wake", {"name": name, "reason": reason} if name else {"reason": reason})
 
-    def send_event(self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None) -> RunView:
+    def send_event(
+        self, run_id: str, name: str, payload: Payload | None, *, reference_id: str | None = None, reason: str = ""
+    ) -> RunView:
         """See `Client.send_event`. Without a reference id, one is made, so that asking again is the same event."""
         key = str(ids.new_id()) if reference_id is None else reference_id
-        return self._do(run_id, "events", {"name": name, "payload": wire.payload_to_json(payload), "reference_id": key})
+        asked = {"name": name, "payload": wire.payload_to_json(payload), "reference_id": key, "reason": reason}
+        return self._do(run_id, "events", asked)
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
         """See `Client.history`."""
         path = f"/runs/{_checked(run_id)}/history?" + urlencode({"after": after, "limit": limit})
         return _understood(wire.history_from_json, self._call("GET", path))
 
-    def retry(self, run_id: str) -> RunView:
+    def retry(self, run_id: str, *, reason: str = "") -> RunView:
         """See `Client.retry`."""
-        return self._move(run_id, "retry")
+        return self._move(run_id, "retry", {"reason": reason})
 
-    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None) -> Accepted:
+    def rerun(self, run_id: str, *, from_step: int | None = None, new_id: str | None = None, reason: str = "") -> Accepted:
         """See `Client.rerun`."""
-        asked = {"id": new_id or str(ids.new_id()), "from_step": from_step}
+        asked = {"id": new_id or str(ids.new_id()), "from_step": from_step, "reason": reason}
         return _understood(wire.accepted_from_json, self._call("POST", f"/runs/{_checked(run_id)}/rerun", asked))
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:

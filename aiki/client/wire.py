@@ -42,7 +42,19 @@ from aiki import codec, errors, ids
 from aiki.clock import SECOND
 from aiki.codec import Payload
 from aiki.messages import OPT_RETRY, OPT_SHAPE, OPT_SOFT_TIME_LIMIT, OPT_TIME_LIMIT, OPT_TRACE
-from aiki.model import Accepted, Attempt, DefinitionInfo, NewRun, OnConflict, Page, RunDetail, RunView, StepView
+from aiki.model import (
+    Accepted,
+    Attempt,
+    DefinitionInfo,
+    NewRun,
+    OnConflict,
+    Page,
+    RunDetail,
+    RunView,
+    StepView,
+    Waiting,
+    WaitView,
+)
 from aiki.states import State
 
 T = TypeVar("T")
@@ -258,6 +270,7 @@ def detail_to_json(detail: RunDetail) -> dict[str, Any]:
         "result": payload_to_json(detail.result),
         "traceback": detail.traceback,
         "attempts": [_to_json(attempt) for attempt in detail.attempts],
+        "waiting": waiting_to_json(detail.waiting),
     }
 
 
@@ -270,7 +283,24 @@ def detail_from_json(data: Mapping[str, Any]) -> RunDetail:
         data.get("traceback") or "",
         [_from_json(Attempt, attempt) for attempt in data.get("attempts", ())],
         bool(data.get("withheld")),
+        waiting_from_json(data.get("waiting")),
     )
+
+
+def waiting_to_json(waiting: Waiting | None) -> dict[str, Any] | None:
+    """What a run waits for."""
+    if waiting is None:
+        return None
+    items = [{**_to_json(item), "run_ids": list(item.run_ids)} for item in waiting.items]
+    return {"every": waiting.every, "items": items, "more": waiting.more}
+
+
+def waiting_from_json(data: Any) -> Waiting | None:
+    """What a run waits for; None where nothing is told, as by former releases."""
+    if data is None:
+        return None
+    items = [_from_json(WaitView, {**item, "run_ids": tuple(item.get("run_ids", ()))}) for item in data["items"]]
+    return Waiting(bool(data["every"]), tuple(items), int(data.get("more", 0)))
 
 
 def attempt_to_json(attempt: Attempt) -> dict[str, Any]:

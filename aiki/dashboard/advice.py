@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from aiki.model import RunDetail
+from aiki.history import EVENT_SENT, SLEEP
+from aiki.model import RunDetail, Waiting
 from aiki.states import State
 from aiki.storage.why import Why
+
+MAX_EVENTS: Final = 5
+"""Events that are named one by one."""
 
 
 class Advice(NamedTuple):
@@ -43,17 +47,22 @@ def advice(detail: RunDetail, reason: Why) -> list[Advice]:
         ],
         "queue_paused": [Advice(f"Resume queue {run.queue}, once what it was paused for is over.", page="dashboard.queues")],
         "paused": [Advice("Resume it.", "resume")],
-        "waiting_event": [Advice("Send the event that it waits for.", "event", query={"name": _event(detail)})],
-        "waiting_sleep": [Advice("It goes on by itself; or end its sleep now.", "wake")],
         "scheduled": [Advice("It starts by itself when its time comes.")],
         "worker_silent": [Advice("Nothing: it is dispatched to another worker as soon as this one is given up.")],
     }
-    return table.get(code, [])
+    return table.get(code) or _while_waiting(detail.waiting)
 
 
-def _event(detail: RunDetail) -> str:
-    text = detail.run.waiting_on or ""
-    return text.partition("event ")[2].partition(" until")[0].partition(" or ")[0].strip().strip("'\"")
+def _while_waiting(waiting: Waiting | None) -> list[Advice]:
+    """What brings a waiting run on: an item for each event, and one for whatever it sleeps in."""
+    if waiting is None:
+        return []
+    names = waiting.names(EVENT_SENT)
+    what = "the event that it waits for" if len(names) == 1 else "event {}"
+    out = [Advice(f"Send {what.format(name)}.", "event", query={"name": name}) for name in names[:MAX_EVENTS]]
+    if waiting.names(SLEEP):
+        out.append(Advice("It goes on by itself; or end its sleep now.", "wake"))
+    return out
 
 
 def _after_failure(detail: RunDetail) -> list[Advice]:

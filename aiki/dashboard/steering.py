@@ -18,6 +18,7 @@ from aiki.dashboard import jsonview
 from aiki.dashboard.blueprint import blueprint
 from aiki.dashboard.views import done, page
 from aiki.errors import PayloadError, RunConflict
+from aiki.history import EVENT_SENT, SLEEP
 from aiki.model import RunDetail
 from aiki.states import State
 
@@ -63,8 +64,12 @@ def _retryable(detail: RunDetail) -> bool:
 
 
 def _sleeps(detail: RunDetail) -> bool:
-    run = detail.run
-    return _workflow(detail) and run.state is State.WAITING and "sleep" in (run.waiting_on or "")
+    return detail.waiting is not None and any(item.kind == SLEEP for item in detail.waiting.items)
+
+
+def _awaited(detail: RunDetail) -> list[str]:
+    """The names of the events that a run waits for."""
+    return [] if detail.waiting is None else detail.waiting.names(EVENT_SENT)
 
 
 # ---------------------------------------------------------------- what
@@ -97,7 +102,9 @@ def _retry(detail: RunDetail, form: dict[str, str]) -> str:
 
 
 def _event(detail: RunDetail, form: dict[str, str]) -> str:
-    name = form.get("name", "").strip()
+    name = form.get("name", "")
+    if name not in _awaited(detail):  # what is typed, and not what was filled in or chosen
+        name = name.strip()
     if not 0 < len(name) <= 200:
         raise Wrong("name: an event has a name of 1 to 200 characters")
     data = _json(form.get("data", "").strip() or "null", "data")
@@ -239,6 +246,9 @@ def _verb(key: str) -> Verb:
 
 
 def _form(detail: RunDetail, verb: Verb, filled: dict[str, str], problem: str = "") -> Response:
+    awaited = _awaited(detail) if verb.key == "event" else []
+    if len(awaited) == 1:
+        filled = {"name": awaited[0], **filled}
     texts = jsonview.editable(detail.input) or ("[]", "{}") if verb.key == "edit" else ("", "")
     return page(
         "confirm.html",
@@ -254,6 +264,7 @@ def _form(detail: RunDetail, verb: Verb, filled: dict[str, str], problem: str = 
         filled={"args": texts[0], "kwargs": texts[1], **filled},
         hidden={"new_id": filled.get("new_id") or str(ids.new_id())} if verb.key in ("edit", "rerun") else {},
         workflow=detail.run.kind == "workflow",
+        awaited=awaited,
         active="dashboard.runs",
     )
 

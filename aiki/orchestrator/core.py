@@ -23,7 +23,7 @@ from aiki.orchestrator.run_logs import log_records
 from aiki.states import State
 from aiki.storage.applying import Effects
 from aiki.storage.operating import conclude_cancel
-from aiki.storage.rows import CANCEL_ASKED, RunRow, delivery_id
+from aiki.storage.rows import CANCEL_ASKED, CHANGED_ERRORS, RunRow, delivery_id
 from aiki.storage.waking import bring_on, pause
 
 AT_ONCE: Final = 8
@@ -338,9 +338,9 @@ def unpark(row: RunRow, rules: Rules, effects: Effects) -> None:
         return
     there = able(row, rules.known)
     if there:
-        if row.error_type not in workflows.CHANGED_ERRORS or not there <= workflows.tried_by(row):
+        if row.error_type not in CHANGED_ERRORS or not there <= workflows.tried_by(row):
             bring_on(row, effects, rules.now)
-    elif row.error_type not in workflows.CHANGED_ERRORS:
+    elif row.error_type not in CHANGED_ERRORS:
         row.waiting_on = _unfit(row, rules.known)[:255]  # it may be something else by now
 
 

@@ -22,8 +22,6 @@ from aiki.storage.operating import cancel, retry
 from aiki.storage.rows import CANCEL_ASKED, CANCEL_MET, RunRow
 from aiki.storage.waking import bring_on, give_up_dispatch, look, suspend
 
-CHANGED_ERRORS: Final = frozenset({"WorkflowChanged", "TaskChanged"})
-"""What stalled runs have as their error whose code does not fit: a workflow's history, or the arguments of either."""
 CANCEL_ORDER: Final = "cancel"
 RETRY_ORDER: Final = "retry"
 """Kinds of arrivals that a parent sends to its children."""

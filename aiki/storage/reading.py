@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from aiki import ids
 from aiki.errors import RunNotFound
-from aiki.model import Attempt, End, RunDetail, RunView
+from aiki.model import Attempt, End, RunDetail, RunView, Waiting
 from aiki.states import TERMINAL, State
 from aiki.storage.queues import Pause, Queues
 from aiki.storage.rows import ATTEMPT_COLUMNS, VIEW_COLUMNS, attempt_of, payload_of, run_view
+from aiki.storage.waited import waiting_of
 
 _VIEW_COLUMNS_OF_R = ", ".join(f"r.{column}" for column in VIEW_COLUMNS.split(", "))
 _WORKER_AT = VIEW_COLUMNS.split(", ").index("worker")
@@ -109,9 +110,15 @@ class Reading(Queues):
                 attempts = [attempt_of(row) for row in self.db.execute(connection, sql, key)]
                 attempts = self._with_names(connection, attempts)
             traceback = attempts[-1].traceback if attempts and view.state in (State.FAILED, State.DEAD) else ""
-            return RunDetail(view, payloads.get("input"), payloads.get("result"), traceback, attempts)
+            waiting = waiting_of(self.db, connection, self.namespace, raw) if view.state is State.WAITING else None
+            return RunDetail(view, payloads.get("input"), payloads.get("result"), traceback, attempts, waiting=waiting)
 
         return self.db.read(work)
+
+    def waiting(self, run_id: str) -> Waiting | None:
+        """What a run waits for; None if it is not waiting, or not there."""
+        raw = ids.to_bytes(run_id)
+        return self.db.read(lambda connection: waiting_of(self.db, connection, self.namespace, raw))
 
     def ended(self, run_ids: Sequence[str]) -> dict[str, State]:
         """Those of the runs that have ended, with their final state."""

@@ -18,6 +18,8 @@ CANCEL_ASKED: Final = 1
 CANCEL_MET: Final = 2
 """`cancel_requested` of a workflow: it is to meet its cancel; it has met it, and cleans up as it likes."""
 EXPIRY_EPOCH = 0xFFFFFFFF
+CHANGED_ERRORS: Final = frozenset({"WorkflowChanged", "TaskChanged"})
+"""What stalled runs have as their error whose code does not fit: a workflow's history, or the arguments of either."""
 EXPIRED: Final = "Expired"
 """The error type of a run that was not started in time."""
 

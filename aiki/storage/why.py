@@ -18,7 +18,7 @@ from aiki.history import CHILD_ENDED, EVENT_SENT, RETRY, SLEEP, Waits
 from aiki.states import TERMINAL, State
 from aiki.storage.database import Database
 from aiki.storage.queues import COUNTED, HEARD, Queues
-from aiki.storage.rows import CANCEL_MET, SELECT_RUN, RunRow, delivery_id, run_row
+from aiki.storage.rows import CANCEL_MET, CHANGED_ERRORS, SELECT_RUN, RunRow, delivery_id, run_row
 from aiki.words import moment
 
 SILENT: Final = 10 * SECOND
@@ -228,7 +228,7 @@ def _item(item: Any, now: int) -> str:
 
 def _stalled(row: RunRow) -> Why:
     text = row.waiting_on or f"no worker has {row.name}@{row.version}"
-    return Why("no_definition" if text.startswith("no worker") else "code_changed", text)
+    return Why("code_changed" if row.error_type in CHANGED_ERRORS else "no_definition", text)
 
 
 def _ended(row: RunRow, now: int) -> str:
