@@ -64,7 +64,7 @@ def arguments_of(error: BaseException) -> str | None:
         text = codec.encode(list(error.args), limit=MAX_ARGUMENTS, what="error's arguments").text
         again = make(qualified_name(type(error)), text)
         return text if again is not None and _same(again, error) else None
-    except Exception:  # noqa: BLE001  the user's __init__, __str__ and metaclasses may do anything
+    except BaseException:  # noqa: BLE001  the user's __init__, __str__ and metaclasses may do anything
         return None
 
 
@@ -81,7 +81,7 @@ def make(type_name: str, arguments: str | None) -> Exception | None:
         return None
     try:
         return kind(*codec.decode(Payload(codec.JSON, arguments), what="error's arguments"))
-    except Exception:  # noqa: BLE001  as above
+    except BaseException:  # noqa: BLE001  as above
         return None
 
 
