@@ -6,9 +6,10 @@ import asyncio
 import contextvars
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -21,6 +22,7 @@ from aiki.hooks import Hooks
 from aiki.messages import Dispatch
 from aiki.worker.durable import Host, Port
 from aiki.worker.process_hooks import call, call_last
+from aiki.worker.registry import load
 from aiki.workflow_run import StepCall
 from tests.worker.test_executor import Bench
 
@@ -497,6 +499,25 @@ def test_what_keeps_a_process_from_starting_names_its_hook(app: Aiki) -> None:
     with pytest.raises(ConnectionError) as caught:
         call([app.hooks], "worker_start")
     assert "connect, @app.on_worker_start" in caught.value.__notes__[0]
+
+
+def test_two_apps_of_one_worker_have_hooks_of_their_own(
+    bench: Bench, app: Aiki, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Aiki("other")
+    heard.around("app")
+    Heard(other).around("other")
+    app.on_child_start(lambda: heard.said.append("app starts"))
+    other.on_child_start(lambda: heard.said.append("other starts"))
+    mine = app.task(name="mine")(heard.task)
+    for name, one in (("module_of_app", app), ("module_of_other", other)):
+        module = ModuleType(name)
+        module.app = one  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    registry = load(["module_of_app", "module_of_other", "module_of_app:app"])
+    call(registry.hooks, "child_start", bench.executor.loop)
+    bench.run(mine.fn, hooks=mine.hooks)
+    assert heard.said == ["app starts", "other starts", "app>task", "task", "<app"]
 
 
 def test_soft_limits_are_what_hooks_see(bench: Bench, app: Aiki, heard: Heard) -> None:

@@ -27,10 +27,10 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_is_called_in_its_process_and_in_its_order(orchestrator: Orchestrator, start: StartWorker, notes: Path) -> None:
     worker = start("-c", "1", app=APP)
     runs = [orchestrator.run("work") for _ in range(2)]
-    child = str(orchestrator.result(runs[0]))
-    orchestrator.result(runs[1])
+    child = str(orchestrator.result(runs[0], timeout=60))
+    orchestrator.result(runs[1], timeout=60)
     worker.signal(signal.SIGTERM)
-    assert worker.wait() == 0
+    assert worker.wait(60) == 0
     once = [f"enter {child}", f"work {child}", f"leave {child}"]
     assert notes.read_text().splitlines() == [
         f"worker_start {worker.process.pid}",
@@ -43,8 +43,8 @@ def test_each_is_called_in_its_process_and_in_its_order(orchestrator: Orchestrat
 
 def test_a_child_that_is_replaced_stops_and_another_starts(orchestrator: Orchestrator, start: StartWorker, notes: Path) -> None:
     start("-c", "1", "--max-tasks-per-child", "1", app=APP)
-    first, second = orchestrator.result(orchestrator.run("work")), orchestrator.result(orchestrator.run("work"))
-    wait_until(lambda: notes.read_text().count("child_stop") == 2, 30, "both children to stop")
+    first, second = (orchestrator.result(orchestrator.run("work"), timeout=60) for _ in range(2))
+    wait_until(lambda: notes.read_text().count("child_stop") == 2, 60, "both children to stop")
     for child in (first, second):
         told = [line.split()[0] for line in notes.read_text().splitlines() if line.endswith(f" {child}")]
         assert told == ["child_start", "enter", "work", "leave", "child_stop"]
@@ -56,7 +56,7 @@ def test_a_worker_whose_start_fails_does_not_start(
 ) -> None:
     monkeypatch.setenv("HOOKS", "worker_start")
     worker = start("-c", "1", app=APP)
-    assert worker.wait(30) == 1
+    assert worker.wait(60) == 1
     assert "worker_start goes wrong" in worker.log
     assert "raised in the hook tests.worker.hooked_app.worker_start, @app.on_worker_start" in worker.log
     assert "child_start" not in notes.read_text()
@@ -67,7 +67,7 @@ def test_a_child_whose_start_fails_is_tried_again(
 ) -> None:
     monkeypatch.setenv("HOOKS", "first child_start")
     worker = start("-c", "1", app=APP)
-    assert orchestrator.result(orchestrator.run("work"), timeout=30)
+    assert orchestrator.result(orchestrator.run("work"), timeout=60)
     assert "raised in the hook tests.worker.hooked_app.child_start, @app.on_child_start" in worker.log
     assert notes.read_text().count("\nchild_start") == 1
 
@@ -77,9 +77,9 @@ def test_a_child_whose_stop_fails_has_done_its_work(
 ) -> None:
     monkeypatch.setenv("HOOKS", "child_stop")
     worker = start("-c", "1", app=APP)
-    orchestrator.result(orchestrator.run("work"))
+    orchestrator.result(orchestrator.run("work"), timeout=60)
     worker.signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
     assert "child_stop, @app.on_child_stop, failed" in worker.log
 
 
@@ -92,5 +92,5 @@ def test_connections_that_children_would_share_are_told(
         monkeypatch.setenv("HOOKS_PORT", str(port))
         monkeypatch.setenv("HOOKS", "leaves open" if left else "")
         worker = start("-c", "1", app=APP)
-        orchestrator.result(orchestrator.run("work"))
+        orchestrator.result(orchestrator.run("work"), timeout=60)
     assert (f"importing the app left connections open (127.0.0.1:{port})" in worker.log) == left
