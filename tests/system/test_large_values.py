@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from aiki import RunFailed
+from aiki import RunFailed, checks
 from aiki.errors import PayloadTooLarge, RunConflict
+from aiki.settings import Settings
 from aiki.states import State
+from tests.ready_made import sqlite_database
 from tests.scale import scaled
 from tests.services import RabbitServer
 from tests.system.system import System
@@ -114,6 +116,19 @@ def test_a_result_that_no_message_can_carry_fails_its_run_and_nobody_elses(limit
         odd.result(timeout=60)
     assert small.result(timeout=60) == "x" * 10
     assert sessions_were_lost(limited) == []
+
+
+@pytest.mark.parametrize(("allowed", "verdict"), [(LIMIT, "ok"), (LIMIT + MB, "fail")])
+def test_doctor_compares_what_is_allowed_with_what_the_broker_takes(
+    limited_rabbit: RabbitServer, tmp_path: Path, allowed: int, verdict: str
+) -> None:
+    database = sqlite_database(tmp_path / "aiki.db")
+    settings = Settings.load(
+        {}, database_url=database, broker_url=limited_rabbit.url, max_message=allowed, prefix=f"p{allowed}", timeout=30.0
+    )
+    found = {check.what: check for check in checks.checks(settings)}["messages"]
+    assert (found.verdict, "16,777,216 bytes" in found.found) == (verdict, True)
+    assert verdict == "ok" or f"AIKI_MAX_MESSAGE={LIMIT}" in found.todo
 
 
 def test_a_broker_that_takes_less_than_it_is_held_to_is_believed(
