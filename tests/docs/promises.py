@@ -31,24 +31,6 @@ RETRIES: Final[dict[str, tuple[str, ...]]] = {
     "`aiki runs retry`, has the same run go on; `rerun` makes a new run": (
         *("api/test_runs.py::test_cancel_retry_and_rerun", "sdk/test_handle.py::test_rerun_is_another_handle"),
     ),
-    "begins the retry policy anew: the first attempt after it counts as the first, and the pauses begin with `delay`": (
-        *("retries/test_policy_anew.py::test_attempts_and_pauses_begin_anew",),
-        "retries/test_sweep.py::test_it_is_retried_with_its_policy_anew_and_audited",
-    ),
-    "a workflow's own policy, for its steps that are open or are done again, and for the runs among them": (
-        "retries/test_policy_anew.py::test_a_workflow_has_its_own_policy_anew_and_knows_its_last_attempt",
-        "retries/test_policy_anew.py::test_a_step_that_was_open_when_the_workflow_died_has_its_policy_anew",
-        "retries/test_policy_anew.py::test_a_child_has_its_policy_anew_with_its_parent",
-    ),
-    "A retry takes the run's expiry off": ("retries/test_policy_anew.py::test_a_retry_takes_the_expiry_off",),
-    "`is_last_attempt` is true where the policy allows none after this one": (
-        *("retries/test_policy_anew.py::test_a_policy_of_the_call_begins_anew_too", EXAMPLES),
-    ),
-    "`current_run()` is a run that nobody has recorded": (
-        "retries/test_policy_anew.py::test_a_task_that_is_called_directly_sees_a_run",
-        "retries/test_policy_anew.py::test_an_asynchronous_task_that_is_called_directly_sees_a_run",
-    ),
-    "A crash is none of the attempts that the policy counts": ("retries/test_policy_anew.py::test_crashes_are_counted_apart",),
     "A task can say itself when it is to run again, whatever its policy says; `max_attempts` does not limit that": (
         *("promises/test_values.py::test_asking_for_another_attempt_is_not_limited_by_the_policy", EXAMPLES),
     ),
