@@ -248,10 +248,14 @@ class ReportList:
     """Found when it is read: what is wrong with the body of a report, by its place in `reports`, where it is without a body."""
     unreadable: list[Refused] = field(default_factory=list)
     """Found when it is read: what is no report at all."""
+    draining: bool = False
+    """Whether the worker is about to stop. Unlike its heartbeats this is heard also if no orchestrator runs at the time."""
 
     def encode(self) -> bytes:
         """The message's bytes."""
-        header = {"ns": self.namespace, "w": self.worker, "x": self.executor}
+        header: dict[str, Any] = {"ns": self.namespace, "w": self.worker, "x": self.executor}
+        if self.draining:
+            header["dr"] = 1
         return _encode([VERSION, REPORTS, header, self.reports]).encode("ascii")
 
     @classmethod
@@ -260,7 +264,7 @@ class ReportList:
         header, items = _open(body, REPORTS, _REPORTS_HEADER)
         if type(items) is not list:
             raise MessageError(f"reports that cannot be read: they are {f.shown(items)}")
-        found = cls(header["ns"], header["w"], header["x"], [])
+        found = cls(header["ns"], header["w"], header["x"], [], draining=bool(header.get("dr")))
         for item in items:
             if not _is_report(item):
                 found.unreadable.append(Refused(f"it is no report: {f.shown(item)}", *_key_of(item, 1), None, item))
@@ -290,7 +294,7 @@ def _is_report(item: Any) -> bool:
 _MAX_KIND: Final = 64
 _OF_NO_RUN: Final = frozenset({MARKER, SYNC, REFUSED})
 _REPORTS_HEADER: Final = f.Fields(
-    {"ns": f.place, "w": lambda value: value == "" or f.hex_id(value), "x": f.executor}, ("ns", "w", "x")
+    {"ns": f.place, "w": lambda value: value == "" or f.hex_id(value), "x": f.executor, "dr": f.flag}, ("ns", "w", "x")
 )
 
 

@@ -138,6 +138,10 @@ class Intake:
             self._inquiries.take_sync(message.namespace, message.reports[0], delivery)
             return
         carrier = Carrier(delivery)
+        if message.draining and message.worker:
+            known = self._context.live.workers.get(message.worker)
+            if known is None or not known.said.draining:
+                self._context.store.note_draining(message.namespace, message.worker)
         for refused in message.unreadable:
             self._keep_part(message.namespace, delivery, refused.why, refused.item)
         for position, why in message.refused.items():

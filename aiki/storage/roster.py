@@ -248,7 +248,8 @@ class Roster(Auditing):
                 values = (json.dumps(said.children), said.memory, int(said.draining), json.dumps(list(said.paused)))
                 self.db.execute(
                     connection,
-                    "UPDATE aiki_workers SET state = 'alive', heard_at = ?, children = ?, memory = ?, draining = ?, paused = ? "
+                    "UPDATE aiki_workers SET state = 'alive', heard_at = ?, children = ?, memory = ?, "
+                    "draining = CASE WHEN ? = 1 THEN 1 ELSE draining END, paused = ? "  # none that stops ever goes on
                     "WHERE namespace = ? AND id = ? AND state <> 'stopped'",
                     (now, *values, namespace, bytes.fromhex(worker)),
                 )
@@ -262,6 +263,13 @@ class Roster(Auditing):
         self.db.transaction(
             lambda connection: self.db.execute(connection, sql, (state, namespace, bytes.fromhex(worker))).rowcount,
             repeatable=True,
+        )
+
+    def note_draining(self, namespace: str, worker: str) -> None:
+        """Record that a worker was about to stop when it last said anything."""
+        sql = "UPDATE aiki_workers SET draining = 1 WHERE namespace = ? AND id = ? AND draining = 0"
+        self.db.transaction(
+            lambda connection: self.db.execute(connection, sql, (namespace, bytes.fromhex(worker))).rowcount, repeatable=True
         )
 
     def workers(self, state: str | None = None, *, all_namespaces: bool = False, limit: int | None = 1000) -> list[WorkerRow]:

@@ -106,8 +106,8 @@ class Child:
         self._noticed = 0
         """The newest number of complete turns of the revocations that was noticed."""
         self._marked = 0
-        self._taken_before: Job | None = None
-        """The last of the jobs that were here when `_marked` was set to that number."""
+        self._taken_before = 0
+        """The number of the newest of the jobs that were here when `_marked` was set to that number."""
         self._inbox = Inbox(registry, namespace, self._ledger, self._connection, self._revoked.covers)
         self._sources = [work(namespace, queue) for queue in options.queues]
         self._gate = Gate(self._slot)
@@ -123,6 +123,9 @@ class Child:
         """Monotonic seconds: since when the workflow's function that runs is to be left; 0 while it is not."""
         self._began = 0
         self._subscribed = False
+        self._served = dict.fromkeys(options.queues, 0)
+        """For each queue the number of the slice that began with it last."""
+        self._slices = 0
         self._pauses = 0
         """How often the paused queues had changed when they were last looked at."""
         self._paused: frozenset[str] = frozenset()
@@ -244,9 +247,8 @@ class Child:
             self._noticed = complete  # what was sent to this child by now is received in the next turn
         elif self._marked != complete:
             self._marked = complete
-            self._taken_before = self._inbox.jobs[-1] if self._inbox.jobs else None
-        elif not any(job is self._taken_before for job in self._inbox.jobs):
-            self._taken_before = None
+            self._taken_before = self._inbox.taken
+        elif not any(job.number <= self._taken_before for job in self._inbox.jobs):
             self._slot.rid = complete
 
     def _pause(self, seconds: float) -> None:
@@ -264,7 +266,9 @@ class Child:
     def _subscribe(self) -> None:
         if self._shared.go <= self._lost_at:
             return  # the link writes `wake` when it has the snapshot
-        sources = [source for source in self._sources if source not in self._unwanted]
+        # With slow tasks each subscription brings what stands first in the queue that is named first: so all get their turn.
+        named = sorted(zip(self._options.queues, self._sources, strict=True), key=lambda pair: self._served[pair[0]])
+        sources = [source for _, source in named if source not in self._unwanted]
         share = max(1, self._wanted_prefetch // max(1, len(sources)))
         if all(self._connection.subscribe(source, share) for source in sources):
             self._subscribed = True
@@ -290,6 +294,8 @@ class Child:
     def _work(self) -> None:
         """Run jobs for about a slice."""
         jobs, ledger = self._inbox.jobs, self._ledger
+        if len(self._served) > 1:
+            self._alternate()
         began = now = time.monotonic_ns()
         done = 0
         while jobs and now - began < SLICE_NS and not self._leaving() and self._slot.tail - ledger.held < MAX_HELD:
@@ -308,6 +314,18 @@ class Child:
             # At this rate the rest takes long, and an idle child says that the queues are empty: share with it.
             self._share((now - began) // done // 1_000_000, keep=(len(jobs) + 1) // 2)
         self._check_memory()
+
+    def _alternate(self) -> None:
+        """Begin with the queue that was begun with the longest ago: the slow tasks of one do not hold up those of another."""
+        jobs, served = self._inbox.jobs, self._served
+        queue = min({job.message.queue for job in jobs}, key=lambda name: served.get(name, 0))
+        at = next(at for at, job in enumerate(jobs) if job.message.queue == queue)
+        if at:
+            first = jobs[at]
+            del jobs[at]
+            jobs.appendleft(first)
+        self._slices += 1
+        served[queue] = self._slices
 
     def _share(self, millis: int, keep: int = 0) -> None:
         """Give jobs back for others, in lists of about as much work as a child prefetches if each takes `millis`."""

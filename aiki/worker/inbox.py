@@ -25,13 +25,15 @@ MAX_KEPT: Final = 64 * 1024
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A run that may be begun. `run` is its id as 16 bytes; `leased` says that its message no longer waits for it."""
+    """A run that may be begun. `run` is its id as 16 bytes; `leased` says that its message no longer waits for it; `number`
+    tells which was taken before which."""
 
     dispatch: Dispatch
     run: bytes
     definition: Definition
     message: Message
     leased: bool = False
+    number: int = 0
 
 
 class Inbox:
@@ -51,6 +53,8 @@ class Inbox:
         self._ledger = ledger
         self._connection = connection
         self.jobs: deque[Job] = deque()
+        self.taken = 0
+        """How many jobs were taken."""
         self.values: deque[Values] = deque(maxlen=8)
         """Answers to what a workflow asked, the newest last."""
 
@@ -126,7 +130,8 @@ class Inbox:
                 body = {"name": dispatch.name, "version": dispatch.version}
                 self._ledger.add(dispatch.partition, Report(messages.UNKNOWN, dispatch.run_id, dispatch.epoch, body), message)
             else:
-                self.jobs.append(Job(dispatch, bytes.fromhex(dispatch.run_id), definition, message))
+                self.taken += 1
+                self.jobs.append(Job(dispatch, bytes.fromhex(dispatch.run_id), definition, message, number=self.taken))
 
     def give_back(self, keep: int = 0, together: int = 1) -> None:
         """Return the jobs that are not begun, but for the `keep` oldest, in lists of at most `together`."""

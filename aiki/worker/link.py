@@ -409,7 +409,7 @@ class Link:
             )
 
     def _post(self, executor: str, partition: int, found: list[Report], token: object) -> None:
-        body = ReportList(self._namespace, self._worker, executor, found).encode()
+        body = ReportList(self._namespace, self._worker, executor, found, draining=self._shared.draining).encode()
         self._connection.post(reports(partition), body, token)
 
     def _settle(self) -> None:
@@ -431,7 +431,10 @@ class Link:
             if line["kind"] == "death":
                 self._report_death(Notice.from_wire(line["notice"]))
             elif line["kind"] == "draining":
-                self._next_beat = 0.0  # heard before the platform kills: what is killed then is not charged
+                # Known before the platform kills: what is killed then is not charged. Orchestrators that are stopped as well
+                # do not hear the beat, and read the reports when they are back.
+                self._next_beat = 0.0
+                self._started.clear()
             elif line["kind"] == "stop":
                 self._deadline = self._clock() + STOP_SECONDS
         self._supervisor.flush()

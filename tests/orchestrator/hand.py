@@ -99,8 +99,8 @@ class HandWorker:
         item = Report(kind, dispatch.run_id, dispatch.epoch, dict(body))
         self.send([item], dispatch.partition, executor)
 
-    def send(self, items: list[Report], partition: int, executor: str | None = None) -> None:
-        message = ReportList("default", self.id, executor or self.executor, items)
+    def send(self, items: list[Report], partition: int, executor: str | None = None, *, draining: bool = False) -> None:
+        message = ReportList("default", self.id, executor or self.executor, items, draining=draining)
         self.session.send(reports(partition), message.encode())
 
     def close(self) -> None:

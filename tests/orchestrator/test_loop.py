@@ -201,6 +201,32 @@ def test_a_run_of_a_worker_that_was_killed_while_it_drained_is_not_charged(stage
     assert (detail.run.crashes, detail.run.attempt, detail.attempts) == (0, 1, [])
 
 
+def test_a_run_that_was_killed_with_its_worker_while_no_orchestrator_ran_is_not_charged(stage: Stage) -> None:
+    """All is stopped at once: nobody hears that the worker drains, and what it has reported is read when somebody is back."""
+    [run_id] = stage.enqueue()
+    worker = stage.worker()
+    _, message = worker.take()
+    [dispatch] = message.runs
+    worker.report(dispatch, m.STARTED, ms=300)
+    worker.until(lambda: stage.state(run_id) is State.RUNNING)
+    worker.beat()
+    worker.poll()
+    stage.orchestrators.pop().close()
+    worker.send([Report(m.STARTED, dispatch.run_id, dispatch.epoch, {"ms": 400})], dispatch.partition, draining=True)
+    worker.session.settled()
+    worker.close()
+    stage.workers.remove(worker)
+    stage.pass_time(25)
+    stage.orchestrator()
+    stage.pass_time(30)
+    assert stage.state(run_id) is State.QUEUED
+    detail = stage.store.detail(run_id)
+    assert detail is not None
+    assert (detail.run.crashes, detail.run.attempt, detail.attempts) == (0, 1, [])
+    [found] = stage.store.workers()
+    assert (found.state, found.draining) == ("lost", True)
+
+
 def test_a_gap_of_the_orchestrator_gives_every_worker_a_full_term(stage: Stage) -> None:
     worker = stage.worker()
     [run_id] = stage.enqueue()

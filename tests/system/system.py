@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -62,6 +63,19 @@ class Process:
     def kill9(self) -> None:
         """kill -9 of the process alone."""
         self.process.kill()
+        self.process.wait(10)
+
+    def kill_all(self) -> None:
+        """kill -9 of the process and all below it, at once and in no order, as a platform does it that ends a cgroup."""
+        try:
+            family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            family = []
+        for process in random.sample(family, len(family)):
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
         self.process.wait(10)
 
     def stop(self, timeout: float = 20.0) -> int:
@@ -191,9 +205,9 @@ class System:
     def orchestrator(self) -> Process:
         return self.start("orchestrator")
 
-    def worker(self, *arguments: str, concurrency: int = 2, app: str = "shop", ready: bool = True) -> Worker:
+    def worker(self, *arguments: str, concurrency: int = 2, app: str = "shop", ready: bool = True, **env: str) -> Worker:
         """A worker; waits until it is known to an orchestrator."""
-        made = self.start("worker", "-A", app, "-c", str(concurrency), *arguments)
+        made = self.start("worker", "-A", app, "-c", str(concurrency), *arguments, **env)
         assert isinstance(made, Worker)
         if ready:
             wait_until(lambda: "orchestrator knows this worker" in made.log, 60, f"{made.name} to be known:\n{made.log}")

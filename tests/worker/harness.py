@@ -30,12 +30,14 @@ class Got(Report):
 
     executor: str
     at: float
+    draining: bool
 
     @classmethod
-    def of(cls, report: Report, executor: str) -> Got:
+    def of(cls, report: Report, found: ReportList) -> Got:
         got = cls(*report)
-        got.executor = executor
+        got.executor = found.executor
         got.at = time.monotonic()
+        got.draining = found.draining
         return got
 
 
@@ -74,7 +76,7 @@ class Orchestrator:
                         self._answer_hello(session, beat)
                 else:
                     found = ReportList.decode(delivery.body)
-                    self.reports += [Got.of(report, found.executor) for report in found.reports]
+                    self.reports += [Got.of(report, found) for report in found.reports]
                     done.append(delivery)
             session.ack(done)
         session.close()

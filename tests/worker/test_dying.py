@@ -63,6 +63,23 @@ def test_a_run_that_is_known_to_kill_takes_nothing_of_its_neighbours_down(
     assert not asked & {run.run_id for run in neighbours}, "what is not lost need not be asked about"
 
 
+def test_a_draining_worker_says_so_of_what_it_executes(
+    embedded: Place, orchestrator: Orchestrator, start: StartWorker, tmp_path: Path
+) -> None:
+    """In reports, which are kept until an orchestrator reads them."""
+    worker = start("-c", "2")
+    runs = [make("touch_and_wait", str(tmp_path / f"pid{n}"), str(tmp_path / "release")) for n in range(2)]
+    for run in runs:
+        orchestrator.dispatch(run)
+        assert not orchestrator.report(run, messages.STARTED).draining
+    worker.signal(signal.SIGTERM)
+    for run in runs:
+        wait_until(lambda: any(got.draining for got in orchestrator.of(run, messages.STARTED)), 30, "a report")  # noqa: B023
+    (tmp_path / "release").touch()
+    assert worker.wait(30) == 0
+    assert [orchestrator.report(run).kind for run in runs] == [messages.COMPLETED] * 2
+
+
 def test_the_slot_of_a_dead_child_is_back_at_once(embedded: Place, orchestrator: Orchestrator, start: StartWorker) -> None:
     start("-c", "1")
     for _ in range(5):

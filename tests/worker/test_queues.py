@@ -1,4 +1,4 @@
-"""Paused queues: nothing more is begun of them, what was taken goes back, the others go on."""
+"""Several queues of one worker: each gets its turn; of paused ones nothing more is begun, and what was taken goes back."""
 
 from __future__ import annotations
 
@@ -54,3 +54,17 @@ def test_the_snapshot_says_what_is_paused(orchestrator: Orchestrator, start: Sta
     assert orchestrator.depth() == 1
     told(orchestrator, 2)
     assert orchestrator.result(waiting) == 2
+
+
+def test_a_queue_does_not_wait_for_the_end_of_another_ones_slow_tasks(
+    place: Place, orchestrator: Orchestrator, start: StartWorker
+) -> None:
+    """Slow: what waits behind a task for more than a second goes back to its queue."""
+    start("-c", "1", "-Q", "default,other")
+    slow = [orchestrator.run("sleep", 1.2) for _ in range(8)]
+    orchestrator.report(slow[0], messages.STARTED)
+    other = [orchestrator.dispatch(make("add", 1, 1), queue="other")[0] for _ in range(2)]
+    for run in other:
+        assert orchestrator.report(run, messages.COMPLETED, timeout=60)
+    done = sum(bool(orchestrator.of(run, messages.COMPLETED)) for run in slow)
+    assert done <= 5, "they were executed between the others"
