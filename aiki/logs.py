@@ -36,29 +36,38 @@ _about: ContextVar[Mapping[str, Any]] = ContextVar("aiki_log_about", default={})
 _process: dict[str, Any] = {}
 
 
-def set_up(level: str, *, format: str | None = None, text: str = TEXT, force: bool = True) -> None:
-    """Log lines of at least `level` on standard error.
+def set_up(level: str, *, format: str | None = None, text: str = TEXT) -> None:
+    """Log lines of at least `level` on standard error, in place of what the process has set up already.
 
     :param format: `text` or `json`; by default what `AIKI_LOG_FORMAT` says.
     :param text: the format of text lines.
-    :param force: replace what the process has set up already.
     :raises ConfigurationError: an unknown level or format.
     """
+    logging.basicConfig(level=level_number(level), handlers=[handler(format=format, text=text)], force=True)
+
+
+def level_number(level: str) -> int:
+    """A level by its name, in whatever case; raises `ConfigurationError`."""
     number = logging.getLevelName(level.upper())
     if not isinstance(number, int):
         raise ConfigurationError(f"log level {level!r}: it must be debug, info, warning, error or critical")
+    return number
+
+
+def handler(*, format: str | None = None, text: str = TEXT) -> logging.Handler:
+    """What writes lines to standard error, as `set_up` says."""
     chosen = (os.environ.get(FORMAT_VARIABLE) or "text") if format is None else format
     if chosen not in FORMATS:
         raise ConfigurationError(f"{FORMAT_VARIABLE}={chosen!r}: it must be text or json")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if chosen == "json" else TextFormatter(text))
-    logging.basicConfig(level=number, handlers=[handler], force=force)
+    made = logging.StreamHandler(sys.stderr)
+    made.setFormatter(JsonFormatter() if chosen == "json" else TextFormatter(text))
+    return made
 
 
 def revive() -> None:
     """Have loggers of ours speak again: `logging.config` silences all that are there and that it does not name, unless the
     application has said `disable_existing_loggers: False`."""
-    for name, logger in logging.root.manager.loggerDict.items():
+    for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and name.partition(".")[0] == "aiki":
             logger.disabled = False
 

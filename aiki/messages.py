@@ -366,7 +366,8 @@ ABORT: Final = "abort"
 """Whoever executes these is stale: stop it, its reports change nothing. Fields: `runs`."""
 SNAPSHOT: Final = "snapshot"
 """The answer to a worker's hello: all revocations whose dispatch may be out. Fields: `worker`, the hello's `nonce`, `runs`;
-`now`: the server's time (microseconds); `more`: 1 if more such messages follow; `paused` and `number` as `QUEUES` has them."""
+`now`: the server's time (microseconds); `more`: 1 if more such messages follow; `paused` and `number` as `QUEUES` has them;
+`hears`: 1 if a beat that asks is answered by `HEARD`."""
 RESEND_HELLO: Final = "hello?"
 """Workers the sender does not know should say hello. Fields: none."""
 KEYS: Final = "keys"
@@ -377,6 +378,13 @@ DRAIN: Final = "drain"
 QUEUES: Final = "queues"
 """Which queues are paused: take nothing from these, begin nothing that was taken from them. Fields: `paused`: all names of the
 namespace; `number`: rises with each change, what has a lower one is passed over. A `SNAPSHOT` carries both, too."""
+HEARD: Final = "heard"
+"""The beats of these workers were heard, and asked for an answer. Fields: `workers`, each as `called` has it."""
+
+
+def called(worker: str) -> str:
+    """A worker's id, short: its random end."""
+    return worker[-12:]
 
 
 @dataclass(slots=True)
@@ -418,6 +426,8 @@ _CONTROL_FIELDS: Final = f.Fields(
         "proof": f.ascii_text(64),
         "paused": _places,
         "number": f.large,
+        "hears": f.flag,
+        "workers": f.list_of(f.ascii_text(32), 10_000),
     }
 )
 """What the fields of control messages hold, whatever their kind."""
@@ -434,7 +444,7 @@ def _three(content: Any, what: str) -> tuple[str, Any, dict[str, Any]]:
 HELLO: Final = "hello"
 """A worker is here, or here again: its definitions, its queues, all it holds. It consumes only after the `SNAPSHOT`."""
 BEAT: Final = "beat"
-"""Every `HEARTBEAT_SECONDS`: what it holds and what its children do."""
+"""Every `HEARTBEAT_SECONDS`: what it holds and what its children do. `ask`: 1 for a `HEARD` in answer."""
 ANSWER: Final = "answer"
 """The answer to `ASK`: `nonce`, and `held` is those of the asked runs that it holds."""
 BYE: Final = "bye"
@@ -526,6 +536,7 @@ _HEARTBEAT_FIELDS: Final = f.Fields(
         "kid": f.ascii_text(64),
         "pk": f.ascii_text(64),
         "draining": f.flag,
+        "ask": f.flag,
         "rss": f.large,
         "children": f.list_of(lambda value: _is_child(value) and f.shallow(value, 4), 10_000),
     }

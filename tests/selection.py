@@ -22,7 +22,7 @@ SERVER_FIXTURES = frozenset(
 """What starts a server (ours, too), directly or through fixtures of their own."""
 SERVER_PARAMETERS = frozenset({"mysql", "amqp", "real", "quorum", "maria", "rabbit", "mysql9", "rabbit4"})
 """Ids of parameters whose fixture asks for a server only when it runs."""
-PROCESSES = frozenset({"browser", "cli", "demo", "docs", "examples", "system", "worker"})
+PROCESSES = frozenset({"browser", "cli", "confined", "demo", "docs", "examples", "system", "worker"})
 """Folders whose tests start processes of ours and wait for them."""
 PROCESS_FILES = frozenset(
     {

@@ -6,6 +6,7 @@ before it forks), and whichever of them is scraped adds them up. Without that di
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -19,6 +20,9 @@ from aiki.clock import now_us
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+log = logging.getLogger(__name__)
+
+MEMORY: Final = "/dev/shm"  # noqa: S108  (a directory in memory; what is made there is this process's own)
 MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that prometheus_client looks at when it is first imported: so nothing here imports it at the top."""
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0, 30.0)
@@ -88,17 +92,30 @@ def counted_since() -> int:
 
 # ---------------------------------------------------------------- for the process that forks the others
 def share() -> str:
-    """Have the processes that are forked from here on share their values; the directory, for `unshare`."""
-    folder = tempfile.mkdtemp(prefix="aiki-metrics-")
-    os.environ[MULTIPROCESS] = folder
-    (Path(folder) / SINCE).write_text(str(now_us()))
-    return folder
+    """Have the processes that are forked from here on share their values; the directory, for `unshare`.
+
+    Where no directory can be written, not even the memory that systems offer as one, it is empty, and nothing is shared.
+    """
+    for place in (None, MEMORY):
+        try:
+            folder = tempfile.mkdtemp(prefix="aiki-metrics-", dir=place)
+            (Path(folder) / SINCE).write_text(str(now_us()))
+        except OSError:
+            continue
+        os.environ[MULTIPROCESS] = folder
+        return folder
+    log.warning(
+        "no directory for temporary files can be written (neither TMPDIR nor %s): /metrics tells of one process at a time",
+        MEMORY,
+    )
+    return ""
 
 
 def unshare(folder: str) -> None:
     """Take the directory away."""
     os.environ.pop(MULTIPROCESS, None)
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def left(pid: int) -> None:

@@ -28,13 +28,16 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers import base
 
+from aiki import vitals
 from aiki.api import connections, instruments, mounting, proxies
 from aiki.api.app import ApiOptions, backend_of, create_app
 from aiki.api.listening import HandedOver, HandsOver
 from aiki.errors import ConfigurationError
 from aiki.settings import Settings
 from aiki.storage import open_store
+from aiki.vitals import Vitals, memory_file
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +166,7 @@ class _Application(BaseApplication):
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._listening = listening
         self._pages = pages
+        self._page: Vitals | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -173,7 +177,6 @@ class _Application(BaseApplication):
                 self.cfg.set(name, value)
 
     def _config(self) -> dict[str, Any]:
-        memory = "/dev/shm"  # noqa: S108  (where gunicorn's heartbeat files cannot be held up by a slow disk)
         return {
             "bind": self._address,
             "workers": self._options.workers,
@@ -181,7 +184,6 @@ class _Application(BaseApplication):
             "worker_class": Worker,
             "logger_class": _Log,
             "loglevel": self._options.log_level,
-            "worker_tmp_dir": memory if os.access(memory, os.W_OK) else None,
             "keepalive": 30,
             "timeout": 60,
             "graceful_timeout": GRACE,
@@ -202,6 +204,9 @@ class _Application(BaseApplication):
         scheme = "https" if self._settings.tls_cert else "http"
         url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         log.info("listening on %s", url)
+        reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (what is asked, not what is bound)
+        self._page = Vitals("server", name=f"{host}:{port}", host=reached, port=port, tls=bool(self._settings.tls_cert))
+        self._page.now(vitals.STARTED)
         if self._listening is not None:
             self._listening(url)
 
@@ -231,6 +236,33 @@ def _worker_exit(_arbiter: Any, worker: Any) -> None:
 
 def _child_exit(_arbiter: Any, worker: Any) -> None:
     instruments.left(worker.pid)
+
+
+class _Beats:
+    """Where a worker leaves its signs of life for gunicorn's master: in memory, since there may be no directory to write to."""
+
+    def __init__(self, _cfg: Any) -> None:
+        self._file = memory_file("aiki-server-beat")
+
+    def notify(self) -> None:
+        """A sign of life."""
+        now = time.monotonic()
+        os.utime(self._file, (now, now))
+
+    def last_update(self) -> float:
+        """When the last one was, monotonic seconds."""
+        return os.fstat(self._file).st_mtime
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._file
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._file)
+
+
+setattr(base, "WorkerTmp", _Beats)  # noqa: B010  (it is not typed) gunicorn has no setting for this but a directory
 
 
 class Worker(connections.Connections):

@@ -6,20 +6,24 @@ Each has a session of its own, so that Ctrl-C in the terminal reaches `aiki dev`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import IO, Final
 
 from aiki.cli.main import PARENT_VARIABLE
+from aiki.vitals import state_of
+from aiki.worker.strays import children_of
 
 _COLOURS: Final = {"orchestrator": 35, "server": 34, "worker": 32, "dev": 36}
+LOOK_SECONDS: Final = 1.0
 _WIDTH: Final = max(map(len, _COLOURS))
 
 
@@ -37,6 +41,28 @@ class Exited:
             return signal.Signals(-self.code).name
         except ValueError:
             return f"signal {-self.code}"
+
+
+class Orphans(threading.Thread):
+    """Reaps what is no child of ours and has become one, for this is process 1 of a container.
+
+    :param ours: the ids of the processes that were started here, and whose end somebody waits for.
+    """
+
+    def __init__(self, ours: Callable[[], set[int]]) -> None:
+        super().__init__(name="orphans", daemon=True)
+        self._ours = ours
+
+    def run(self) -> None:
+        """For ever. One that was just started may not be known yet: so an orphan is one that is a zombie for two looks."""
+        before: set[int] = set()
+        while True:
+            zombies = {pid for pid in children_of(os.getpid()) if state_of(pid) == "Z"} - self._ours()
+            for pid in zombies & before:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            before = zombies
+            time.sleep(LOOK_SECONDS)
 
 
 class Printer:

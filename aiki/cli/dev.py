@@ -25,7 +25,7 @@ from typing import Final
 import click
 
 from aiki.cli import common
-from aiki.cli.children import Child, Exited, Printer
+from aiki.cli.children import Child, Exited, Orphans, Printer
 from aiki.cli.main import EXIT_USAGE, PARENT_VARIABLE
 from aiki.cli.probe import Found, read_answer
 from aiki.errors import AikiError, ConfigurationError
@@ -136,6 +136,7 @@ class Dev:
         self._settings: Settings | None = None
         self._example = ""
         self._probing = self._dirty = False
+        self._probe_pid = 0
         self._asked = 0
         self._stop_watching = threading.Event()
 
@@ -151,6 +152,8 @@ class Dev:
             signal.signal(number, self._on_signal)
         if self._options.reload:
             threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        if os.getpid() == 1:
+            Orphans(self._pids).start()
         self._probe()
         code = 0
         try:
@@ -163,6 +166,9 @@ class Dev:
         finally:
             self._stop_all()
         return code
+
+    def _pids(self) -> set[int]:
+        return {self._probe_pid, *(child.pid for role in list(self._roles.values()) for child in role.children())}
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._asked += 1
@@ -198,19 +204,21 @@ class Dev:
         command = [sys.executable, "-m", "aiki.cli.probe", *self._options.apps]
 
         def wait() -> None:
-            process = subprocess.run(  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603
                 command,
                 env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                check=False,
             )
+            self._probe_pid = process.pid
+            output, errors = process.communicate()
             try:
                 if process.returncode != 0:
-                    raise ConfigurationError(process.stderr.strip() or f"importing the app ended with {process.returncode}")
-                self._events.put(Probed(read_answer(process.stdout), ""))
+                    raise ConfigurationError(errors.strip() or f"importing the app ended with {process.returncode}")
+                self._events.put(Probed(read_answer(output), ""))
             except AikiError as error:
                 self._events.put(Probed(None, str(error)))
 

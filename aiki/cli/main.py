@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import Final, NamedTuple
 
@@ -116,6 +117,7 @@ def server_main() -> None:
 def run(command: click.Command | None, program: str, name: str = "") -> None:
     """Run a command and exit. Our own errors are one message, without a traceback."""
     heed_parent()
+    heed_term()
     try:
         (command or load(name))(prog_name=program)
     except AikiError as error:
@@ -131,6 +133,12 @@ def heed_parent() -> None:
         from aiki.worker.process import die_with_parent
 
         die_with_parent(int(parent))
+
+
+def heed_term() -> None:
+    """End at TERM also as process 1 of a container, which the kernel spares every signal that nobody handles."""
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 def exit_code(error: AikiError) -> int:

@@ -36,6 +36,9 @@ def stop_on_signals() -> threading.Event:
     A thread waits for the signals: an event must not be set from a signal handler, which may interrupt whoever waits for
     that same event while it holds the event's lock.
     """
+    if os.getpid() == 1:
+        # Process 1 of a container becomes the parent of what loses its own. It starts nothing itself, so the kernel may reap.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     stop = threading.Event()
     watched = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)

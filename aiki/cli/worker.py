@@ -73,12 +73,14 @@ def _host() -> str:
 @click.option(
     "-l",
     "--loglevel",
+    "--log-level",
     "log_level",
     type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
-    default="info",
-    envvar="AIKI_WORKER_LOGLEVEL",
+    default=None,
+    show_default="info",
+    envvar=["AIKI_WORKER_LOGLEVEL", "AIKI_LOG_LEVEL"],
     show_envvar=True,
-    help="What is logged to standard error.",
+    help="What of Aiki's own is logged; also what of the app's, unless that sets up logging itself.",
 )
 @click.option(
     "--max-tasks-per-child",
@@ -147,7 +149,7 @@ def worker(
     concurrency: int,
     queues: tuple[str, ...],
     name: str,
-    log_level: str,
+    log_level: str | None,
     max_tasks: int,
     max_memory: int,
     time_limit: float | None,

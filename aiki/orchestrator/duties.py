@@ -16,6 +16,7 @@ logger = logging.getLogger("aiki.orchestrator")
 
 MAX_PAUSE: Final = 60.0
 """Seconds between tries of a duty that keeps failing."""
+BROKEN: Final = 3
 SAID_AGAIN: Final = 300.0
 """Seconds between log lines of one that keeps failing in the same way."""
 
@@ -90,3 +91,8 @@ class Duties:
     def failing(self) -> dict[str, str]:
         """The duties that failed when they were last done, with the reason."""
         return {duty.name: duty.why for duty in self._duties.values() if duty.failures}
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """The duties that have failed `BROKEN` times in a row, with the last reason."""
+        return {duty.name: duty.why for duty in self._duties.values() if duty.failures >= BROKEN}

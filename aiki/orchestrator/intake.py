@@ -223,7 +223,7 @@ class Intake:
 
     def _answer_hello(self, beat: Heartbeat) -> None:
         echo = {"nonce": beat.fields["nonce"]} if "nonce" in beat.fields else {}
-        echo |= self._wishes.paused(beat.namespace, fresh=True)
+        echo |= self._wishes.paused(beat.namespace, fresh=True) | {"hears": 1}
         queues = sorted(self._context.live.workers[beat.worker].queues)
         self._snapshots.begin(beat.namespace, beat.worker, queues, echo)
 

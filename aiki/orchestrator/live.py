@@ -57,6 +57,7 @@ class Live:
         self._listening_since: float | None = None
         self._last_tick = 0.0
         self._fresh: dict[str, Worker] = {}
+        self._asked: dict[str, list[str]] = {}
 
     # ------------------------------------------------------------ listening
     def listen(self, now: float) -> None:
@@ -68,6 +69,7 @@ class Live:
     def deaf(self) -> None:
         """Heartbeats are not received at present."""
         self._listening_since = None
+        self._asked = {}
 
     def tick(self, now: float) -> None:
         """To be called often. A gap since the last call means that nobody listened."""
@@ -105,6 +107,8 @@ class Live:
             worker.held = {RunKey(item.run_id, item.epoch): item for item in beat.held}
             if beat.kind == m.BEAT:
                 worker.said = _said(beat.fields)
+                if beat.fields.get("ask"):
+                    self._asked.setdefault(worker.namespace, []).append(worker.id)
             worker.beats += 1
             self._fresh[worker.id] = worker
         return True
@@ -153,6 +157,11 @@ class Live:
             out.setdefault(worker.namespace, {})[worker.id] = worker.said
         self._fresh = {}
         return out
+
+    def take_asking(self) -> dict[str, list[str]]:
+        """Workers that have asked since the last call whether they are heard, by namespace."""
+        asked, self._asked = self._asked, {}
+        return asked
 
 
 def _kinds(definitions: Iterable[Sequence[Any]]) -> dict[tuple[str, str], str]:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import random
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 
+from aiki import logs, vitals
 from aiki import messages as m
 from aiki.broker import DEAD, HEARTBEAT, Broker, BrokerMisconfigured, Session, reports
 from aiki.broker.signed import SignedBroker
@@ -44,6 +46,7 @@ from aiki.settings import Settings
 from aiki.storage import Store
 from aiki.storage.roster import ALIVE, LOST, STOPPED
 from aiki.storage.statistics import FOLDED_AT_ONCE
+from aiki.vitals import Vitals
 
 logger = logging.getLogger("aiki.orchestrator")
 
@@ -58,6 +61,7 @@ REPAIR_SECONDS = 0.004
 """How long repair may go on at a time, but for the page that it is at: reports wait meanwhile."""
 MAX_IN_FLIGHT = 2000
 SAY_AGAIN = 3600.0
+HEARD_AT_ONCE = 1000
 BROKER_HEARTBEAT = 6
 """Seconds. An orchestrator that is stopped holds the report partitions until RabbitMQ gives it up, after two of these."""
 IDLE_LIMIT = 8
@@ -69,6 +73,7 @@ class Orchestrator:
 
     :param monotonic: seconds; for tests.
     :param ring: the keys of whoever made `broker` with them; None: messages are not signed.
+    :param page: where it says how it does.
     """
 
     def __init__(
@@ -80,7 +85,9 @@ class Orchestrator:
         monotonic: Callable[[], float] = time.monotonic,
         stale_after: float = 30.0,
         ring: InstallationRing | None = None,
+        page: Vitals | None = None,
     ) -> None:
+        self._page = Vitals("orchestrator", seen=False) if page is None else page
         self._store = store
         self._broker = broker
         self._settings = settings
@@ -125,6 +132,7 @@ class Orchestrator:
             Duty("lost", 0.5, self._find_lost),
             Duty("announce", 0.5, self._announce),
             Duty("pauses", 0.5, lambda now: self._wishes.tell_pauses(self._context.out)),
+            Duty("heard", 2.0, self._tell_heard),
             Duty("wanted", 1.0, lambda now: self._wishes.tell_stops(self._context.out)),
             Duty("batches", 0.2, self._work_batches),
             Duty("index", 0.25, lambda now: self._indexing.run_once()),
@@ -150,7 +158,10 @@ class Orchestrator:
     # ------------------------------------------------------------ running
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set. Whatever is away is waited for."""
+        page = self._page
+        page.now(vitals.STARTED)
         while not stop.is_set():
+            page.now(vitals.TURNED)
             try:
                 self.run_once(0.05)
                 self._failures = 0
@@ -164,6 +175,7 @@ class Orchestrator:
 
     def _say_why(self, error: StorageUnavailable | BrokerUnavailable, pause: float) -> None:
         """What somebody has to mend is said once, and then once in a while, however often it is tried again."""
+        self._page.tell(vitals.BROKER, logs.masked(str(error)))
         if not isinstance(error, BrokerMisconfigured):
             self._misconfigured = ("", 0.0)
             logger.warning("%s; next try in %.1f s", error, pause)
@@ -214,6 +226,7 @@ class Orchestrator:
 
     def disconnect(self) -> None:
         """Drop the session; what was taken and not acked comes back."""
+        self._page.put(vitals.SESSION, 0)
         self._live.deaf()
         self._inquiries.clear()
         self._intake.fetching.clear()
@@ -227,6 +240,7 @@ class Orchestrator:
 
     def close(self) -> None:
         """Stop cleanly: confirmed deliveries are deleted, everything else is left to the next orchestrator."""
+        self._page.put(vitals.DRAINING, 1)
         if self._context.connected:
             out = self._context.out
             try:
@@ -258,6 +272,9 @@ class Orchestrator:
         # Workers whose hello nobody heard wait for an answer; those known already only answer again.
         for namespace in sorted({self._settings.namespace, *self._store.namespaces()}):
             self._context.out.control(namespace, m.RESEND_HELLO)
+        self._page.now(vitals.SESSION)
+        self._page.now(vitals.DATABASE)
+        self._page.tell(vitals.BROKER, "")
         logger.info("listening: %d report partitions, %d workers on record", self._reading, len(self._live.workers))
         return session
 
@@ -325,6 +342,13 @@ class Orchestrator:
         if found:
             self.duties.soon("announce")
 
+    def _tell_heard(self, now: float) -> None:
+        """Answer the workers that ask whether anybody hears them, many in a message: all workers receive each."""
+        for namespace, workers in self._live.take_asking().items():
+            for at in range(0, len(workers), HEARD_AT_ONCE):
+                names = [m.called(worker) for worker in workers[at : at + HEARD_AT_ONCE]]
+                self._context.out.control(namespace, m.HEARD, (), workers=names)
+
     def _work_batches(self, now: float) -> None:
         """Bring on what operators want done to many runs."""
         if self._context.out.in_flight > MAX_IN_FLIGHT:
@@ -336,7 +360,10 @@ class Orchestrator:
 
     def _save(self, now: float) -> None:
         """Put on record who was heard and how long runs take, and that this orchestrator lives."""
+        failing = (f"duty {name} fails again and again: {why}" for name, why in self.duties.broken.items())
+        self._page.tell(vitals.INSIDE, logs.masked(next(failing, "")))
         self._wishes.say_alive(ALIVE)
+        self._page.now(vitals.DATABASE)
         if isinstance(self._broker, SignedBroker):
             self.isolation.counted.update({f"{kind}, not believed": n for kind, n in self._broker.take_refused().items()})
         for namespace, beats in self._live.take_fresh().items():
@@ -383,11 +410,12 @@ def main(settings: Settings, stop: threading.Event) -> int:
 
     broker_of(settings, what="an orchestrator")  # what is wrong with its URL is told first
     settings.need("database_url", what="an orchestrator")
+    page = Vitals("orchestrator", name=socket.gethostname())
     store = open_store(settings, idle_limit=IDLE_LIMIT, primary=True)
     broker, ring = owned_broker(settings, store, heartbeat=BROKER_HEARTBEAT)
     background = Background(settings, {"webhooks": Sender, "retention": Retention})
     background.start()
-    Orchestrator(store, broker, settings, ring=ring).run(stop)
+    Orchestrator(store, broker, settings, ring=ring, page=page).run(stop)
     background.close()
     store.close()
     return 0

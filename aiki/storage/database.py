@@ -754,7 +754,14 @@ def _take_password_from(file: str, *engines: sa.Engine) -> None:
 
 def _sqlite_engine(url: sa.URL, timeout: float) -> sa.Engine:
     if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(url.database).parent
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the directory {folder} for the database cannot be made: {error.strerror}; set AIKI_DATABASE_URL (and "
+                "AIKI_BROKER_URL) to servers, or to files in a directory that can be written"
+            ) from None
         with suppress(OSError):  # what cannot be made is told by whoever opens it
             make_private(Path(url.database))
     engine = sa.create_engine(

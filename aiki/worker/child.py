@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from aiki import ids, messages, tracing
+from aiki import ids, logs, messages, tracing
 from aiki.broker.base import Address, Broker, work
 from aiki.ceilings import REPORT_BYTES
 from aiki.errors import MessageError
@@ -211,6 +211,7 @@ class Child:
     def turn(self) -> None:
         """Once round: connect if needed, receive, settle, run, report."""
         connection, jobs = self._connection, self._inbox.jobs
+        self._slot.turn(self._subscribed)
         if connection.session is None and not connection.connect():
             self._pause(min(connection.retry_in(), IDLE_SECONDS))
             return
@@ -360,6 +361,7 @@ class Child:
         if self._revoked.covers(job.run, dispatch.epoch):
             self._finish(index, job, Report(messages.DROPPED, dispatch.run_id, dispatch.epoch, {}))
             return
+        self._keep_logging()
         attempt = Attempt(dispatch, definition, began)
         if definition.kind == "workflow" and not self._prepare(index, job, attempt):
             return
@@ -374,6 +376,13 @@ class Child:
             self._report_logs(job)
         self._finish(index, job, report)
         self._after(dispatch, report)
+
+    def _keep_logging(self) -> None:
+        """An earlier run may have set up logging anew: ours is there all the same."""
+        if _log.disabled:
+            logs.revive()
+        if self._log is not None:
+            self._log.install()
 
     def _prepare(self, index: int, job: Job, attempt: Attempt) -> bool:
         """Read a workflow's history; False where it cannot be read, which fails the run."""
@@ -477,6 +486,7 @@ class Child:
         body = {"ms": (time.monotonic_ns() - began) // 1_000_000}
         self._ledger.add(dispatch.partition, Report(messages.STARTED, dispatch.run_id, dispatch.epoch, body), None)
         while True:
+            self._slot.turn(self._subscribed)
             for delivery in self._connection.receive(0):
                 self._inbox.accept(delivery)
             self._inbox.pass_on()

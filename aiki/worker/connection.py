@@ -60,6 +60,8 @@ class Connection:
         self._clock = clock
         self._uniform = uniform
         self.session: Session | None = None
+        self.why = ""
+        """Why there is no session; empty while there is one, or before the first try."""
         self._sent: dict[int, Sent] = {}
         """In the order of sending, from the first that is not confirmed on."""
         self._waiting: list[Sent] = []
@@ -90,7 +92,7 @@ class Connection:
             return False
         if self._next_log:
             _log.info("connected to the broker again")
-        self._born = now
+        self._born, self.why = now, ""
         waiting, self._waiting = self._waiting, []
         for number, sent in enumerate(waiting):
             if not self._send(sent):
@@ -118,7 +120,7 @@ class Connection:
         self._on_lost()
 
     def _put_off(self, error: Exception | str) -> None:
-        now = self._clock()
+        now, self.why = self._clock(), str(error)
         self._backoff = min(MAX_BACKOFF, self._backoff * 2 or FIRST_BACKOFF)
         self._next_try = now + self._uniform(self._backoff / 2, self._backoff)
         if now >= self._next_log:

@@ -21,15 +21,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import aiki
-from aiki import messages
+from aiki import logs, messages, vitals
 from aiki.broker.base import CONTROL, HEARTBEAT, Broker, Delivery, reports
 from aiki.errors import MessageError
-from aiki.history import FAILED, OPEN, RETRY, STEP, Step, Wait, Waits
 from aiki.messages import Control, Heartbeat, Held, Report, ReportList, RunKey, definitions_digest
-from aiki.worker import notices
+from aiki.vitals import Vitals
 from aiki.worker.connection import Connection
+from aiki.worker.deaths import death_reports
 from aiki.worker.keys import WorkerRing
-from aiki.worker.notices import LeftRun, Lines, Notice
+from aiki.worker.notices import Lines, Notice
 from aiki.worker.options import Options
 from aiki.worker.process import rss_kib
 from aiki.worker.registry import Registry
@@ -46,6 +46,10 @@ BARRIER_SECONDS: Final = 0.001
 DEATHS: Final = 200
 """Reports in a message about a child that died: each tells the same message of up to some kB."""
 _CONTROL_PREFETCH: Final = 1000
+ASK_SECONDS: Final = 10.0
+"""Between two times of asking whether an orchestrator hears this worker."""
+UNHEARD_SECONDS: Final = 30.0
+"""Without an answer for so long it says hello again: an older release answers nothing else."""
 TURN_SECONDS: Final = 60.0
 """Between two times of asking which revocations are of use."""
 
@@ -61,6 +65,7 @@ class Link:
     """See the module.
 
     :param wakes: an eventfd for each child, to have it look at the shared memory.
+    :param page: where it says how it does; None: nobody asks.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Link:
         wakes: list[int],
         clock: Callable[[], float] = time.monotonic,
         ring: WorkerRing | None = None,
+        page: Vitals | None = None,
     ) -> None:
         self._worker = worker
         self._registry = registry
@@ -107,6 +113,10 @@ class Link:
         self._pauses = -1
         """The number of the newest word on which queues are paused."""
         self._digest = definitions_digest(registry.triples())
+        self._page = page
+        self._heard = 0.0
+        self._next_ask = float("inf")
+        """Infinite while nobody has said that it would answer."""
 
     # ------------------------------------------------------------ life
     def run(self) -> int:
@@ -130,7 +140,10 @@ class Link:
     def turn(self) -> None:
         """Once round: connect, hear, say."""
         connection = self._connection
-        if connection.session is None and not connection.connect():
+        connected = connection.connect()
+        if self._page is not None:
+            self._say_how_it_is(self._page)
+        if not connected:
             select.select([self._supervisor], [], [], min(connection.retry_in(), HELLO_SECONDS))
             self._read_supervisor()
             return
@@ -149,8 +162,14 @@ class Link:
         elif self._listening and now >= self._next_beat:
             self._beat(now)
 
+    def _say_how_it_is(self, page: Vitals) -> None:
+        page.now(vitals.LINK_TURNED)
+        page.since(vitals.SESSION, holds=self._connection.session is not None)
+        page.tell(vitals.BROKER, logs.masked(self._connection.why))
+
     def _on_lost(self) -> None:
         self._listening = False
+        self._next_ask = float("inf")
         self._hellos.clear()
         self._shared.go = 0  # children that come new wait; those that are subscribed go on
 
@@ -175,7 +194,7 @@ class Link:
     def _hello_due(self, now: float) -> bool:
         if self._hellos:
             return now >= self._next_hello
-        return self._snapshot_wanted()
+        return self._snapshot_wanted() or (self._next_ask < float("inf") and now - self._heard > UNHEARD_SECONDS)
 
     def _say_hello(self, now: float) -> None:
         if self._hellos and now >= self._next_complaint:
@@ -233,8 +252,18 @@ class Link:
         self._hellos = {number: when for number, when in self._hellos.items() if when > asked}
         if self._shared.go == 0:
             _log.info("the orchestrator knows this worker")
+        self._note_heard(answers=bool(control.fields.get("hears")))
         self._shared.go = max(asked, self._shared.go)
         self._wake_children()
+
+    def _note_heard(self, *, answers: bool) -> None:
+        """An orchestrator has answered this worker; `answers`: one that does so whenever it is asked."""
+        self._heard = now = self._clock()
+        if self._page is None:
+            return
+        self._page.now(vitals.HEARD)
+        self._page.put(vitals.ANSWERS, int(answers))
+        self._next_ask = now + ASK_SECONDS if answers else float("inf")
 
     def _wake_children(self) -> None:
         for wake in self._wakes:
@@ -275,6 +304,8 @@ class Link:
             self._supervisor.send("drain", at_once=bool(control.fields.get("at_once")))
         elif control.kind == messages.QUEUES:
             self._pause_queues(control)
+        elif control.kind == messages.HEARD and messages.called(self._worker) in control.fields.get("workers", ()):
+            self._note_heard(answers=True)
 
     def _pause_queues(self, control: Control) -> None:
         """Take over which queues are paused, unless something newer was said already."""
@@ -364,6 +395,9 @@ class Link:
             "kid": self._ring.state,
             "paused": [queue for queue, paused in zip(self._options.queues, self._shared.paused, strict=True) if paused],
         }
+        if now >= self._next_ask:
+            self._next_ask = now + ASK_SECONDS
+            fields["ask"] = 1
         self._tell(messages.BEAT, self.held(), fields)
 
     def _children(self) -> list[dict[str, Any]]:
@@ -456,56 +490,3 @@ class Link:
 
 def _every(count: int, items: Sized) -> range:
     return range(0, len(items), count)
-
-
-def death_reports(notice: Notice, run: LeftRun) -> list[Report]:
-    """What a child's death means for a run that it held."""
-    if run.ordinal < 0 or not run.executing or notice.reason != notices.TIME_LIMIT:
-        return [death_report(notice, run)]
-    # A workflow's step ran into its own limit: that step has failed, or is retried, and the workflow goes on.
-    told = death_report(notice, run).body
-    more = {"ms": run.ms, "t": told["type"], "m": told["message"], "tb": ""}
-    again = run.retry_delay >= 0
-    if again:
-        more["s"] = run.retry_delay
-    step = Step(run.ordinal, STEP, "", "", OPEN if again else FAILED, run.attempt, more)
-    wait = Wait(RETRY, run.ordinal, run.ordinal, "a step that ran into its time limit", None, run.retry_delay)
-    waits = Waits(False, [wait] if again and run.retry_delay > 0 else [])
-    body = {"ms": run.ms, **waits.to_wire()}
-    return [
-        Report(messages.STEPS, run.run_id, run.epoch, {"s": [step]}),
-        Report(messages.SUSPENDED, run.run_id, run.epoch, body),
-    ]
-
-
-def death_report(notice: Notice, run: LeftRun) -> Report:
-    """What a child's death means for a run that it held: charged only if its own code was executing."""
-    body: dict[str, Any] = {"ms": run.ms}
-    kind = messages.RETURNED
-    if not run.executing or notice.reason == notices.COLD:
-        pass
-    elif notice.reason == notices.CANCELLED:
-        kind = messages.CANCELLED
-    elif notice.reason == notices.TIME_LIMIT:
-        body |= {
-            "type": "aiki.errors.TimeLimitExceeded",
-            "message": f"the task ran longer than its time limit of {run.hard:g} s, and its process was killed",
-            "tb": "",
-            "outcome": "timed_out",
-            "signal": notice.signal,
-        }
-        kind = messages.FAILED
-        if run.retry_delay >= 0:
-            kind = messages.RETRY
-            body["delay"] = run.retry_delay
-    else:
-        kind = messages.CRASHED
-        how = f"killed by {notice.signal}" if notice.signal else f"gone with exit code {notice.exit}"
-        body["message"] = f"process {notice.pid} was {how}" + (" (out of memory)" if notice.oom else "")
-        if notice.signal:
-            body["signal"] = notice.signal
-        else:
-            body["exit"] = notice.exit
-        if notice.oom:
-            body["oom"] = 1
-    return Report(kind, run.run_id, run.epoch, body)

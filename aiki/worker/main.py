@@ -9,40 +9,38 @@ import threading
 import traceback
 
 import aiki
-from aiki import logs
+from aiki import logs, vitals
 from aiki.broker import broker_of
 from aiki.errors import ConfigurationError
 from aiki.settings import hidden
+from aiki.vitals import Vitals
 from aiki.worker import process_hooks
+from aiki.worker.log_lines import application_sets_up
 from aiki.worker.options import EXIT_FAILED, EXIT_USAGE, Options
 from aiki.worker.registry import Registry, load
 from aiki.worker.supervisor import Supervisor
 
 _log = logging.getLogger("aiki.worker")
 
-_NOISY = ("amqp", "kombu", "asyncio")
-
 
 def main(options: Options) -> int:
     """Run a worker in this process until it is told to stop; returns the exit code (`options.EXIT_*`)."""
+    page = Vitals("worker", name=options.name)
+    page.tell(vitals.INSIDE, f"it is importing {', '.join(options.apps)}")
     try:
-        _configure_logging(options.log_level)
         options.check()
-        registry = load(options.apps, options.broker_url)
-        logs.revive()
-        settings = registry.settings
-        broker = broker_of(settings, what="a worker", declares=False)
+        with application_sets_up(options.log_level):
+            registry = load(options.apps, options.broker_url)
+            broker = broker_of(registry.settings, what="a worker", declares=False)
+            started = _call_start_hooks(registry)
     except ConfigurationError as error:
         sys.stderr.write(f"aiki-worker: {error}\n")
         return EXIT_USAGE
-    try:
-        process_hooks.call(registry.hooks, "worker_start")
-    except Exception:  # noqa: BLE001  a hook is users' code, which may raise anything
-        sys.stderr.write(f"aiki-worker: it cannot start:\n{traceback.format_exc()}")
+    if not started:
         return EXIT_FAILED
     _warn_of_connections()
     try:
-        supervisor = Supervisor(options, registry, broker)
+        supervisor = Supervisor(options, registry, broker, page)
     except ConfigurationError as error:
         sys.stderr.write(f"aiki-worker: {error}\n")
         return EXIT_USAGE
@@ -55,6 +53,15 @@ def main(options: Options) -> int:
     gc.collect()
     gc.freeze()
     return supervisor.run()
+
+
+def _call_start_hooks(registry: Registry) -> bool:
+    try:
+        process_hooks.call(registry.hooks, "worker_start")
+    except Exception:  # noqa: BLE001  a hook is users' code, which may raise anything
+        sys.stderr.write(f"aiki-worker: it cannot start:\n{traceback.format_exc()}")
+        return False
+    return True
 
 
 def _say_hello(worker: str, options: Options, registry: Registry) -> None:
@@ -86,12 +93,3 @@ def _warn_of_connections() -> None:
             "Close them in a hook, @app.on_worker_start",
             ", ".join(there),
         )
-
-
-def _configure_logging(level: str) -> None:
-    """One line a record on standard error, unless the app has set up logging itself when it is imported."""
-    logs.set_up(level, text="%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s", force=False)
-    number = logging.getLevelNamesMapping()[level.upper()]
-    logging.getLogger("aiki").setLevel(number)
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(max(number, logging.WARNING))

@@ -28,6 +28,7 @@ class Options:
     """One worker's options; limits are seconds, None for none.
 
     :ivar apps: `module` or `module:attribute`, as given with `-A`.
+    :ivar log_level: None: `info`, unless the app chooses another one for Aiki's own lines.
     :ivar max_tasks: tasks after which a child is replaced, 0 for never.
     :ivar max_memory: KiB of resident memory after which a child is replaced, 0 for never.
     :ivar time_limit: hard limit of tasks that name none.
@@ -41,7 +42,7 @@ class Options:
     concurrency: int = field(default_factory=lambda: os.cpu_count() or 1)
     queues: tuple[str, ...] = ("default",)
     name: str = field(default_factory=socket.gethostname)
-    log_level: str = "INFO"
+    log_level: str | None = None
     max_tasks: int = 0
     max_memory: int = 0
     time_limit: float | None = None

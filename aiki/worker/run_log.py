@@ -37,8 +37,9 @@ class RunLog(logging.Handler):
         self.waiting = False
 
     def install(self) -> None:
-        """Take part in all logging of this process."""
-        logging.getLogger().addHandler(self)
+        """Take part in all logging of this process; again, if somebody has set that up anew meanwhile."""
+        if self not in _ROOT.handlers:
+            _ROOT.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record, if a run executes in the thread that logs."""
@@ -74,4 +75,5 @@ class RunLog(logging.Handler):
         return [line for run, line in lines if run == run_id]
 
 
+_ROOT: Final = logging.getLogger()
 _PLAIN: Final = logging.Formatter()

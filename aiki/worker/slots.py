@@ -4,16 +4,16 @@ One anonymous shared mapping, little-endian, made before the first fork. All wor
 store of a word is seen whole by the others (revocations have mappings of their own, see `aiki.worker.revoked`)::
 
     header     16 words: GO, DRAIN, CLOCK (server's time less monotonic time), PAUSES (count of changes of the paused queues)
-    slots      each: 16 words (`_PID` … below), then 1024 entries of 64 bytes
+    slots      each: 24 words (`_PID` … below), then 1024 entries of 64 bytes
     paused     one byte for each of the worker's queues: 1 while it is paused
     identity   a word (rises with each change, odd while it is written), its length, and up to 496 bytes: the worker's keys
 
 A slot's entries are the runs its child has *begun*: entry i stands at i modulo 1024; `TAIL` counts those begun, `HEAD` those
 whose report is confirmed; those between are *held*. `EXECUTING` is 1 + the index of the entry whose user code runs, or 0.
 
-Who writes what: a child its own slot's TAIL, HEAD, EXECUTING, STATE, WANT, RID, READY and entries; the link LEASED, GO and the
-revocations, CLOCK, and what is to happen soon; the supervisor PID, INCARNATION, the interrupt words, and DRAIN. A new
-child's slot is reset by the supervisor.
+Who writes what: a child its own slot's TAIL, HEAD, EXECUTING, STATE, WANT, RID, READY, TURNED, TAKES and entries; the link
+LEASED, GO and the revocations, CLOCK, and what is to happen soon; the supervisor PID, INCARNATION, the interrupt words, and
+DRAIN. A new child's slot is reset by the supervisor.
 
 The order of writes is what the promise of `ASK` rests on. A child writes its entry and TAIL, *then* reads the revocations, then
 executes. The link writes the revocation, waits a millisecond, *then* reads the slots. The wait stands for the
@@ -36,7 +36,7 @@ MAX_HELD: Final = 1000
 
 _WORD = 8
 _HEADER_WORDS = 16
-_SLOT_WORDS = 16
+_SLOT_WORDS = 24
 _ENTRY = struct.Struct("<16sIHHQfffIi")
 _ENTRY_BYTES = 64
 _SLOT_BYTES = _SLOT_WORDS * _WORD + ENTRIES * _ENTRY_BYTES
@@ -47,6 +47,7 @@ _GO, _DRAIN, _CLOCK, _PAUSES = 0, 1, 3, 4
 # words of a slot
 _PID, _INCARNATION, _STATE, _READY, _TAIL, _HEAD, _EXECUTING, _LEASED = range(8)
 _CANCEL, _CANCEL_REASON, _SOFT, _WANT, _CANCEL_SOON, _PAUSE_SOON, _RID, _SOFT_TIMES = range(8, 16)
+_TURNED, _TAKES = 16, 17
 
 # states of a child
 STARTING: Final = 0
@@ -269,6 +270,22 @@ class Slot:
     @rid.setter
     def rid(self, value: int) -> None:
         self._words[_RID] = value
+
+    @property
+    def turned(self) -> int:
+        """Monotonic nanoseconds of the last turn of the child's main loop, which does not turn while user code runs."""
+        return int(self._words[_TURNED])
+
+    @property
+    def takes(self) -> bool:
+        """Whether the child was subscribed to its queues at that turn."""
+        return bool(self._words[_TAKES])
+
+    def turn(self, takes: bool) -> None:
+        """The child's main loop turns."""
+        words = self._words
+        words[_TURNED] = time.monotonic_ns()
+        words[_TAKES] = takes
 
     # ------------------------------------------------------------ everybody's reading
     def entry(self, index: int) -> Entry:

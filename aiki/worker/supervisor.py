@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from aiki import ids, logs
+from aiki import ids, logs, vitals
 from aiki.broker.base import Broker
 from aiki.broker.signed import SignedBroker
+from aiki.vitals import Vitals
 from aiki.worker import notices
 from aiki.worker.child import Child, Identity, prepare_standard_streams
 from aiki.worker.gate import AGAIN_SECONDS
+from aiki.worker.health import Health
 from aiki.worker.keys import WorkerRing
 from aiki.worker.link import Link
 from aiki.worker.notices import LeftRun, Lines, Notice
@@ -69,15 +71,20 @@ class _Place:
 
 
 class Supervisor:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, options: Options, registry: Registry, broker: Broker) -> None:
+    :param page: where it says how the worker does.
+    """
+
+    def __init__(self, options: Options, registry: Registry, broker: Broker, page: Vitals | None = None) -> None:
         self._options = options
         self._registry = registry
         self._broker = broker
         self.worker = ids.new_id().hex
         self._shared = Shared(options.concurrency, len(options.queues))
         self._places = [_Place(slot, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)) for slot in self._shared.slots]
+        self._page = Vitals("worker", seen=False) if page is None else page
+        self._health = Health(self._page, self._places)
         self._link_pid = 0
         self._link: Lines | None = None
         self._link_at = 0.0
@@ -118,6 +125,7 @@ class Supervisor:
         self._reap()
         self._kill_strays()
         self._read_link()
+        self._health.look(link=bool(self._link_pid))
         if self._asked and not self._stopping:
             self._stop_warm()
         if self._warm and not self._cold and time.monotonic() >= self._drained_by:
@@ -170,6 +178,7 @@ class Supervisor:
 
     def _drain(self) -> None:
         self._shared.drain()
+        self._page.put(vitals.DRAINING, 1)
         for place in self._places:
             os.eventfd_write(place.wake, 1)
         if self._link is not None:
@@ -251,13 +260,15 @@ class Supervisor:
             broker = SignedBroker(self._broker, ring)
             undertaker = Undertaker(self.worker, parent, lambda: [slot.pid for slot in self._shared.slots])
             undertaker.start()
-            code = Link(self.worker, self._registry, self._options, self._shared, broker, lines, wakes, ring=ring).run()
+            parts = (self._registry, self._options, self._shared, broker, lines, wakes)
+            code = Link(self.worker, *parts, ring=ring, page=self._page).run()
             if lines.closed:  # the supervisor is gone, or is going: it closes its files first
                 undertaker.join(LINK_STOP_SECONDS)
             return code
 
         self._link_born = time.monotonic()
         self._link_pid = self._fork("aiki-link", main, outlive=True)
+        self._page.put(vitals.LINK, self._link_pid)
         theirs.close()
         self._link = Lines(ours)
         for notice in self._notices.values():
@@ -346,6 +357,9 @@ class Supervisor:
 
     def _link_died(self, death: Death) -> None:
         pid, self._link_pid = self._link_pid, 0
+        self._page.put(vitals.LINK, 0)
+        self._page.put(vitals.SESSION, 0)
+        self._page.tell(vitals.BROKER, f"its link died: {death}")
         if self._link is not None:
             self._read_link()
             self._link.close()

@@ -182,8 +182,11 @@ def key(run: Dispatch) -> RunKey:
 class Worker:
     """A worker process."""
 
-    def __init__(self, url: str, prefix: str, log: Path, *options: str, app: str = "tests.worker.sample_app") -> None:
-        environment = os.environ | {"AIKI_BROKER_URL": url, "AIKI_PREFIX": prefix, "PYTHONPATH": str(ROOT)}
+    def __init__(
+        self, url: str, prefix: str, log: Path, *options: str, app: str = "tests.worker.sample_app", path: Path | None = None
+    ) -> None:
+        folders = [str(folder) for folder in (ROOT, path) if folder is not None]
+        environment = os.environ | {"AIKI_BROKER_URL": url, "AIKI_PREFIX": prefix, "PYTHONPATH": os.pathsep.join(folders)}
         self._log = log
         self._file = log.open("ab")
         self.process = subprocess.Popen(
