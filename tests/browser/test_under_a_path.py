@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, expect
 
+from aiki.client.remote import RemoteClient
+from aiki.model import RunFilter
+from aiki.settings import Settings
 from tests.api.live import LiveServer
 from tests.browser.front import Front
 
@@ -57,6 +60,8 @@ def test_a_page_renews_asks_and_leads_on_under_the_path(front: Front, chromium: 
         page.keyboard.press("Enter")
         page.wait_for_url(lambda url: "?q=" in url)
         assert page.url.startswith(f"{front.url}{PATH}/runs?q=")
+        client = RemoteClient(Settings.load({}, server_url=f"{front.url}{PATH}/"))
+        assert [run.name for run in client.list(RunFilter()).runs] == ["shop.charge"]
         page.locator("a.brand").click()
         expect(page).to_have_url(f"{front.url}{PATH}/")
     finally:

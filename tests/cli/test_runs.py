@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import getpass
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from aiki.history import COMPLETED, FAILED, OPEN, STEP, Step
 from aiki.settings import Settings
 from aiki.states import State
 from aiki.storage import Store, open_store
+from aiki.storage.auditing import AuditFilter
 from tests.client.contract import events
 from tests.client.ending import end
 from tests.client.workflows import child, done, new_workflow, record, sleep
@@ -129,6 +131,40 @@ def test_a_rerun_goes_on_from_a_step(cli: Cli, store: Store, flow: str) -> None:
     refused = cli("rerun", flow, "--from-step", "2")
     assert refused.code == 1
     assert "from step 2" in refused.err
+
+
+def test_each_verb_records_the_reason_and_who_gave_it(cli: Cli, store: Store, flow: str) -> None:
+    task = new()
+    store.create_runs([task])
+    end(store, task.id, State.FAILED, error=("ValueError", "no"))
+    sleep(store, flow, 2, "night")
+    said = [
+        cli("retry", task.id, "--reason", "because of retry"),
+        cli("pause", task.id, "--reason", "because of pause"),
+        cli("resume", task.id, "--reason", "because of resume"),
+        cli("wake", flow, "--reason", "because of wake"),
+        cli("event", flow, "paid", "--reason", "because of event"),
+        cli("rerun", task.id, "--reason", "because of rerun"),
+        cli("cancel", task.id, "--reason", "because of cancel"),
+        cli("terminate", flow, "--reason", "because of terminate"),
+    ]
+    assert [each.code for each in said] == [0] * 8, [each.err for each in said]
+    records = store.audit_log(AuditFilter(), limit=50)
+    verbs = ("retry", "pause", "resume", "wake", "event", "rerun", "cancel", "terminate")
+    told = {record.action: (record.reason, record.actor) for record in records if record.reason}
+    assert told == {verb: (f"because of {verb}", f"cli:{getpass.getuser()}") for verb in verbs}
+    assert all(record.actor == f"cli:{getpass.getuser()}" for record in records)
+
+
+def test_a_verb_that_is_refused_for_one_run_is_done_to_the_others(cli: Cli, store: Store, flow: str) -> None:
+    task = new()
+    store.create_runs([task])
+    end(store, task.id, State.FAILED, error=("ValueError", "no"))
+    said = cli("retry", "nonsense", flow, task.id, "--reason", "x")
+    assert said.code == 1
+    assert said.out == f"{task.id}  queued\n"
+    assert "there is no run nonsense" in said.err
+    assert "only failed, dead and cancelled runs can be retried" in said.err
 
 
 # ---------------------------------------------------------------- look

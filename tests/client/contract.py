@@ -17,6 +17,7 @@ from aiki.history import EVENT_SENT
 from aiki.model import DefinitionInfo, NewRun, RunFilter
 from aiki.states import State
 from aiki.storage import Store
+from aiki.storage.auditing import AuditFilter
 from aiki.storage.history import select_arrivals
 from tests.client.ending import end
 from tests.client.workflows import NAME as WORKFLOW
@@ -156,6 +157,37 @@ class ClientContract:
             thread.join(60)
         assert errors == []
         assert [(client.get(run.id).state, client.get(run.id).attempt) for run in runs] == [(State.QUEUED, 2)] * 5
+
+    # ------------------------------------------------------------ reasons
+    def test_each_verb_carries_its_reason(self, client: Client, store: Store) -> None:
+        task, flow = new_run(1), new_workflow("o-1")
+        client.enqueue([task, flow])
+        end(store, task.id, State.FAILED, error=("ValueError", "no"))
+        record(store, flow.id)
+        sleep(store, flow.id, 0, "night")
+        client.retry(task.id, reason="because of retry")
+        client.pause(task.id, reason="because of pause")
+        client.resume(task.id, reason="because of resume")
+        client.wake(flow.id, reason="because of wake")
+        client.send_event(flow.id, "paid", None, reason="because of event")
+        client.rerun(task.id, reason="because of rerun")
+        client.cancel(task.id, reason="because of cancel")
+        client.cancel(flow.id, reason="because of terminate", at_once=True)
+        told = {item.action: item.reason for item in store.audit_log(AuditFilter(), limit=50) if item.reason}
+        verbs = ("retry", "pause", "resume", "wake", "event", "rerun", "cancel", "terminate")
+        assert told == {verb: f"because of {verb}" for verb in verbs}
+
+    def test_what_a_run_waits_for_is_told(self, client: Client, store: Store) -> None:
+        flow = new_workflow("o-1")
+        client.enqueue([flow])
+        assert client.detail(flow.id).waiting is None
+        sleep(store, flow.id, 0, "event and night")
+        waiting = client.detail(flow.id).waiting
+        assert waiting is not None
+        (item,) = waiting.items
+        assert (waiting.every, item.kind, item.name, item.run_ids) == (False, "sleep", "event and night", ())
+        assert item.due_at is not None
+        assert item.due_at > client.now()
 
     # ------------------------------------------------------------ read
     def test_what_is_not_there_is_not_found(self, client: Client) -> None:

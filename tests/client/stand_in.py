@@ -123,7 +123,8 @@ class Handler(BaseHTTPRequestHandler):
                 steps = client.history(run_id, after=int(query["after"]), limit=int(query["limit"]))
                 return wire.history_to_json(steps, more=False)
             case "POST", ["runs", run_id, "rerun"]:
-                return wire.accepted_to_json(client.rerun(run_id, from_step=body["from_step"], new_id=body["id"]))
+                told = {"from_step": body["from_step"], "new_id": body["id"], "reason": body["reason"]}
+                return wire.accepted_to_json(client.rerun(run_id, **told))
             case "POST", ["runs", run_id, verb]:
                 return wire.run_to_json(self.act(client, run_id, verb, body))
         raise AssertionError(f"no route for {self.command} {self.path}")
@@ -137,14 +138,15 @@ class Handler(BaseHTTPRequestHandler):
             case "pause":
                 return client.pause(run_id, reason=body["reason"])
             case "resume":
-                return client.resume(run_id)
+                return client.resume(run_id, reason=body["reason"])
             case "wake":
-                return client.wake(run_id, name=body.get("name", ""))
+                return client.wake(run_id, name=body.get("name", ""), reason=body["reason"])
             case "events":
                 payload = wire.payload_from_json(body["payload"])
-                return client.send_event(run_id, body["name"], payload, reference_id=body["reference_id"])
+                told = {"reference_id": body["reference_id"], "reason": body["reason"]}
+                return client.send_event(run_id, body["name"], payload, **told)
             case "retry":
-                return client.retry(run_id)
+                return client.retry(run_id, reason=body["reason"])
         raise AssertionError(f"no route for {verb}")
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -55,6 +55,20 @@ RETRIES: Final[dict[str, tuple[str, ...]]] = {
     "is it `dead` with the error `NoProgress`": (
         "promises/test_retries.py::test_a_run_may_be_lost_eight_times_at_once_and_sixty_times_in_all",
     ),
+    "begins the retry policy anew: the first attempt after it counts as the first": (
+        *("retries/test_policy_anew.py::test_attempts_and_pauses_begin_anew",),
+        "retries/test_policy_anew.py::test_a_step_has_its_policy_anew",
+        "retries/test_policy_anew.py::test_a_child_has_its_policy_anew_with_its_parent",
+    ),
+    "A retry takes the run's expiry off": ("retries/test_policy_anew.py::test_a_retry_takes_the_expiry_off",),
+    "`is_last_attempt` is true where the policy allows none after this one": (
+        *("retries/test_policy_anew.py::test_without_a_policy_each_attempt_is_the_last", EXAMPLES),
+        "retries/test_policy_anew.py::test_a_workflow_has_its_own_policy_anew_and_knows_its_last_attempt",
+    ),
+    "A crash is none of the attempts that the policy counts": ("retries/test_policy_anew.py::test_crashes_are_counted_apart",),
+    "`current_run()` is a run that nobody has recorded, in its first attempt under the task's policy": (
+        "retries/test_policy_anew.py::test_a_task_that_is_called_directly_sees_a_run",
+    ),
     "its own policy decides when the *step* is tried again: durably, holding no worker meanwhile": (
         *("replay/test_steps.py::test_retries_with_a_delay_hold_nothing",),
         "replay/test_steps.py::test_the_attempts_of_a_step_survive_the_process",
@@ -273,6 +287,15 @@ PROCESSES: Final[dict[str, tuple[str, ...]]] = {
     "has started before it became the worker (`proxy & exec aiki-worker …`) is left alone": (
         "worker/test_strays.py::test_what_a_script_started_before_it_became_the_worker_stays",
     ),
+    "**What a hook raises is the attempt's error**": (
+        *("sdk/test_hooks.py::test_what_a_hook_raises_before_fails_the_attempt_and_the_task_does_not_begin",),
+        "sdk/test_hooks.py::test_what_a_hook_raises_after_fails_the_attempt",
+    ),
+    "What a hook swallows was raised all the same": ("sdk/test_hooks.py::test_what_a_hook_swallows_was_raised_all_the_same",),
+    "Soft time limits and cancels are not raised inside of hooks": (
+        *("sdk/test_hooks.py::test_no_interrupt_is_raised_in_a_plain_hook",),
+        "sdk/test_hooks.py::test_a_limit_that_comes_during_a_hook_is_raised_where_the_task_begins",
+    ),
     "**drains** a worker: it takes nothing more": (
         "worker/test_dying.py::test_warm_stop_finishes_what_runs_and_gives_back_the_rest",
     ),
@@ -370,6 +393,15 @@ ELSEWHERE: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "A history has a limit, 25,000 steps or 8 MiB": (
             *("replay/test_rule.py::test_the_limit_of_steps_is_told_early_and_with_numbers", TABLES),
             "replay/test_rule.py::test_the_limit_of_bytes_counts_results_inputs_and_arrivals",
+        ),
+    },
+    "docs/guides/transactions.md": {
+        "has it tried again, under its retry policy from the beginning, with the input that it has": (
+            *("retries/test_sweep.py::test_it_is_retried_with_its_policy_anew_and_audited",),
+            "retries/test_sweep.py::test_the_sweep_of_the_guide_has_a_failed_payment_tried_again",
+        ),
+        "A workflow whose compensations have run is given as it is": (
+            "retries/test_sweep.py::test_a_workflow_that_was_compensated_is_given_as_it_is",
         ),
     },
     "docs/guides/http-api.md": {
