@@ -215,6 +215,20 @@ LOGGING: Final[dict[str, tuple[str, ...]]] = {
     "Passwords in URLs, bearer tokens and values named password, secret, token or API key are masked": (
         *("test_logs.py::test_secrets_are_masked", "test_logs.py::test_ordinary_text_is_left_as_it_is"),
     ),
+    "An application that sets up logging itself when it is imported": (
+        *("worker/test_log_lines.py::test_basic_config_is_kept", "worker/test_log_lines.py::test_basic_config_keeps_its_level"),
+        "worker/test_log_lines.py::test_children_have_the_applications_set_up",
+    ),
+    "also where `dictConfig` silences all loggers that it does not name": (
+        "worker/test_log_lines.py::test_a_dictionary_with_a_root_is_kept_and_ours_are_not_silenced_by_it",
+    ),
+    "an application that wants fewer of them gives the logger `aiki` a level": (
+        "worker/test_log_lines.py::test_a_level_for_ours_that_the_application_chooses_counts_unless_the_worker_is_asked_for_another",
+    ),
+    "the worker adds its own, which writes what no handler of the application has taken": (
+        *("worker/test_log_lines.py::test_what_a_handler_does_not_take_is_written_by_ours",),
+        "worker/test_log_lines.py::test_a_dictionary_for_one_logger_alone_doubles_nothing",
+    ),
     "the last 200 at level INFO and above": (
         *("storage/test_run_logs.py::test_the_last_ones_are_kept", "worker/test_run_log.py::test_only_what_a_run_says_is_kept"),
         "api/test_run_logs.py::test_logs_of_a_run",
@@ -252,6 +266,24 @@ DEPLOYMENT: Final[dict[str, tuple[str, ...]]] = {
     "No run fails because of a deploy": ("deploys/test_changes.py::test_there_are_enough_changes", *DEPLOYED),
     "| change | new service, old worker | queued run, new worker |": (
         "deploys/test_changes.py::test_the_guide_says_what_happens",
+    ),
+    "A restart is decided by `--live` alone": (
+        *(
+            "alive/test_judging.py::test_no_outage_outside_is_a_reason_to_start_anew",
+            "alive/test_judging.py::test_what_fails_which_probe",
+        ),
+        "deploy/test_deploy.py::test_the_three_probes_ask_what_they_should",
+    ),
+    "No process of ours needs a directory to write to": (
+        *("confined/test_confined.py::test_all_of_it_at_once",),
+        "confined/test_confined.py::test_without_a_directory_for_its_files_it_says_so",
+    ),
+    "no root, no capabilities, a root file system that can only be read": (
+        *("deploy/test_deploy.py::test_a_unit_has_the_least_rights", "deploy/test_deploy.py::test_compose_says_the_same"),
+    ),
+    "has a unit for each process": ("deploy/test_deploy.py::test_there_is_a_unit_for_each_process",),
+    "has a Job for the migrations and Deployments for orchestrators, servers and workers": (
+        "deploy/test_deploy.py::test_all_manifests_are_of_the_schema_and_are_listed",
     ),
     "Run two, on different machines": (
         *("orchestrator/test_loop.py::test_two_orchestrators_share_the_work_and_record_each_result_once",),
