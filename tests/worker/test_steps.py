@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -51,3 +52,21 @@ def test_each_step_has_its_own_key_and_attempt_plain_or_async() -> None:
         port.loop.close()
         set_current_run(None)
     assert found == [(f"{whole}:{n}", n + 2, "charge") for n in range(3)]
+
+
+def test_each_step_knows_where_it_stands_in_its_own_policy() -> None:
+    port = cast(Port, SimpleNamespace(gate=OpenGate(), loop=Loop(), leaving=lambda: False))
+    host = Host(port, cast(Dispatch, SimpleNamespace(options={})), History(), 0, lambda *_: None)
+    set_current_run(CurrentRun(RUN, 4, "shop.checkout", None, lambda *_: None))
+    try:
+        with inside_workflow(cast(Any, host)):
+            calls = [replace(call(n, n + 1), max_attempts=2) for n in range(2)]
+            found = [host.execute(stands, (), {}, each) for each in calls]
+    finally:
+        port.loop.close()
+        set_current_run(None)
+    assert found == [(1, 2, False), (2, 2, True)]
+
+
+def stands() -> tuple[int, int, bool]:
+    return current_run().attempt, current_run().max_attempts, current_run().is_last_attempt
