@@ -109,6 +109,8 @@ class Link:
         self._open_reports: dict[int, int] = {}
         """Notice number to how many of its report messages are unconfirmed."""
         self._started: dict[int, _Started] = {}
+        self._telling = False
+        """Whether it is being said that the worker stops."""
         self._deadline: float | None = None
         self._pauses = -1
         """The number of the newest word on which queues are paused."""
@@ -161,6 +163,9 @@ class Link:
             self._say_hello(now)
         elif self._listening and now >= self._next_beat:
             self._beat(now)
+        if self._telling and self._next_beat > 0 and not self._connection.unconfirmed:
+            self._telling = False
+            _log.info("it is on record that this worker stops: what is killed from now on is not charged")
 
     def _say_how_it_is(self, page: Vitals) -> None:
         page.now(vitals.LINK_TURNED)
@@ -469,6 +474,7 @@ class Link:
                 # do not hear the beat, and read the reports when they are back.
                 self._next_beat = 0.0
                 self._started.clear()
+                self._telling = True
             elif line["kind"] == "stop":
                 self._deadline = self._clock() + STOP_SECONDS
         self._supervisor.flush()

@@ -36,8 +36,9 @@ else:
 
 @app.task
 def program(i: int, seconds: float) -> int:
-    """Runs a program that runs another."""
-    done = subprocess.run(["sh", "-c", f"sh -c 'sleep {seconds}; echo {i}' & wait"], check=True, capture_output=True, text=True)
+    """Runs a program that runs another, and tells how that ended."""
+    script = f"sh -c 'sleep {seconds} && echo {i}' & wait $!"
+    done = subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True)
     return int(done.stdout)
 
 

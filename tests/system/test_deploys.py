@@ -37,9 +37,17 @@ def system(chosen_system: System) -> System:
     return chosen_system
 
 
+TOLD = "it is on record that this worker stops"
+
+
 def end(process: Process, grace: float) -> bool:
-    """TERM, then KILL for it and all that it has started; whether it had to be killed."""
+    """TERM, then KILL for it and all that it has started; whether it had to be killed.
+
+    A worker is given the time to say that it stops, however slow the machine is.
+    """
     process.process.terminate()
+    if isinstance(process, Worker):
+        wait_until(lambda: TOLD in process.log or process.process.poll() is not None, 60, f"a word from\n{process.log}")
     try:
         process.process.wait(grace)
     except subprocess.TimeoutExpired:
