@@ -44,6 +44,7 @@ class Box:
     def __init__(
         self, arguments: Sequence[str], env: dict[str, str], folder: Path, app: Path, writable: Path | None = None
     ) -> None:
+        self.arguments = list(arguments)
         self.how = "namespaces" if namespaces() else "a hook of the interpreter"
         folder.joinpath("root").mkdir(parents=True)
         self.log_path = folder / "log"

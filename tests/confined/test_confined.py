@@ -64,7 +64,9 @@ def well(box: Box, kind: str, line: str) -> None:
         assert box.process.poll() is None, box.log
         if line not in box.log:
             return False
-        said[:] = [box.run("-m", "aiki", "alive", kind)]
+        # Without a container of its own, others may run beside it; those that `aiki dev` starts are asked for by their kind.
+        whose = [] if namespaces() or kind not in box.arguments else ["--pid", str(box.pid)]
+        said[:] = [box.run("-m", "aiki", "alive", kind, *whose)]
         return said[0].returncode == 0
 
     try:

@@ -21,6 +21,8 @@ def _refuse(event: str, args: tuple[object, ...]) -> None:
             return
     elif event in _MAKES:
         path = args[0]
+        if isinstance(path, int):  # an open file: of memory, perhaps
+            return
     else:
         return
     text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
