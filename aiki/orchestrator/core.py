@@ -274,7 +274,7 @@ def settle_inquiry(row: RunRow, epoch: int, rules: Rules, effects: Effects, *, l
         return
     further = row.idle_dispatches - AT_ONCE
     delay = _apart(row) * min(2 ** min(further, 10), LONGEST_WAIT) if further >= 0 else 0.0
-    _go_again(row, effects, rules.now, delay, f"no word from a worker: dispatched {row.idle_dispatches} times")
+    _go_again(row, effects, rules.now, delay, f"next dispatch: no word from a worker after {row.idle_dispatches}")
 
 
 def _apart(row: RunRow) -> float:
