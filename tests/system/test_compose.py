@@ -197,14 +197,14 @@ def test_with_their_own_users_the_processes_do_all_that_they_must(
     urls = {who: broker.format(who, SECRETS[f"AIKI_{who.upper()}_PASSWORD"]) for who in ("orchestrator", "server", "worker")}
     system = make_system(migrate, urls["orchestrator"])  # which makes the tables
     system.env |= {"AIKI_DATABASE_URL": plain, "AIKI_PREFIX": "aiki", "AIKI_RETENTION": "60s"}
-    system.orchestrator()
+    orchestrator = system.orchestrator()
     system.env["AIKI_BROKER_URL"] = urls["worker"]
     without = {key: value for key, value in system.env.items() if key != "AIKI_DATABASE_URL"}
     kept, system.env = system.env, without
     worker = system.worker()
     system.env = {**kept, "AIKI_BROKER_URL": urls["server"]}
     port = free_port()
-    system.server(port)
+    server = system.server(port)
     address = f"http://127.0.0.1:{port}"
     wait_until(lambda: _answers(f"{address}/readyz"), 30, "the server")
     from aiki import Aiki
@@ -217,11 +217,9 @@ def test_with_their_own_users_the_processes_do_all_that_they_must(
     text = urllib.request.urlopen(f"{address}/metrics").read().decode()
     assert 'aiki_up{part="broker"} 1.0' in text
     assert 'aiki_report_queue_consumers{partition="0"} 1.0' in text
-    system.env |= {"AIKI_BIND": f"127.0.0.1:{port}"}
-    for check in ("orchestrator", "server", "worker"):
-        done = subprocess.run(
-            [sys.executable, "-m", "aiki", "alive", check], env=system.env, capture_output=True, text=True, check=False
-        )
+    for check, process in (("orchestrator", orchestrator), ("server", server), ("worker", worker)):
+        command = [sys.executable, "-m", "aiki", "alive", check, "--pid", str(process.pid)]
+        done = subprocess.run(command, env=system.env, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
     assert worker.stop() == 0
 
