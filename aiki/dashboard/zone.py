@@ -48,7 +48,10 @@ def zoned(text: str) -> str:
         return text
 
     def there(found: re.Match[str]) -> str:
-        moment = zones.since_epoch(dt.datetime.fromisoformat(found[0]))
+        try:
+            moment = zones.since_epoch(dt.datetime.fromisoformat(found[0]))
+        except (ValueError, OverflowError):  # users' words are in the sentence, too, and this only looks like a time
+            return found[0]
         return exact(moment // SECOND * SECOND).replace(".000 ", " ", 1)
 
     return _IN_UTC.sub(there, text)

@@ -40,7 +40,7 @@ from aiki.worker.options import Options
 from aiki.worker.process import default_in_copies, heed_not, rss_kib
 from aiki.worker.registry import Registry
 from aiki.worker.run_log import RunLog
-from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, Shared
+from aiki.worker.slots import BUSY, IDLE, LEAVING, MAX_HELD, PREPARING, STARTING, Shared
 from aiki.worker.strays import Mark, kill_own, threads_begun
 
 _log = logging.getLogger(__name__)
@@ -153,7 +153,9 @@ class Child:
         silence_refusals()
         self._memory = Memory()
         default_in_copies(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        self._slot.state = PREPARING
         process_hooks.call(self._registry.hooks, "child_start", self._executor.loop)
+        self._slot.state = STARTING
         with self._lock:
             self._keeper.start()
             self._slot.ready = True

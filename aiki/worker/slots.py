@@ -54,6 +54,8 @@ STARTING: Final = 0
 IDLE: Final = 1
 BUSY: Final = 2
 LEAVING: Final = 3
+PREPARING: Final = 4
+"""It calls the application's hooks for its start, which may take long."""
 
 # why a child is interrupted
 CANCEL: Final = 1
@@ -185,7 +187,7 @@ class Slot:
 
     @property
     def state(self) -> int:
-        """STARTING, IDLE (waits for work), BUSY or LEAVING."""
+        """STARTING, PREPARING, IDLE (waits for work), BUSY or LEAVING."""
         return int(self._words[_STATE])
 
     @state.setter

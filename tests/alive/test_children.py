@@ -13,7 +13,7 @@ from aiki import vitals
 from aiki.vitals import Vitals, find
 from aiki.worker import health
 from aiki.worker.health import DIES, Health
-from aiki.worker.slots import LEAVING, Shared, Slot
+from aiki.worker.slots import LEAVING, PREPARING, Shared, Slot
 
 
 @dataclass
@@ -124,3 +124,64 @@ def test_one_that_dies_again_and_again_is_told(family: Family) -> None:
     family.places[1].pid, family.places[1].failures = 0, DIES
     taking, said = family.seen()
     assert (taking, said) == (1, "child 1 dies as soon as it is started; the log says of what")
+
+
+def test_children_that_are_gone_are_not_started(family: Family) -> None:
+    """Their hook raises, say: between two tries there is no child at all."""
+    for place in family.places:
+        place.pid, place.failures = 0, 1
+    assert family.seen() == (0, "child 0 is being started")
+    assert family.word(vitals.STARTED) == 0
+    family.turn()
+    family.places[0].pid = os.getpid()
+    family.seen()
+    assert family.word(vitals.STARTED) == 0, "one is still missing"
+
+
+def test_one_that_is_replaced_has_a_moment(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    family.turn()
+    family.seen()
+    place = family.places[0]
+    place.slot.reset()
+    place.pid = 0
+    assert family.seen(after=2, monkeypatch=monkeypatch) == (2, "")
+    place.pid, place.born = os.getpid(), time.monotonic() + 3
+    assert family.seen(after=5, monkeypatch=monkeypatch) == (2, ""), "it is starting"
+    place.slot.turn(False)
+    assert family.seen(after=15, monkeypatch=monkeypatch) == (2, ""), "it subscribes"
+    family.places[1].slot.turn(True)
+    taking, said = family.seen(after=30, monkeypatch=monkeypatch)
+    assert said.startswith("child 0 (pid "), "the moment is over"
+    assert taking < 2
+
+
+def test_one_whose_successor_dies_at_once_has_no_moment(family: Family) -> None:
+    family.turn()
+    family.seen()
+    place = family.places[0]
+    place.slot.reset()
+    place.pid, place.failures = 0, 1
+    assert family.seen() == (1, "child 0 is being started")
+
+
+def test_one_that_is_stopped_or_hangs_has_no_moment(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    family.turn()
+    family.seen()
+    for place in family.places:
+        place.born += 1.0  # successors
+    monkeypatch.setattr(health, "state_of", lambda _pid: "T")
+    assert "is stopped by a signal" in family.seen()[1]
+
+
+def test_one_that_is_in_its_hooks_for_long_is_not_stuck(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that loads a model, say: to start the worker anew would not help."""
+    for place in family.places:
+        place.slot.state = PREPARING
+    taking, said = family.seen(after=240, monkeypatch=monkeypatch)
+    assert (taking, said) == (0, f"child 0 (pid {os.getpid()}) has been in its hooks of @app.on_child_start for 240 s")
+    assert family.word(vitals.STUCK) == 0
+    assert family.word(vitals.STARTED) == 0
+    for place in family.places:
+        place.slot.state = 0
+    assert "does not start" in family.seen(after=240, monkeypatch=monkeypatch)[1]
+    assert family.word(vitals.STUCK) > 0

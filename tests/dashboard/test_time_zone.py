@@ -149,6 +149,19 @@ def test_sentences_and_lists_name_the_zone(pages: Zoned) -> None:
     assert "08:00:00Z" not in re.sub(r'datetime="[^"]+"', "", text)
 
 
+def test_what_only_looks_like_a_time_stays_as_somebody_has_written_it(pages: Zoned) -> None:
+    bench = Bench(pages.store, pages.clock)
+    flow = bench.start("shop.flow")
+    named = "2026-02-30 10:00:00Z, 2026-01-01 23:59:60Z, 0000-01-01 00:00:00Z"
+    bench.suspend(flow, Wait(EVENT_SENT, 0, 0, named, at("2026-11-23T08:00:00")), steps=(step(0, "event", named),))
+    for name, shown in (("America/New_York", "03:00:00 -05:00"), ("Pacific/Kiritimati", "22:00:00 +14:00")):
+        pages.choose(name)
+        assert named in pages.get(f"/runs/{flow}").text
+        text = pages.get("/runs").text
+        assert named in text
+        assert f"2026-11-23 {shown} {name}" in text
+
+
 def test_times_that_no_zone_can_show_are_shown_in_utc(pages: Zoned) -> None:
     pages.choose("Pacific/Kiritimati")
     run = pages.new_run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging.config
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,8 @@ async def child_start() -> None:
     if WRONG == "first child_start" and PLACE.read_text().count("child_start") == 0:
         note(WRONG)
     note("child_start")
+    while "HOOKS_WAIT" in os.environ and not Path(os.environ["HOOKS_WAIT"]).exists():
+        time.sleep(0.05)
 
 
 @app.on_child_stop

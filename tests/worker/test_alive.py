@@ -83,6 +83,18 @@ def test_what_a_worker_is_seen_to_lack(orchestrator: Orchestrator, start: StartW
     assert probe(worker) == (1, "aiki alive: no worker runs here\n")
 
 
+def test_a_child_that_is_in_its_hooks_is_starting(
+    orchestrator: Orchestrator, start: StartWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOKS_WAIT", str(tmp_path / "go on"))
+    worker = start("-c", "1", app="tests.worker.hooked_app")
+    says(worker, 1, "has been in its hooks of @app.on_child_start for", "--started")
+    assert probe(worker, "--live")[0] == 0
+    (tmp_path / "go on").touch()
+    says(worker, 0, "is started", "--started")
+    says(worker, 0, "1 of 1 children take work")
+
+
 def test_a_wrong_password_is_told_and_is_no_reason_to_start_anew(rabbit_place: Place, tmp_path: Path) -> None:
     head, _, rest = rabbit_place.url.rpartition("@")
     worker = Worker(f"{head}wrong@{rest}", rabbit_place.prefix, tmp_path / "log")
