@@ -26,7 +26,7 @@ from aiki.storage import history as histories
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Auditing, Origin, audit_rows
 from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS
 from aiki.storage.database import Database, Writes
-from aiki.storage.dispatching import Dispatching
+from aiki.storage.dispatching import Dispatching, Loaded
 from aiki.storage.marking import Marking
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
@@ -210,11 +210,17 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
             return self._do(work, verb, b"".join(wanted).hex(), Applied)
         return self.db.transaction(work, repeatable=lambda connection, _: self._is_there(connection, namespace, decided))
 
-    def apply_within(self, connection: sa.Connection, namespace: str, run_ids: Iterable[bytes], decide: Decide) -> Applied:
-        """As `apply`, in a transaction that somebody else commits, on a connection that may be the caller's own."""
+    def apply_within(
+        self, connection: sa.Connection, namespace: str, run_ids: Iterable[bytes], decide: Decide, *, leave: bool
+    ) -> Applied:
+        """As `apply`, in a transaction that somebody else commits, on a connection that may be the caller's own.
+
+        :param leave: leave what is due now to whoever sweeps: a transaction of REPEATABLE READ, or one that may be rolled back
+            to a savepoint, cannot say what is to be published.
+        """
         rows, effects = self._lock(connection, namespace, sorted(set(run_ids))), Effects()
         decide(rows, effects)
-        return self._write(connection, namespace, rows, effects, keep=False)
+        return self._write(connection, namespace, rows, effects, keep=False, leave=leave)
 
     def _lock(self, connection: sa.Connection, namespace: str, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]:
         """Lock the runs that exist, in the order of their ids, which is to be that of the list."""
@@ -236,7 +242,14 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
         return bool(written) and {bytes(row[0]): tuple(row[1:]) for row in found} == written
 
     def _write(
-        self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects, *, keep: bool = True
+        self,
+        connection: sa.Connection,
+        namespace: str,
+        rows: dict[bytes, RunRow],
+        effects: Effects,
+        *,
+        keep: bool = True,
+        leave: bool = False,
     ) -> Applied:
         now = self.clock()
         writes = Writes(self.db, connection, keep=keep)
@@ -257,9 +270,9 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
             self.write_logs(connection, namespace, effects.logs)
         if effects.ended:
             self.announce_ends(connection, namespace, effects.ended, now)
-        started = self.start_children(connection, namespace, effects)
+        started = self.start_children(connection, namespace, effects, claim=None if leave else CLAIM_SECONDS)
         self.write_arrivals(connection, namespace, effects, now)
-        loaded = self.outgoing(connection, namespace, due_now)
+        loaded = Loaded(left=due_now) if leave else self.outgoing(connection, namespace, due_now)
         if loaded.left:
             self.leave(connection, namespace, loaded.left, now)
         return Applied(
@@ -312,7 +325,9 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
         if (body := tally.body) is not None:
             writes.insert("aiki_tallies", ("namespace", "id", "body"), [(namespace, ids.new_id().bytes, body)])
         writes.delete("DELETE FROM aiki_failures WHERE namespace = ? AND run_id", (namespace,), revived)
-        writes.delete(f"DELETE FROM aiki_payloads WHERE role = '{ERROR}' AND namespace = ? AND run_id", (namespace,), revived)
+        # Services of a former release leave this row when they retry a run: it would be told of the next failure.
+        stale = revived + [row.id for row in failed if row.attempt > 1]
+        writes.delete(f"DELETE FROM aiki_payloads WHERE role = '{ERROR}' AND namespace = ? AND run_id", (namespace,), stale)
         writes.insert("aiki_failures", FAILURE_COLUMNS, failure_rows(namespace, failed, effects.attempts))
 
     # ------------------------------------------------------------ workflows

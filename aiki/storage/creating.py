@@ -166,7 +166,7 @@ class Creating:
     ) -> Created:
         """As `_create`, in the caller's transaction, whose isolation level is the caller's too."""
         try:
-            return self._create(connection, self.namespace, runs, claim, batch, actor)
+            return self._create(connection, self.namespace, runs, claim, batch, actor, theirs=True)
         except OperationalError as error:
             if error_code(error) != CHANGED_SINCE_READ:
                 raise
@@ -184,6 +184,8 @@ class Creating:
         batch: int | None,
         actor: str = "",
         now: int | None = None,
+        *,
+        theirs: bool = False,
     ) -> Created:
         now = self.clock() if now is None else now
         answers: dict[int, Accepted] = {}
@@ -212,17 +214,20 @@ class Creating:
         due_now = [(run, made) for run, made in new if made.state is State.QUEUED] if claim is not None else []
         outgoing = [self._outgoing(namespace, run, made) for run, made in due_now]
         if again:
-            states, retried = self.retry_within(connection, namespace, again, actor)
+            states, retried = self.retry_within(connection, namespace, again, actor, leave=theirs)
             outgoing += retried
             for position, answer in answers.items():
                 answers[position] = answer._replace(state=states.get(answer.id, answer.state))
         return Created([answers[position] for position in range(len(runs))], outgoing)
 
     def retry_within(
-        self, connection: sa.Connection, namespace: str, runs: Mapping[bytes, str], actor: str
+        self, connection: sa.Connection, namespace: str, runs: Mapping[bytes, str], actor: str, *, leave: bool
     ) -> tuple[dict[str, State], list[Outgoing]]:
         """In this transaction, retry those of the runs (with the reference ids that led to them) that have ended badly; what
-        state each is in then, and what to publish once it is committed. Runs that cannot be retried stay as they are."""
+        state each is in then, and what to publish once it is committed. Runs that cannot be retried stay as they are.
+
+        :param leave: publish nothing, see `Applying.apply_within`.
+        """
         raise NotImplementedError
 
     def _create_one(self, run: NewRun, claim: float | None, actor: str) -> Created | None:
@@ -274,13 +279,7 @@ class Creating:
         except IntegrityError as error:
             if not is_duplicate(error):
                 raise
-        row = self.db.execute(
-            connection,
-            "SELECT f.run_id, f.input_hash, r.state, f.name, f.reference_id FROM aiki_reference_ids f "
-            "LEFT JOIN aiki_runs r ON r.namespace = f.namespace AND r.id = f.run_id "
-            f"WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ? {self.db.for_share}",
-            (namespace, run.name, run.reference_id),
-        ).fetchone()
+        row = self._holder(connection, namespace, run)
         if row is None:
             raise StorageUnavailable(
                 f"the run of {run.name} with reference id {run.reference_id!r} was deleted this moment; repeat"
@@ -297,6 +296,29 @@ class Creating:
         if other or not same:
             raise ReferenceConflict(run.name, run.reference_id or "", text)
         return Accepted(text, State(state or State.QUEUED), False)
+
+    def _holder(self, connection: sa.Connection, namespace: str, run: NewRun) -> tuple[Any, ...] | None:
+        """The row of the reference id of `run`: run id, hash of the input, the run's state, name, reference id.
+
+        The refused insert shares a lock of that row with whoever was refused beside it, so that it must not be locked for
+        update; the run must, where it may be retried: two that share a lock of it would each wait for the other to change it.
+        """
+        of = "FROM aiki_reference_ids f "
+        which = f"WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ? {self.db.for_share}"
+        key = (namespace, run.name, run.reference_id)
+        if run.on_conflict != "retry_failed":
+            of += "LEFT JOIN aiki_runs r ON r.namespace = f.namespace AND r.id = f.run_id "
+            sql = f"SELECT f.run_id, f.input_hash, r.state, f.name, f.reference_id {of}{which}"
+            found = self.db.execute(connection, sql, key).fetchone()
+            return None if found is None else tuple(found)
+        found = self.db.execute(
+            connection, f"SELECT f.run_id, f.input_hash, f.name, f.reference_id {of}{which}", key
+        ).fetchone()
+        if found is None:
+            return None
+        sql = f"SELECT state FROM aiki_runs WHERE namespace = ? AND id = ? {self.db.for_update}"
+        held = self.db.execute(connection, sql, (namespace, found[0])).fetchone()
+        return found[0], found[1], held and held[0], found[2], found[3]
 
     # ------------------------------------------------------------ rows
     def _insert_runs(

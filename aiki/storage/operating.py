@@ -68,7 +68,7 @@ class Operating(Delivering, Reading):
         return Retried(self._view(run_id), applied.outgoing)
 
     def retry_within(
-        self, connection: sa.Connection, namespace: str, runs: Mapping[bytes, str], actor: str
+        self, connection: sa.Connection, namespace: str, runs: Mapping[bytes, str], actor: str, *, leave: bool
     ) -> tuple[dict[str, State], list[Outgoing]]:
         """See `Creating.retry_within`."""
         states: dict[str, State] = {}
@@ -83,7 +83,7 @@ class Operating(Delivering, Reading):
                         effects.audit.append(Audited(actor or "enqueue", "retry", ids.to_text(row.id), told))
                 states[ids.to_text(row.id)] = State(row.state)
 
-        applied = self.apply_within(connection, namespace, runs, decide)
+        applied = self.apply_within(connection, namespace, runs, decide, leave=leave)
         return states, applied.outgoing
 
 

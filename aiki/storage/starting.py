@@ -38,18 +38,23 @@ _ENDED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})
 class Starting(Creating):
     """Starting and following runs for workflows."""
 
-    def start_children(self, connection: sa.Connection, namespace: str, effects: Effects) -> list[Outgoing]:
-        """Record the runs that workflows start. An id or a reference id may lead to a run that exists, or to a conflict."""
+    def start_children(
+        self, connection: sa.Connection, namespace: str, effects: Effects, claim: float | None = CLAIM_SECONDS
+    ) -> list[Outgoing]:
+        """Record the runs that workflows start. An id or a reference id may lead to a run that exists, or to a conflict.
+
+        :param claim: see `create_runs`.
+        """
         out: list[Outgoing] = []
         plain = [run for run in effects.children if run.reference_id is None]
-        for run, accepted in self._start_plain(connection, namespace, plain, effects, out):
+        for run, accepted in self._start_plain(connection, namespace, plain, effects, out, claim):
             if not accepted.created:
                 self._follow_run(connection, namespace, run, ids.to_bytes(accepted.id), effects)
         for run in effects.children:
             if run.reference_id is None:
                 continue
             try:
-                created = self._create(connection, namespace, [run], CLAIM_SECONDS, None)
+                created = self._create(connection, namespace, [run], claim, None)
             except ReferenceConflict as conflict:
                 _refuse(run, conflict, effects)
                 continue
@@ -59,7 +64,13 @@ class Starting(Creating):
         return out
 
     def _start_plain(
-        self, connection: sa.Connection, namespace: str, runs: list[NewRun], effects: Effects, out: list[Outgoing]
+        self,
+        connection: sa.Connection,
+        namespace: str,
+        runs: list[NewRun],
+        effects: Effects,
+        out: list[Outgoing],
+        claim: float | None,
     ) -> list[tuple[NewRun, Accepted]]:
         """Record runs without a reference id, many at once; those whose id is another's are refused one by one."""
         if not runs:
@@ -68,15 +79,16 @@ class Starting(Creating):
         unique = list({run.id: run for run in reversed(runs)}.values())[::-1]
         again = [run for run in runs if all(run is not one for one in unique)]
         try:
-            created = self._create(connection, namespace, unique, CLAIM_SECONDS, None)
+            created = self._create(connection, namespace, unique, claim, None)
         except RunConflict as conflict:
             if len(unique) == 1:
                 _refuse(unique[0], conflict, effects)
-                return self._start_plain(connection, namespace, again, effects, out)
-            return [pair for run in [*unique, *again] for pair in self._start_plain(connection, namespace, [run], effects, out)]
+                return self._start_plain(connection, namespace, again, effects, out, claim)
+            each = [self._start_plain(connection, namespace, [run], effects, out, claim) for run in [*unique, *again]]
+            return [pair for pairs in each for pair in pairs]
         out += created.outgoing
         pairs = list(zip(unique, created.accepted, strict=True))
-        return pairs + self._start_plain(connection, namespace, again, effects, out)
+        return pairs + self._start_plain(connection, namespace, again, effects, out, claim)
 
     # ------------------------------------------------------------ following
     def _follow_run(self, connection: sa.Connection, namespace: str, run: NewRun, holder: bytes, effects: Effects) -> None:

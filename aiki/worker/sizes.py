@@ -30,6 +30,8 @@ def weight_of(report: Report) -> int:
         size += len(body["r"])
     if "tb" in body:
         size += len(body["tb"])
+    if "a" in body:
+        size += len(body["a"])
     if "s" in body:
         size += sum(map(step_weight, body["s"]))
     elif "l" in body:
@@ -74,13 +76,27 @@ def without_what_is_too_large(body: bytes, limit: int, room: int = 0) -> bytes |
     """
     found = ReportList.decode(body)
     largest = sorted(found.reports, key=weight_of, reverse=True)
-    for count in range(1, len(largest) + 1):
-        bad = {id(report) for report in largest[:count]}
-        kept = [_refused(found, report, limit) if id(report) in bad else report for report in found.reports]
-        made = ReportList(found.namespace, found.worker, found.executor, kept).encode()
-        if len(made) <= limit - room:
-            return made
+    ways = [_refused]
+    if any("a" in report.body for report in largest):
+        ways.insert(0, _without_arguments)  # a failure without them is told, at least
+    for way in ways:
+        for count in range(1, len(largest) + 1):
+            bad = {id(report) for report in largest[:count]}
+            kept = [way(found, report, limit) if id(report) in bad else report for report in found.reports]
+            made = ReportList(found.namespace, found.worker, found.executor, kept).encode()
+            if len(made) <= limit - room:
+                return made
     return None
+
+
+def _without_arguments(message: ReportList, report: Report, limit: int) -> Report:
+    """A failure without the arguments of its error, if a message can carry that; else, and of all others, as `_refused`."""
+    if "a" in report.body:
+        less = {key: value for key, value in report.body.items() if key != "a"}
+        made = Report(report.kind, report.run_id, report.epoch, less)
+        if len(ReportList(message.namespace, message.worker, message.executor, [made]).encode()) <= limit:
+            return made
+    return _refused(message, report, limit)
 
 
 def _refused(message: ReportList, report: Report, limit: int) -> Report:

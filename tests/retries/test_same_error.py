@@ -140,6 +140,24 @@ def test_a_run_that_fails_again_tells_its_last_error(fleet: Fleet, shop: Release
     assert fleet.result(shop, run) == ["reference", "StepFailed", "there"]
 
 
+@pytest.mark.parametrize("arguments", [None, '["5000",402]'])
+def test_what_a_former_release_left_when_it_retried_is_not_told(fleet: Fleet, shop: Release, arguments: str | None) -> None:
+    first = fleet.send(shop, shop.charge.options(reference_id="one")._new_run(("4000",), {}))
+    assert fleet.work(shop, first) == "failed"
+    store = fleet.bench.store
+    fleet.bench._take(store.retry_run(fleet.bench.text(first)).outgoing)
+    left = ("default", bytes.fromhex(first), "error", "json", store.db.blob('["4000",402]'))
+    columns = ("namespace", "run_id", "role", "encoding", "data")
+    store.db.transaction(lambda connection: store.db.insert(connection, "aiki_payloads", columns, [left]))
+    fleet.bench.report(first, (m.STARTED, {"ms": 1}), source=shop.worker)
+    body = {"type": "released_shop.CardDeclined", "message": "again", "tb": "there", "ms": 1}
+    body |= {} if arguments is None else {"a": arguments}
+    fleet.bench.report(first, (m.FAILED, body), source=shop.worker)
+    assert fleet.bench.state(first) == "failed"
+    found = store.db.read(lambda connection: store.failure_of(connection, "default", bytes.fromhex(first)))
+    assert found == Failure(arguments, "there").to_text()
+
+
 def test_a_crash_and_a_cancel_are_told_as_before(fleet: Fleet, shop: Release) -> None:
     run = fleet.enqueue(shop, "checkout", "submit", "4000")
     fleet.work(shop, run)

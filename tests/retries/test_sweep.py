@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from aiki import Aiki, RetryPolicy
 from aiki.errors import ConfigurationError
@@ -116,6 +117,31 @@ def test_a_workflow_may_start_a_run_in_this_way(fleet: Fleet) -> None:
             assert fleet.work(shop, one) == "completed"
         assert fleet.work(shop, run) == ends, fleet.told(run)
     assert fleet.bench.row(one)["attempt"] == 3
+
+
+def test_in_a_callers_transaction_it_is_left_to_the_sweeper_and_dispatched_once(fleet: Fleet) -> None:
+    shop, bench = fleet.load(SHOP), fleet.bench
+    run = asked(fleet, shop.charge, 1)
+    fail(fleet, shop, run)
+    before = bench.row(run)["epoch"]
+    again = shop.charge.options(reference_id="one", on_conflict="retry_failed")
+    engine = sa.create_engine(bench.store.db.url)
+    with engine.connect() as connection:
+        # What the driver does of itself would end the transaction at a savepoint.
+        connection.connection.driver_connection.isolation_level = None  # type: ignore[union-attr]
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        for keep in (False, True):
+            savepoint = connection.begin_nested()
+            made = bench.store.create_runs([again._new_run((1,), {})], connection=connection, claim=5)
+            assert (made.accepted[0].state, made.outgoing) == (State.QUEUED, [])
+            savepoint.commit() if keep else savepoint.rollback()
+        connection.exec_driver_sql("COMMIT")
+    engine.dispose()
+    assert bench.delivery(run) == bench.clock.now
+    assert [bench.sweep(), bench.sweep()] == [[run], []]
+    assert bench.out[run].epoch == before + 1
+    shop.fails[0] = False
+    assert fleet.work(shop, run) == "completed"
 
 
 def test_another_value_is_refused_where_it_is_given(fleet: Fleet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,10 +13,17 @@ from sqlalchemy.exc import OperationalError
 
 from aiki.errors import ReferenceConflict, RunConflict, StorageUnavailable
 from aiki.model import NewRun
+from aiki.states import State
 from aiki.storage import Store, upgrade
 from aiki.storage.outages import CHANGED_SINCE_READ
 from tests.services import MariaServer
+from tests.storage.bench import Bench, step
+from tests.storage.conftest import SetClock
 from tests.storage.test_creating import new
+from tests.tables import empty
+from tests.waiting import wait_until
+
+WAITING = "SELECT trx_id FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,67 @@ def test_savepoints_and_a_rollback(store: Store) -> None:
             assert store.create_runs([named("s-1", 1)], connection=connection).accepted[0].id == other.id
             assert store.create_runs([named("s-2", 1)], connection=connection).accepted[0].created
     assert store.create_runs([named("s-2", 1)]).accepted[0].created, "the caller rolled back"
+
+
+def failed_workflow(bench: Bench, reference: str) -> str:
+    """A workflow that has done one step, and failed at the second."""
+    run = bench.start(reference_id=reference)
+    bench.steps(run, step(0, "step", "reserve", "completed", 1, e="json", r='"1"'), step(1, "step", "pay", "failed", 1))
+    bench.fail(run, 1)
+    return run
+
+
+def again(reference: str) -> NewRun:
+    return replace(named(reference), name="shop.flow", kind="workflow", on_conflict="retry_failed")
+
+
+@pytest.fixture
+def bench(store: Store) -> Iterator[Bench]:
+    clock, before = SetClock(), store.clock
+    store.clock = clock
+    empty(store)
+    yield Bench(store, clock)
+    store.clock = before
+
+
+def test_a_run_that_is_newer_than_the_transaction_is_retried_with_all_that_it_has_done(bench: Bench) -> None:
+    with begun(bench.store) as connection:
+        run = failed_workflow(bench, "t-1")
+        epoch = bench.row(run)["epoch"]
+        made = bench.store.create_runs([again("t-1")], connection=connection, claim=5)
+        assert (made.accepted[0].state, made.outgoing) == ("queued", [])
+        connection.commit()
+    assert [bench.sweep(), bench.sweep()] == [[run], []]
+    assert (bench.out[run].epoch, [one.state for one in bench.history(run).steps]) == (epoch + 1, ["completed", "open"])
+
+
+def test_a_retry_that_a_savepoint_undoes_is_dispatched_once_when_it_is_asked_for_again(bench: Bench) -> None:
+    run = failed_workflow(bench, "t-2")
+    epoch = bench.row(run)["epoch"]
+    with begun(bench.store) as connection:
+        savepoint = connection.begin_nested()
+        assert bench.store.create_runs([again("t-2")], connection=connection, claim=5).outgoing == []
+        savepoint.rollback()
+        assert bench.store.create_runs([again("t-2")], connection=connection, claim=5).outgoing == []
+        connection.commit()
+    assert [bench.sweep(), bench.sweep()] == [[run], []]
+    assert bench.out[run].epoch == bench.row(run)["epoch"] == epoch + 1
+
+
+def test_two_transactions_that_retry_the_same_run_take_turns(bench: Bench, maria: MariaServer) -> None:
+    run = failed_workflow(bench, "t-3")
+    met: list[State] = []
+    with begun(bench.store) as one, begun(bench.store) as other, ThreadPoolExecutor(1) as pool:
+        held = bench.store._claim_reference(one, "default", again("t-3"))
+        assert held is not None
+        waits = pool.submit(bench.store.create_runs, [again("t-3")], connection=other, claim=5)
+        wait_until(lambda: maria.execute(WAITING), 60, "the other to wait for the lock of the run")
+        met.append(bench.store.create_runs([again("t-3")], connection=one, claim=5).accepted[0].state)
+        one.commit()
+        met.append(waits.result(60).accepted[0].state)
+        other.commit()
+    assert met == [State.QUEUED, State.QUEUED]
+    assert bench.sweep() == [run]
 
 
 def test_a_server_that_lets_nobody_look_at_what_is_newer_gives_a_readable_error(

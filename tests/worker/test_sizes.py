@@ -41,3 +41,17 @@ def test_a_report_that_no_message_can_carry_says_that_its_run_fails() -> None:
     assert found[1].body["type"] == "aiki.errors.MessageTooLarge"
     assert "its result is too large to be sent" in found[1].body["message"]
     assert without_what_is_too_large(body, 100) is None
+
+
+def test_a_failure_that_is_too_large_is_told_without_the_arguments_of_its_error() -> None:
+    told = {"ms": 5, "type": "shop.Declined", "message": "no", "tb": "there", "outcome": "failed"}
+    large = Report(m.FAILED, RUN, 1, {**told, "a": '["' + "x" * 20_000 + '"]'})
+    assert weight_of(large) > 20_000
+    small = Report(m.FAILED, "ef" * 16, 3, {**told, "a": "[1]"})
+    made = without_what_is_too_large(ReportList("default", WORKER, f"{WORKER}/0.1", [small, large]).encode(), 10_000)
+    assert made is not None
+    assert ReportList.decode(made).reports == [small, Report(m.FAILED, RUN, 1, told)]
+    hopeless = Report(m.FAILED, RUN, 1, {**large.body, "tb": "y" * 20_000})
+    made = without_what_is_too_large(ReportList("default", WORKER, f"{WORKER}/0.1", [hopeless]).encode(), 10_000)
+    assert made is not None
+    assert ReportList.decode(made).reports[0].body["type"] == "aiki.errors.MessageTooLarge"
