@@ -111,6 +111,65 @@ def test_what_a_handler_does_not_take_is_written_by_ours() -> None:
     assert ends(lines(quiet)) == ["theirs", "theirs, badly", "ours", "ours, badly"]
 
 
+DJANGO = """
+class RequireDebugTrue(logging.Filter):
+    def filter(self, record):
+        return DEBUG
+logging.config.dictConfig({"version": 1, "disable_existing_loggers": False,
+    "filters": {"require_debug_true": {"()": RequireDebugTrue}},
+    "formatters": {"f": {"format": "MINE %(message)s"}},
+    "handlers": {
+        "console": {"level": "INFO", "filters": ["require_debug_true"], "class": "logging.StreamHandler", "formatter": "f"},
+        "mail_admins": {"level": "ERROR", "class": "logging.handlers.SMTPHandler", "mailhost": ("127.0.0.1", 1),
+                        "fromaddr": "a@example.com", "toaddrs": [], "subject": "error"}},
+    "loggers": {"django": {"handlers": ["console", "mail_admins"], "level": "INFO"}}})
+logging.getLogger("django").handlers[1].emit = lambda record: None
+"""
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_a_filter_does_not_take_is_written_by_ours(early: bool) -> None:
+    """As Django sets it up: its console is for debugging alone, and its mail goes to people who are perhaps none."""
+    speak = "log = logging.getLogger('django.request'); log.info('asked'); log.error('boom')"
+    for debug in (False, True):
+        set_up = DJANGO.replace("DEBUG", str(debug))
+        found = lines(set_up if early else "", then=speak if early else set_up + speak)
+        assert found == ["MINE asked", "MINE boom"] if debug else ends(found) == ["asked", "boom"]
+
+
+COUNTS = """
+class Once(logging.Filter):
+    seen = []
+    def filter(self, record):
+        self.seen.append(record.msg)
+        record.msg = f"{record.msg} as changed" if record.msg != "again" else record.msg
+        return self.seen.count(record.msg) < 2
+class Bad(logging.Filter):
+    def filter(self, record):
+        raise ValueError("a bad filter")
+h = logging.StreamHandler()
+h.setFormatter(logging.Formatter("MINE %(message)s"))
+h.addFilter(Once())
+logging.getLogger("shop").addHandler(h)
+"""
+
+
+def test_filters_that_count_or_change_records_are_asked_once() -> None:
+    speak = """
+log = logging.getLogger("shop.orders")
+for text in ("once", "again", "again", "again"):
+    log.warning(text)
+print(len(Once.seen), file=sys.stderr)
+h.addFilter(Bad())
+try: log.warning("bad")
+except ValueError as error: print(error, file=sys.stderr)
+"""
+    found = lines(COUNTS, then=speak)
+    assert found[:2] == ["MINE once as changed", "MINE again"]
+    assert ends(found[2:4]) == ["again", "again"], "what it holds back is written by ours"
+    assert found[4:] == ["4", "a bad filter"]
+
+
 def test_a_level_for_ours_that_the_application_chooses_counts_unless_the_worker_is_asked_for_another() -> None:
     set_up = dictionary('"root": {"handlers": ["h"]}, "loggers": {"aiki": {"level": "WARNING"}}')
     assert lines(set_up) == ["MINE shop.orders theirs, badly", "MINE aiki.worker ours, badly"]
