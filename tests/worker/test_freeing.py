@@ -14,6 +14,7 @@ import pytest
 from aiki import WorkflowRun
 from aiki.arguments import Arguments
 from aiki.messages import Dispatch
+from aiki.retry import RetryPolicy
 from aiki.worker.durable import Execution, Port
 from aiki.worker.freeing import Memory
 from aiki.worker.gate import Gate
@@ -43,7 +44,7 @@ def call(fn: Any) -> BaseException | None:
         *(lambda: False, settings, lambda: None, Loop()),
     )
     dispatch = Dispatch("0" * 32, 1, "flow", "1", 1, 0, "json", "[[],{}]", {})
-    definition = SimpleNamespace(arguments=Arguments("flow", fn, 1))
+    definition = SimpleNamespace(arguments=Arguments("flow", fn, 1), retry=RetryPolicy.never())
     execution = Execution(port, dispatch, cast(Any, definition), 0, lambda *_: None)
     with execution.call():
         error = None
