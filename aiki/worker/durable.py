@@ -248,7 +248,6 @@ class Host:
             around.enter()
             value = self._call(fn, args, kwargs, around)
         except BaseException as raised:  # noqa: BLE001  it is raised again, when the hooks have been left
-            self._port.gate.leave()
             error = raised
         error = around.leave(error)
         try:
@@ -259,15 +258,29 @@ class Host:
             del error  # its traceback holds this frame
 
     def _call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], around: Around | None) -> Any:
+        """Call it, and close the gate. Three times: a soft limit and a cancel may each interrupt that (see gate.py)."""
+        gate = self._port.gate
+        try:
+            try:
+                try:
+                    return self._call_open(fn, args, kwargs, around)
+                finally:
+                    gate.leave()
+            finally:
+                gate.leave()
+        finally:
+            gate.leave()
+
+    def _call_open(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], around: Around | None
+    ) -> Any:
         gate, loop = self._port.gate, self._port.loop
         if inspect.iscoroutinefunction(fn):
             return loop.run(drive(gate, lambda: fn(*args, **kwargs), around), contextvars.copy_context())
         loop.offer()
         gate.enter()
-        try:
-            value = fn(*args, **kwargs)
-        finally:
-            gate.leave()
+        value = fn(*args, **kwargs)
+        gate.leave()
         if not is_awaitable(value):
             return value
         return loop.run(drive(gate, lambda: value, around), contextvars.copy_context())

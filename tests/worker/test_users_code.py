@@ -7,18 +7,22 @@ import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from aiki import messages
-from aiki.context import inside_workflow
-from aiki.errors import SoftTimeLimitExceeded
+from aiki.context import CurrentRun, inside_workflow, set_current_run
+from aiki.errors import SoftTimeLimitExceeded, TaskCancelled
 from aiki.history import OPEN, STEP, History, Step
+from aiki.hooks import AroundHook
 from aiki.messages import Dispatch
 from aiki.retry import RetryPolicy
 from aiki.worker.durable import Host, Port
+from aiki.worker.gate import Gate
+from aiki.worker.slots import CANCEL, Slot
 from aiki.workflow_run import StepCall
 from tests.worker.conftest import Place, StartWorker
 from tests.worker.harness import Orchestrator
@@ -67,13 +71,13 @@ class Later:
         return asyncio.sleep(0, 7).__await__()
 
 
-def steps(bench: Bench) -> Callable[..., Any]:
+def steps(bench: Bench, *hooks: AroundHook) -> Callable[..., Any]:
     """Executes steps of workflow runs, each of a run of its own, in the process of the bench."""
     port = SimpleNamespace(gate=bench.gate, slot=bench.slot, loop=bench.executor.loop, leaving=lambda: False)
 
     def execute(fn: Callable[..., Any], *args: Any) -> Any:
         bench.gate.arm(1000, 0.0)
-        host = Host(cast(Port, port), cast(Dispatch, SimpleNamespace(options={})), History(), 0, lambda *_: None)
+        host = Host(cast(Port, port), cast(Dispatch, SimpleNamespace(options={})), History(), 0, lambda *_: None, hooks)
         with inside_workflow(cast(Any, host)):
             return host.execute(fn, args, {}, StepCall(Step(0, STEP, "s", "", OPEN, 0, {}), 1))
 
@@ -141,6 +145,59 @@ def test_a_workflow_whose_wrapper_gives_a_coroutine_is_told_so(bench: Bench) -> 
     got = bench.run(awaited(flow), kind="workflow", durable=durable)
     assert got.kind == messages.FAILED
     assert "a workflow is a plain function" in got.body["message"]
+
+
+class Interrupted(Gate):
+    """A gate that a soft limit and a cancel meet in the moment in which it is closed."""
+
+    def __init__(self, slot: Slot, due: str) -> None:
+        super().__init__(slot)
+        self.due = list(due)
+
+    def leave(self) -> None:
+        if self.open and self.due:
+            kind = self.due.pop(0)
+            self._slot.soft_limit(self.index) if kind == "s" else self._slot.interrupt(self.index, CANCEL)
+            self.check()
+        super().leave()
+
+
+@pytest.mark.parametrize("due", ["sc", "cs", "c", "s", ""])
+@pytest.mark.parametrize("fails", [True, False])
+def test_hooks_of_a_step_are_left_whatever_interrupts_it(bench: Bench, due: str, fails: bool) -> None:
+    noted: list[str] = []
+
+    @contextmanager
+    def around(_run: CurrentRun) -> Iterator[None]:
+        noted.append("entered")
+        try:
+            yield
+        finally:
+            noted.append("left, and closed" if not gate.open else "left, and open")
+
+    gate = Interrupted(bench.slot, due)
+    bench.gate = gate
+    raised: list[BaseException] = []
+    set_current_run(CurrentRun("0" * 31 + "7", 1, "flow", None, lambda *_: None))
+    try:
+        steps(bench, AroundHook("around", around, False))(raiser(ValueError("its own")) if fails else int)
+    except BaseException as error:
+        raised.append(error)
+    finally:
+        set_current_run(None)
+    assert noted == ["entered", "left, and closed"]
+    expected = {"s": SoftTimeLimitExceeded, "c": TaskCancelled, "": ValueError}[due[-1:]]
+    assert [type(error) for error in raised] == ([expected] if due or fails else [])
+    assert gate.due == []
+
+
+@pytest.mark.parametrize("hooked", [True, False])
+def test_a_step_that_is_cancelled_before_it_begins_leaves_the_gate_closed(bench: Bench, hooked: bool) -> None:
+    bench.slot.interrupt(1000, CANCEL)
+    hooks = [AroundHook("around", lambda _run: nullcontext(), False)] if hooked else []
+    with pytest.raises(TaskCancelled):
+        steps(bench, *hooks)(int)
+    assert not bench.gate.open
 
 
 def soften(bench: Bench) -> None:
