@@ -3,7 +3,7 @@
 | mark | what it says |
 |---|---|
 | `unit` | needs neither a server nor a process of its own, and is quick |
-| `lab` | needs neither, and takes long: the simulation, generated cases, types |
+| `lab` | takes long, and disturbs nobody: the simulation, generated cases, types, each page in a browser |
 
 `make unit` runs the first, several at a time, and answers in under two minutes on a machine without any server. `make test`
 runs both in the same way, then all others one after another: those watch clocks and kill processes, and must not disturb each
@@ -53,12 +53,16 @@ LAB = frozenset(
     }
 )
 """Folders and files that need nothing and take long."""
+PAGES = ("browser", "test_pages.py")
+"""Looks at pages, one after the other, on an embedded server of its own: whatever runs beside it does not matter to it."""
 _ROOT = Path(__file__).resolve().parent
 
 
 def stands_alone(item: pytest.Item) -> bool:
     """Whether this test needs neither a server nor a process of its own, so that others may run beside it."""
     path = item.path.relative_to(_ROOT)
+    if path.parts == PAGES:
+        return True
     if path.parts[0] in PROCESSES or path.name in PROCESS_FILES:
         return False
     if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -73,4 +77,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if stands_alone(item):
             path = item.path.relative_to(_ROOT)
-            item.add_marker(pytest.mark.lab if LAB & {path.parts[0], path.name} else pytest.mark.unit)
+            item.add_marker(pytest.mark.lab if path.parts == PAGES or LAB & {path.parts[0], path.name} else pytest.mark.unit)

@@ -22,7 +22,7 @@ from tests.system.system import System
 from tests.system.test_workflow_crashes import check_ledger
 from tests.waiting import wait_until
 
-SECONDS = float(os.environ.get("AIKI_TEST_SOAK", scaled(25.0, 1800.0)))
+SECONDS = float(os.environ.get("AIKI_TEST_SOAK", scaled(15.0, 1800.0)))
 PAUSE = (0.3, 3.0)
 """Seconds between blows."""
 AT_ONCE = 60
