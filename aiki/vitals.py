@@ -2,7 +2,8 @@
 
 The page is anonymous memory (a memfd) that the process holds open, and that others find as `/proc/PID/fd/N`. So it needs no
 directory that can be written, it cannot be confused with what another process or an earlier one has left, it is gone with its
-process however that ends, and nobody but the process's own user (and root) can read it. Writing to it costs a store of a word.
+process however that ends, and nobody but the process's own user (and root) can read it. Believed are pages of the reader's own
+user, and that of a process that the reader names. Writing to it costs a store of a word.
 
 All times are nanoseconds of the machine's monotonic clock, which all its processes share; 0 is never.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -169,7 +171,7 @@ def read(data: bytes, pid: int) -> Reading | None:
     words = tuple(memoryview(data)[_WORDS_AT : _WORDS_AT + _COUNT * _WORD].cast("Q"))
     try:
         identity = json.loads(_text(data, IDENTITY))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     texts = tuple(_text(data, number) for number in range(_TEXTS))
     return Reading(pid, identity, words, texts) if isinstance(identity, dict) else None
@@ -194,12 +196,17 @@ class Found:
 
 
 def find(kind: str, pid: int | None = None) -> Found:
-    """The processes of a kind that run in this container (that see the same files), or the one with this id, wherever it is."""
+    """The processes of a kind that this user runs in this container (that see the same files), or the one with this id, in
+    whatever container and of whatever user: who names it believes it. Root may read what any user's process says, and is not to
+    believe it.
+    """
     found = Found()
     mine = _namespace("self", "mnt")
     for one in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()) if pid is None else [pid]:
         try:
-            reading = _read_from(one)
+            if pid is None and not _is_own(one):
+                raise PermissionError
+            reading = _read_from(one, own=pid is None)
         except PermissionError:
             if pid is not None or _looks_like(one, kind):
                 found.closed.append(one)
@@ -215,16 +222,25 @@ def find(kind: str, pid: int | None = None) -> Found:
     return found
 
 
-def _read_from(pid: int) -> Reading | None:
+def _is_own(pid: int) -> bool:
+    """Whether all user ids of a process are ours: of a program that changes its user some are of who has started it."""
+    with open(f"/proc/{pid}/status", "rb") as file:
+        ids = next((line.split()[1:] for line in file if line.startswith(b"Uid:")), [])
+    return bool(ids) and all(int(one) == os.geteuid() for one in ids)
+
+
+def _read_from(pid: int, *, own: bool) -> Reading | None:
+    """Raises `OSError`. `own`: only what our user has made: a process may have been handed a descriptor by another's."""
     folder = f"/proc/{pid}/fd"
     for name in os.listdir(folder):
         try:
             if os.readlink(f"{folder}/{name}") != _LINK:
                 continue
-            with open(f"{folder}/{name}", "rb", buffering=0) as file:
-                data = file.read(_SIZE)
-        except FileNotFoundError:
-            continue  # closed this moment
+            data = _bytes_of(f"{folder}/{name}", own=own)
+        except PermissionError:
+            raise
+        except OSError:
+            continue  # closed this moment, or nothing that can be opened
         reading = read(data, pid)
         if reading is None:
             continue
@@ -236,6 +252,18 @@ def _read_from(pid: int) -> Reading | None:
                 link_state = state_of(link)
         return Reading(pid, reading.identity, reading.words, reading.texts, state, link_state)
     return None
+
+
+def _bytes_of(path: str, *, own: bool) -> bytes:
+    """What stands in a file, at most a page; empty for what is none, such as a pipe, on which one might wait for ever."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or (own and found.st_uid != os.geteuid()):
+            return b""
+        return os.read(file, _SIZE)
+    finally:
+        os.close(file)
 
 
 def state_of(pid: int) -> str:

@@ -19,6 +19,7 @@ from aiki import vitals
 from aiki.cli.judging import ILL, WAITS, WELL, Probe, Verdict, judge
 from aiki.vitals import Found, Reading
 
+MAX_PORT: Final = 65535
 HEALTHZ_SECONDS: Final = 5.0
 READYZ_SECONDS: Final = 3.0
 
@@ -49,7 +50,9 @@ def _probe_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--started", "probe", flag_value=Probe.STARTED.value, help="All its parts have come up, whatever else is away."
         ),
-        click.option("--pid", type=click.IntRange(1), help="The process with this id, also in another container or service."),
+        click.option(
+            "--pid", type=click.IntRange(1), help="The process with this id, also in another container, or another user's."
+        ),
     )
     for option in reversed(options):
         function = option(function)
@@ -82,10 +85,10 @@ def server(probe: str, pid: int | None, bind: str | None) -> None:
     """A server: it answers requests; ready: its database answers, too."""
     found = vitals.find("server", pid)
     port = None if bind is None else bind.rpartition(":")[2]
-    if port is not None and not port.isdecimal():
+    if port is not None and not (port.isdecimal() and int(port) <= MAX_PORT):
         raise click.BadParameter(f"{bind!r} is no host:port", param_hint="--bind")
     readings = [item for item in found.readings if port in (None, "0", str(item.identity.get("port")))]
-    if not readings and port is not None and pid is None:
+    if not readings and port is not None and int(port) and pid is None:
         _conclude(_ask(f"server on port {port}", {"host": "127.0.0.1", "port": int(port)}, Probe(probe)))
     verdict = _all_of("server", found, readings, Probe(probe))
     for reading in readings if verdict.code == WELL else ():
@@ -109,7 +112,7 @@ def _all_of(kind: str, found: Found, readings: list[Reading], probe: Probe, *, n
     if found.elsewhere:
         line += f"; of other containers or services there are pids {_listed(found.elsewhere)}: name one with --pid"
     if found.closed:
-        line += f"; pids {_listed(found.closed)} are another user's: ask as that user, or as root"
+        line += f"; pids {_listed(found.closed)} are another user's: ask as that user, or as root with --pid"
     return Verdict(ILL, line)
 
 
@@ -118,16 +121,21 @@ def _listed(pids: list[int]) -> str:
 
 
 def _conclude(verdict: Verdict) -> None:
+    line = "".join(char if char.isprintable() else " " for char in verdict.line)  # names and errors may be anything
     if verdict.code == WELL:
-        click.echo(verdict.line)
+        click.echo(line)
     else:
-        print(f"aiki alive: {verdict.line}", file=sys.stderr)
+        print(f"aiki alive: {line}", file=sys.stderr)
     sys.exit(verdict.code)
 
 
 # ---------------------------------------------------------------- asking a server
 def _ask(who: str, where: dict[str, Any], probe: Probe) -> Verdict:
     """Send it a request."""
+    host, port = where.get("host"), where.get("port")
+    if not isinstance(host, str) or type(port) is not int or not 0 < port <= MAX_PORT:
+        line = f"{who} does not say where it listens: its host is {host!r}, its port {port!r}. Ask it with --bind alone"
+        return Verdict(ILL, line)
     try:
         if probe is Probe.READY:
             status, body = _get(where, "/readyz", READYZ_SECONDS)

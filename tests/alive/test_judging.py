@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,40 @@ def test_the_identity_is_data(aiki_alive: Alive) -> None:
         assert aiki_alive("worker", "--pid", str(os.getpid()))[0] == ILL
     finally:
         page.close()
+
+
+def test_a_line_is_one_line_whatever_the_name_is(aiki_alive: Alive) -> None:
+    page = vitals.Vitals("worker", name="w\x1b[31m\nworker is ready")
+    try:
+        code, said = aiki_alive("worker", "--live", "--pid", str(os.getpid()))
+        assert (code, said) == (0, f"worker w [31m worker is ready (pid {os.getpid()}) is live\n")
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {},
+        {"host": "127.0.0.1"},
+        {"port": 80},
+        {"host": 7, "port": 80},
+        {"host": "127.0.0.1", "port": "80"},
+        {"host": "127.0.0.1", "port": True},
+        {"host": "127.0.0.1", "port": 70000},
+        {"host": "127.0.0.1", "port": [80]},
+    ],
+)
+@pytest.mark.parametrize("probe", ["--ready", "--live"])
+def test_a_server_that_does_not_say_where_it_listens_is_told(aiki_alive: Alive, where: dict[str, Any], probe: str) -> None:
+    page = vitals.Vitals("server", **where)
+    try:
+        code, said = aiki_alive("server", probe, "--pid", str(os.getpid()))
+        assert code == ILL
+        assert said.startswith(f"aiki alive: server (pid {os.getpid()}) does not say where it listens: its host is ")
+    finally:
+        page.close()
+
+
+def test_a_port_that_is_none_is_a_wrong_option(aiki_alive: Alive) -> None:
+    assert aiki_alive("server", "--bind", "127.0.0.1:65536")[0] == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -92,4 +93,42 @@ def test_where_memory_has_no_descriptors_the_process_runs_all_the_same(monkeypat
     made = Vitals("worker")
     made.now(vitals.TURNED)
     made.close()
+    assert find("worker", os.getpid()).readings == []
+
+
+# ---------------------------------------------------------------- who is believed
+def test_another_users_process_is_believed_only_if_it_is_named(page: Vitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    us = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: us + 1)
+    monkeypatch.setattr(vitals, "_looks_like", lambda pid, _kind: pid == os.getpid())
+    found = find("worker")
+    assert (found.readings, found.closed) == ([], [os.getpid()])
+    assert reading().name == "w-1"
+
+
+@pytest.mark.parametrize("ids", ["0 {0} {0} {0}", "{0} 0 {0} {0}", "{0} {0} 0 {0}", "{0} {0} {0} 0", ""])
+def test_a_process_that_has_changed_its_user_is_not_our_own(ids: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    us = 1000
+    monkeypatch.setattr(os, "geteuid", lambda: us)
+    status = tmp_path / "status"
+    monkeypatch.setattr(vitals, "open", lambda _path, mode: status.open(mode), raising=False)
+    status.write_text(f"Name:\tpython\nUid:\t{ids.format(us)}\nGid:\t0 0 0 0\n")
+    assert not vitals._is_own(1)
+    status.write_text(f"Name:\tpython\nUid:\t{us} {us} {us} {us}\n")
+    assert vitals._is_own(1)
+
+
+def test_a_pipe_that_is_called_like_a_page_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDWR)
+    monkeypatch.setattr(vitals, "_LINK", str(pipe))
+    try:
+        assert find("worker", os.getpid()).readings == []
+    finally:
+        os.close(held)
+
+
+def test_an_identity_that_is_nested_without_end_is_none(page: Vitals) -> None:
+    page.tell(vitals.IDENTITY, "[" * 1000)
     assert find("worker", os.getpid()).readings == []

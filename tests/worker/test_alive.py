@@ -122,6 +122,30 @@ def test_the_probe_loads_next_to_nothing(kind: str) -> None:
     assert [name for name in HEAVY if name in words] == []
 
 
+def test_root_does_not_believe_another_users_process() -> None:
+    assert os.geteuid() == 0, "this test needs to be root, who may become somebody else"
+    code = (
+        "import os, sys\n"
+        "from aiki.vitals import Vitals\n"
+        "if sys.argv[1] == 'process': os.setuid(65534)\n"
+        "else: os.seteuid(65534)\n"
+        "page = Vitals('worker', name='forged')\n"
+        "if sys.argv[1] == 'page': os.seteuid(0)\n"
+        "print('made', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    for what in ("process", "page"):
+        command = [sys.executable, "-c", code, what]
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forger:
+            assert forger.stdout is not None
+            assert forger.stdout.readline() == b"made\n"
+            done = CliRunner().invoke(alive, ["worker", "--live", "--name", "forged"])
+            assert done.exit_code == 1
+            assert "no worker called 'forged' runs here" in done.output
+            done = CliRunner().invoke(alive, ["worker", "--live", "--pid", str(forger.pid)])
+            assert (done.exit_code, done.output) == (0, f"worker forged (pid {forger.pid}) is live\n")
+
+
 def test_another_user_is_told_that_he_may_not_see(orchestrator: Orchestrator, start: StartWorker) -> None:
     worker = start()
     says(worker, 0, "is ready")
@@ -139,5 +163,6 @@ def test_another_user_is_told_that_he_may_not_see(orchestrator: Orchestrator, st
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         1,
-        f"aiki alive: no worker runs here; pids {worker.process.pid} are another user's: ask as that user, or as root\n",
+        f"aiki alive: no worker runs here; pids {worker.process.pid} are another user's: "
+        "ask as that user, or as root with --pid\n",
     )
