@@ -121,7 +121,7 @@ class RunFuture(Future[R_co]):
             if end.payload is None:
                 return cast(R_co, None)
             return cast(R_co, self._run._decoded(end.payload, f"result of {self._step.name}", self.ordinal))
-        raise self._run._noted(self._run._told_by(self._step, end), [self._step.ordinal])
+        raise self._run._noted(*self._run._told_by(self._step, end))
 
     @property
     def _failed(self) -> bool:
@@ -272,8 +272,9 @@ def _raise_failed(run: WorkflowRun, futures: Sequence[Future[Any]]) -> None:
     try:
         futures[int(choice.more["r"])]._value()
     except Exception as error:
+        its = run.raised[1] if run.raised is not None and run.raised[0] is error else []
         others = [future._step.ordinal for future in futures if future._ready() and future._failed]
-        run._noted(error, [*others, choice.ordinal])
+        run._noted(error, [*dict.fromkeys([*others, *its, choice.ordinal])])
         raise
 
 

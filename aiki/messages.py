@@ -548,6 +548,8 @@ _HEARTBEAT_FIELDS: Final = f.Fields(
 VALUES: Final = "values"
 CAN_FETCH: Final = "fetch"
 """In a hello's `can`: this worker's children fetch values (`FETCH`) that a history leaves out."""
+CAN_READ_FAILURES: Final = "failures"
+"""In a hello's `can`: this worker's children read what is told of a failed run's error (`aiki.failure`)."""
 KIND_OUTSIDE: Final = "workflow+"
 """`OPT_KIND` of a workflow whose history leaves values out: earlier releases, which cannot fetch, do not know this kind."""
 

@@ -52,8 +52,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 E = TypeVar("E", bound=BaseException)
 
-FOREIGN: Final = "error"
-"""The choice that a run's error is met as `StepFailed`, for its class is not here."""
+MET: Final = "error"
+"""The choice how a run's error is met: true as `StepFailed`, for its class is not here; false as itself, as far as it can be.
+In histories of former releases, which met each as `StepFailed` without a traceback, there is none."""
 _UNCHANGING: Final = frozenset({str, int, float, bool, bytes, type(None)})
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -155,6 +156,9 @@ class WorkflowRun:
         self._about = about
         self._arguments = arguments
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
+        self._met: dict[int, tuple[bool, int] | None] = {}
+        """How the errors of runs are met in this call of the function, by the ordinal of the step: whether as `StepFailed`, and
+        the ordinal of that choice. None: as in former releases."""
         self.raised: tuple[BaseException, list[int]] | None = None
         """The last error that a step gave the function, and which steps: what `retry` goes on from."""
 
@@ -422,29 +426,43 @@ class WorkflowRun:
             self._unreadable(f"the exception {kind} that {step.name} raised cannot be made anew here", step.ordinal)
         return step_error(step.name, kind, more.get("m", ""), str(more.get("tb", "")), arguments, step.state)
 
-    def _told_by(self, step: Step, end: Arrival) -> Exception:
-        """The error of a run that the workflow has started: what a call of the same task would raise."""
+    def _told_by(self, step: Step, end: Arrival) -> tuple[Exception, list[int]]:
+        """The error of a run that the workflow has started, what a call of the same task would raise; and the steps of it."""
         kind, message, failure = end.error_type or end.outcome, end.error_message or "", end.failure
-        if failure is None:  # not told, as in histories of former releases
-            return StepFailed(step.name, kind, message, "", end.outcome)
-        arguments = failure.arguments
-        if arguments is not None and kind != SOFT_LIMIT and self._is_foreign(step, kind, arguments):
-            arguments = None
-        return step_error(step.name, kind, message, failure.traceback, arguments, end.outcome)
+        met = None if failure is None else self._how_met(step, kind, failure.arguments)
+        if failure is None or met is None:
+            return StepFailed(step.name, kind, message, "", end.outcome), [step.ordinal]
+        foreign, choice = met
+        arguments = None if foreign else failure.arguments
+        return step_error(step.name, kind, message, failure.traceback, arguments, end.outcome), [step.ordinal, choice]
 
-    def _is_foreign(self, step: Step, kind: str, arguments: str) -> bool:
-        """Whether an exception that the run's process can make anew is met as text here: its class may be another
-        application's, which executes the task. Recorded where it is met first, so that each replay meets the same."""
+    def _how_met(self, step: Step, kind: str, arguments: str | None) -> tuple[bool, int] | None:
+        """See `_met`. Recorded where it is met first, so that each replay meets the same.
+
+        An exception that the run's process can make anew may be of a class that is another application's, which executes the
+        task. A worker of a former release that gets what it cannot read goes on and records nothing of it.
+        """
+        if step.ordinal in self._met:
+            return self._met[step.ordinal]
         digest = digest_of(f"error of {step.ordinal}")
-        if self._replay.take(history.CHOICE, FOREIGN, digest) is not None:
-            return True
-        if make(kind, arguments) is not None:
-            return False
-        if self._replay.replaying:  # it was met as itself
-            self._unreadable(f"the exception {kind} that {step.name} raised cannot be made anew here", step.ordinal)
-        choice = self._replay.issue(history.CHOICE, FOREIGN, digest)
-        self._replay.put(choice._replace(state=COMPLETED, more={"e": codec.JSON, "r": "true"}))
-        return True
+        choice = None
+        while (found := self._replay.take(history.CHOICE, MET, digest)) is not None:
+            choice = found
+        here = arguments is None or kind == SOFT_LIMIT or make(kind, arguments) is not None
+        if choice is None and self._replay.replaying:
+            self._met[step.ordinal] = None
+            return None
+        foreign = not here if choice is None else choice.more.get("r") == "true"
+        if not (foreign or here):
+            if self._replay.replaying:  # it was met as itself
+                self._unreadable(f"the exception {kind} that {step.name} raised cannot be made anew here", step.ordinal)
+            foreign, choice = True, None
+        if choice is None:
+            issued = self._replay.issue(history.CHOICE, MET, digest)
+            more = {"e": codec.JSON, "r": "true" if foreign else "false"}
+            choice = self._replay.put(issued._replace(state=COMPLETED, more=more))
+        self._met[step.ordinal] = foreign, choice.ordinal
+        return foreign, choice.ordinal
 
     def _noted(self, error: E, ordinals: list[int]) -> E:
         """The error that is about to be raised in the function."""

@@ -44,6 +44,8 @@ class Worker:
     said: Said = field(default_factory=lambda: Said([]))
     fetches: bool = False
     """Whether its children fetch values that a history leaves out (`messages.FETCH`)."""
+    reads_failures: bool | None = None
+    """Whether its children read what is told of a failed run's error; None: its hello was not heard by this orchestrator."""
     beats: int = 0
     """Beats heard in a row by this orchestrator."""
 
@@ -100,6 +102,7 @@ class Live:
             worker.queues = frozenset(map(str, beat.fields.get("queues", ())))
             can = beat.fields.get("can")
             worker.fetches = isinstance(can, list) and m.CAN_FETCH in can
+            worker.reads_failures = isinstance(can, list) and m.CAN_READ_FAILURES in can
         if worker is None:
             return False
         worker.heard = now
@@ -136,6 +139,14 @@ class Live:
     def can_fetch(self, namespace: str) -> bool:
         """Whether all live workers of a namespace fetch values that a history leaves out."""
         return all(worker.fetches for worker in self.workers.values() if worker.namespace == namespace)
+
+    def read_failures(self, namespace: str) -> bool:
+        """Whether no live worker of a namespace is known to be unable to read what is told of a failed run's error.
+
+        Those that were not heard yet do not count: code would miss exceptions that it catches whenever an orchestrator starts.
+        Should one of them be of a former release, what it has met is met so in replays (`WorkflowRun`).
+        """
+        return not any(w.reads_failures is False for w in self.workers.values() if w.namespace == namespace)
 
     def skills(self, namespace: str) -> Skills:
         """What the live workers of a namespace can execute."""

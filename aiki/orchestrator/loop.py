@@ -97,6 +97,7 @@ class Orchestrator:
         """Whether the session, if it ends now, ends for a cause that has nothing to do with what was received."""
         self._live = Live(settings.lease)
         store.can_fetch = self._live.can_fetch
+        store.read_failures = self._live.read_failures
         self._claim = CLAIMED_AT_ONCE
         self._judge = Judge(random.getrandbits(40) << 20)
         self.isolation = Isolation(store, monotonic)

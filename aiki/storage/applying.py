@@ -287,7 +287,7 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
         by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         results = dict(effects.results)
-        failures = Failures(effects)
+        failures = Failures(effects, self.tells_failures(namespace))
         tally = Tally(now)
         failed: list[RunRow] = []
         revived: list[bytes] = []

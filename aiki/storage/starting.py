@@ -7,7 +7,7 @@ a row of `links` has it told of the end. A run that waits for the workflow is re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -36,7 +36,13 @@ _ENDED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})
 
 
 class Starting(Creating):
-    """Starting and following runs for workflows."""
+    """Starting and following runs for workflows.
+
+    :ivar read_failures: whether the workers of a namespace read what is told of a failed run's error. Those of former releases
+        do not, and a workflow that goes from one release to the other must meet the same in both. None: all of them do.
+    """
+
+    read_failures: Callable[[str], bool] | None = None
 
     def start_children(
         self, connection: sa.Connection, namespace: str, effects: Effects, claim: float | None = CLAIM_SECONDS
@@ -121,8 +127,14 @@ class Starting(Creating):
             arrival = Arrival(sign(holder, ordinal), CHILD_ENDED, run.name, ordinal, state, *told)
             effects.arrivals.append((parent, arrival, False))
 
+    def tells_failures(self, namespace: str) -> bool:
+        """Whether the errors of failed runs are told to those who wait for them."""
+        return self.read_failures is None or self.read_failures(namespace)
+
     def failure_of(self, connection: sa.Connection, namespace: str, run_id: bytes) -> str | None:
-        """What those who follow a run are told of its error (a `Failure` as text); None: it has not failed."""
+        """What those who follow a run are told of its error (a `Failure` as text); None: nothing, or it has not failed."""
+        if not self.tells_failures(namespace):
+            return None
         sql = (
             "SELECT r.state, p.data FROM aiki_runs r LEFT JOIN aiki_payloads p ON p.namespace = r.namespace "
             f"AND p.run_id = r.id AND p.role = '{ERROR}' WHERE r.namespace = ? AND r.id = ?"

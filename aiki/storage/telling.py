@@ -91,13 +91,17 @@ class Telling(Starting):
 class Failures:
     """What is told of the errors of runs that fail in this transaction."""
 
-    def __init__(self, effects: Effects) -> None:
+    def __init__(self, effects: Effects, told: bool = True) -> None:
+        """
+        :param told: whether anything is, see `Starting.read_failures`.
+        """
         self._effects = effects
+        self._told = told
         self._tracebacks: dict[bytes, str] | None = None
 
     def of(self, row: RunRow) -> str | None:
-        """A `Failure` as text; None: it has not failed."""
-        if row.state not in FAILED:
+        """A `Failure` as text; None: nothing, or it has not failed."""
+        if row.state not in FAILED or not self._told:
             return None
         if self._tracebacks is None:
             self._tracebacks = {attempt[0]: attempt[TRACEBACK_AT] for attempt in self._effects.attempts}

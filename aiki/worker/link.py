@@ -220,7 +220,7 @@ class Link:
             "concurrency": self._options.concurrency,
             "definitions": self._registry.triples(),
             "version": aiki.__version__,
-            "can": [messages.CAN_FETCH],
+            "can": [messages.CAN_FETCH, messages.CAN_READ_FAILURES],
             "nonce": self._nonce,
             "pk": self._opener.public,
             "kid": self._ring.state,

@@ -6,9 +6,13 @@ import json
 
 import pytest
 
+from aiki import StepFailed
 from aiki import messages as m
 from aiki.failure import Failure
-from aiki.history import Arrival, History
+from aiki.history import Arrival, History, Step
+from aiki.messages import Heartbeat
+from aiki.orchestrator.live import Live
+from aiki.workflow_run import WorkflowRun
 from tests.deploys.fleet import Fleet, Release
 
 SHOP = """
@@ -74,10 +78,16 @@ def shop(fleet: Fleet) -> Release:
     return fleet.load(SHOP)
 
 
-def go(fleet: Fleet, shop: Release, run: str) -> str:
-    """Work on the workflow and all that it starts, until it ends; its state. It is replayed at least once more: it sleeps."""
-    done: set[tuple[str, int]] = set()
+def go(fleet: Fleet, shop: Release, run: str, done: set[tuple[str, int]] | None = None, *, asleep: bool = False) -> str:
+    """Work on the workflow and all that it starts, until it ends; its state. It is replayed at least once more: it sleeps.
+
+    :param done: dispatches (run, epoch) that were worked on before.
+    :param asleep: until it sleeps.
+    """
+    done = set() if done is None else done
     for _ in range(20):
+        if asleep and shop.module.met:
+            break
         fresh = [each for each, dispatch in fleet.bench.out.items() if (each, dispatch.epoch) not in done]
         if not fresh and (due := fleet.bench.delivery(run)) is not None and fleet.bench.state(run) == "waiting":
             fleet.bench.clock.now = due
@@ -244,3 +254,76 @@ def test_a_long_traceback_is_told_without_its_beginning() -> None:
     assert Failure.from_text(told).traceback.endswith("the end")
     for text in ("", "[]", "null", '{"a": 1, "tb": []}', "[" * 100_000):
         assert Failure.from_text(text) == Failure()
+
+
+# ---------------------------------------------------------------- releases side by side
+def met_by_a_former_release(run: WorkflowRun, step: Step, end: Arrival) -> tuple[Exception, list[int]]:
+    """What its workers raise, who do not look at what is told."""
+    return StepFailed(step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome), [step.ordinal]
+
+
+@pytest.mark.parametrize("how", ["submit", "gather", "all", "first", "child", "reference"])
+def test_what_a_worker_of_a_former_release_has_met_is_met_so_after_the_upgrade(
+    fleet: Fleet, shop: Release, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fleet.enqueue(shop, "checkout", how, "4000")
+    with monkeypatch.context() as former:
+        former.setattr(WorkflowRun, "_told_by", met_by_a_former_release)
+        done: set[tuple[str, int]] = set()
+        assert go(fleet, shop, run, done, asleep=True) == "waiting"
+    assert go(fleet, shop, run, done) == "completed", fleet.told(run)
+    assert len(shop.module.met) >= 2
+    assert set(map(str, shop.module.met)) == {str(shop.module.met[0])}
+    assert (shop.module.met[0][1], fleet.result(shop, run)[2]) == ("StepFailed", "")
+
+
+def test_nothing_is_told_while_a_worker_of_a_former_release_is_there(fleet: Fleet, shop: Release) -> None:
+    fleet.bench.store.read_failures = lambda namespace: namespace != "default"
+    for how in ("submit", "reference"):
+        run = fleet.enqueue(shop, "checkout", how, "4000")
+        assert go(fleet, shop, run) == "completed", fleet.told(run)
+        assert [arrival.failure for arrival in arrived(fleet, run)] == [None]
+        assert fleet.result(shop, run) == [how, "StepFailed", ""]
+
+
+def test_an_orchestrator_knows_from_hellos_who_reads_failures() -> None:
+    live = Live(30)
+    live.listen(0)
+    live.know("default", "a" * 32, [], [], 0)
+    assert live.read_failures("default"), "one that has said nothing yet"
+    live.hear(Heartbeat("default", m.HELLO, "a" * 32, [], {"can": [m.CAN_FETCH, m.CAN_READ_FAILURES]}), 1)
+    assert live.read_failures("default")
+    live.hear(Heartbeat("default", m.HELLO, "b" * 32, [], {"can": [m.CAN_FETCH]}), 1)
+    assert not live.read_failures("default")
+    assert live.read_failures("other")
+    live.leave("b" * 32)
+    assert live.read_failures("default")
+
+
+BOTH = """
+@app.workflow
+def both(run):
+    try:
+        gather(charge.submit("one"), charge.submit("two"))
+    except CardDeclined as error:
+        if error.args[0] == "two":
+            return "two was declined"
+        raise
+"""
+
+
+def test_a_retry_forgets_how_the_error_was_met_that_it_goes_on_from(fleet: Fleet) -> None:
+    shop = fleet.load(SHOP + BOTH)
+    run = fleet.enqueue(shop, "both")
+    fleet.work(shop, run)
+    one, two = (each for each in fleet.bench.out if each != run)
+    fleet.work(shop, one)
+    assert fleet.work(shop, run) == "failed"
+    fleet.work(shop, two)
+    fleet.bench._take(fleet.bench.store.retry_run(fleet.bench.text(run)).outgoing)
+    fleet.bench.stir()
+    assert fleet.bench.state(one) == "queued"
+    fleet.bench.report(one, (m.COMPLETED, {"ms": 1}), source=shop.worker)
+    fleet.bench.stir()
+    assert fleet.work(shop, run) == "completed", fleet.told(run)
+    assert fleet.result(shop, run) == "two was declined"
