@@ -74,6 +74,8 @@ class Effects:
     audit: list[Audited] = field(default_factory=list)
     attempts_there: set[tuple[bytes, int]] = field(default_factory=set)
     """Which of the attempts that `apply` was asked about (run, epoch) are recorded already."""
+    theirs: bool = False
+    """The transaction is a caller's, and may be REPEATABLE READ: only a locking SELECT reads what is committed by now."""
     operator: bool = False
     """An operator asked: terminal states may be left."""
     soon: list[RunKey] = field(default_factory=list)
@@ -218,7 +220,7 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
         :param leave: leave what is due now to whoever sweeps: a transaction of REPEATABLE READ, or one that may be rolled back
             to a savepoint, cannot say what is to be published.
         """
-        rows, effects = self._lock(connection, namespace, sorted(set(run_ids))), Effects()
+        rows, effects = self._lock(connection, namespace, sorted(set(run_ids))), Effects(theirs=leave)
         decide(rows, effects)
         return self._write(connection, namespace, rows, effects, keep=False, leave=leave)
 

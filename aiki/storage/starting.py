@@ -203,7 +203,8 @@ class Starting(Creating):
             "l.ordinal FROM aiki_steps s JOIN aiki_runs c ON c.namespace = s.namespace AND c.id = s.child_id "
             "LEFT JOIN aiki_payloads p ON p.namespace = c.namespace AND p.run_id = c.id AND p.role = 'input' "
             "LEFT JOIN aiki_links l ON l.namespace = s.namespace AND l.run_id = c.id AND l.parent_id = s.run_id "
-            "AND l.ordinal = s.ordinal WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ?"
+            "AND l.ordinal = s.ordinal WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ? "
+            f"{self.db.for_share if effects.theirs else ''}"
         )
         found = self.db.execute(connection, sql, (namespace, run_id, ordinal)).fetchone()
         if found is None:
@@ -211,7 +212,7 @@ class Starting(Creating):
         holder, started_by, as_step, name, version, kind, queue, options, encoding, data, link = found
         if link is not None or (started_by is not None and bytes(started_by) == run_id and as_step == ordinal):
             return True
-        sources = self._rerun_sources(connection, namespace, run_id)
+        sources = self._rerun_sources(connection, namespace, run_id, effects)
         if not sources:
             return False
         if started_by is None or bytes(started_by) not in sources or as_step != ordinal or encoding is None:
@@ -236,12 +237,13 @@ class Starting(Creating):
         self.db.execute(connection, sql, (namespace, run_id, ordinal))
         return False
 
-    def _rerun_sources(self, connection: sa.Connection, namespace: str, run_id: bytes) -> set[bytes]:
+    def _rerun_sources(self, connection: sa.Connection, namespace: str, run_id: bytes, effects: Effects) -> set[bytes]:
         """The run that this one was made from, the one that that was made from, and so on."""
         out: set[bytes] = set()
         at: Any = run_id
         while len(out) < MAX_RERUNS:
-            sql = "SELECT source_id FROM aiki_reruns WHERE namespace = ? AND run_id = ?"
+            lock = self.db.for_share if effects.theirs else ""
+            sql = f"SELECT source_id FROM aiki_reruns WHERE namespace = ? AND run_id = ? {lock}"
             row = self.db.execute(connection, sql, (namespace, at)).fetchone()
             if row is None or bytes(row[0]) in out:
                 break

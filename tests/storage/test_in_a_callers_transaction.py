@@ -12,12 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from aiki.errors import ReferenceConflict, RunConflict, StorageUnavailable
+from aiki.history import Wait
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage import Store, upgrade
 from aiki.storage.outages import CHANGED_SINCE_READ
 from tests.services import MariaServer
-from tests.storage.bench import Bench, step
+from tests.storage.bench import Bench, child, step, submission
 from tests.storage.conftest import SetClock
 from tests.storage.test_creating import new
 from tests.tables import empty
@@ -135,6 +136,22 @@ def test_a_run_that_is_newer_than_the_transaction_is_retried_with_all_that_it_ha
         connection.commit()
     assert [bench.sweep(), bench.sweep()] == [[run], []]
     assert (bench.out[run].epoch, [one.state for one in bench.history(run).steps]) == (epoch + 1, ["completed", "open"])
+
+
+def test_a_child_that_is_newer_than_the_transaction_is_retried_with_its_workflow(bench: Bench) -> None:
+    with begun(bench.store) as connection:
+        run, part = bench.start(reference_id="t-4"), child()
+        bench.suspend(run, Wait("child", 0, 0, ""), steps=(submission(0, part),))
+        bench.fail(bench.id(part))
+        bench.stir()
+        bench.fail(run, 0)
+        assert (bench.state(run), bench.state(bench.id(part))) == ("failed", "failed")
+        bench.store.create_runs([again("t-4")], connection=connection, claim=5)
+        connection.commit()
+    bench.stir()
+    assert bench.state(bench.id(part)) == "queued"
+    assert bench.sweep() == [run]
+    assert bench.history(run).arrivals == []
 
 
 def test_a_retry_that_a_savepoint_undoes_is_dispatched_once_when_it_is_asked_for_again(bench: Bench) -> None:
