@@ -18,10 +18,10 @@ from aiki.storage.auditing import Audited
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
 from aiki.storage.rows import EXPIRED, RunRow
+from aiki.storage.telling import FAILED
 from aiki.storage.waking import bring_on, go_on, is_out
 
 _RETRYABLE = frozenset({State.FAILED.value, State.DEAD.value, State.CANCELLED.value})
-_FAILED = frozenset({State.FAILED.value, State.DEAD.value})
 _STALLED = State.STALLED.value
 
 
@@ -76,7 +76,7 @@ class Operating(Delivering, Reading):
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             for row in rows.values():
                 before = row.state
-                if before in _FAILED or (before == State.CANCELLED.value and row.error_type == EXPIRED):
+                if before in FAILED or (before == State.CANCELLED.value and row.error_type == EXPIRED):
                     with suppress(RunConflict):  # what was compensated stays as it is
                         retry(row, effects, self.clock())
                         told = f"it was {before}, and was enqueued again as {runs[row.id]}"

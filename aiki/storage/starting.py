@@ -18,7 +18,7 @@ from aiki.errors import ReferenceConflict, RunConflict
 from aiki.failure import Failure
 from aiki.history import CHILD_ENDED, FAILED, Arrival
 from aiki.model import Accepted, NewRun, Outgoing
-from aiki.states import State
+from aiki.states import TERMINAL, State
 from aiki.storage.creating import Creating
 from aiki.storage.database import Writes
 from aiki.storage.rows import own_options, payload_of
@@ -32,7 +32,6 @@ ERROR: Final = "error"
 MAX_WAITING: Final = 10_000
 """Runs that are looked at to find out whether a run waits for another one."""
 MAX_RERUNS: Final = 50
-_ENDED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})
 
 
 class Starting(Creating):
@@ -112,14 +111,14 @@ class Starting(Creating):
         state, error_type, message, encoding, data, started_by, as_step = self.db.execute(connection, sql, key).fetchone()
         if started_by is not None and bytes(started_by) == parent and as_step == ordinal:
             return  # its own child, which tells it anyway
-        if State(state) not in _ENDED and self._waits_for(connection, namespace, holder, parent):
+        if State(state) not in TERMINAL and self._waits_for(connection, namespace, holder, parent):
             _refuse(run, _cycle(holder, parent), effects)
             return
         sql = "UPDATE aiki_steps SET child_id = ?, abandon = 1 WHERE namespace = ? AND run_id = ? AND ordinal = ?"
         self.db.execute(connection, sql, (holder, namespace, parent, ordinal))
         row = (namespace, holder, parent, ordinal)
         self.db.insert_new(connection, "aiki_links", ("namespace", "run_id", "parent_id", "ordinal"), [row])
-        if State(state) in _ENDED:
+        if State(state) in TERMINAL:
             text = None if encoding is None else payload_of(encoding, data).text
             if text is None and (text := self.failure_of(connection, namespace, holder)) is not None:
                 encoding = JSON

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.history import CHILD_ENDED, RETRY, Wait, Waits
 from aiki.model import Waiting, WaitView
-from aiki.states import State
+from aiki.states import TERMINAL, State
 from aiki.storage.database import Database
 from aiki.storage.rows import delivery_id
 
@@ -41,7 +41,7 @@ def waiting_of(db: Database, connection: sa.Connection, namespace: str, run_id: 
 def _view(db: Database, connection: sa.Connection, namespace: str, run_id: bytes, wait: Wait) -> WaitView:
     if wait.kind != CHILD_ENDED:
         return WaitView(wait.kind, wait.name, wait.due)
-    ended = ", ".join(f"'{state.value}'" for state in (State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD))
+    ended = ", ".join(f"'{state.value}'" for state in sorted(TERMINAL))
     sql = (
         "SELECT s.name, s.child_id FROM aiki_steps s LEFT JOIN aiki_runs r ON r.namespace = s.namespace AND r.id = s.child_id "
         "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal BETWEEN ? AND ? AND s.child_id IS NOT NULL "
