@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -26,6 +29,20 @@ pytest_plugins = ["tests.selection"]
 # How long an example takes says how busy the machine is, and is no defect.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+
+PASSING = (str(Path(__file__).parent.parent / "examples"), tempfile.gettempdir())
+"""Where modules live that one test imports by a plain name, which others may give to modules of their own."""
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules() -> Iterator[None]:
+    """Forget what a test imported by a plain name, so that the next one that imports the name gets its own."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(PASSING):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -227,6 +227,8 @@ class System:
             found = [importlib.import_module(module) for module in modules or ("shop",)]
         finally:
             _sys.path.remove(str(HERE))
+        strange = [module.__file__ for module in found if Path(module.__file__ or "").parent != HERE]
+        assert not strange, f"another test left modules behind that have the names of these: {strange}"
         given = {
             "database_url": self.settings.database_url,
             "broker_url": self.settings.broker_url,
