@@ -12,6 +12,7 @@ from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.context import Carriers, Context
 from aiki.orchestrator.discarded import Discarded
+from aiki.orchestrator.draining import Draining
 from aiki.orchestrator.duties import Duties
 from aiki.orchestrator.fetching import Fetching
 from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
@@ -55,6 +56,7 @@ class Intake:
         self._duties = duties
         self._trust = trust
         self._snapshots = snapshots
+        self._draining = Draining(context)
         self.quarantine = Quarantine(context.store)
         self._inbound = Inbound(
             context.store,
@@ -139,9 +141,7 @@ class Intake:
             return
         carrier = Carrier(delivery)
         if message.draining and message.worker:
-            known = self._context.live.workers.get(message.worker)
-            if known is None or not known.said.draining:
-                self._context.store.note_draining(message.namespace, message.worker)
+            self._draining.note(message.namespace, message.worker)
         for refused in message.unreadable:
             self._keep_part(message.namespace, delivery, refused.why, refused.item)
         for position, why in message.refused.items():

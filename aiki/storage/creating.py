@@ -190,15 +190,14 @@ class Creating:
         now = self.clock() if now is None else now
         answers: dict[int, Accepted] = {}
         again: dict[bytes, str] = {}
-        fresh: list[tuple[int, NewRun]] = []
-        for position, run in enumerate(runs):
-            holder = self._claim_reference(connection, namespace, run) if run.reference_id is not None else None
-            if holder is None:
-                fresh.append((position, run))
-            else:
+        for position in _claiming_order(runs):
+            run = runs[position]
+            holder = self._claim_reference(connection, namespace, run)
+            if holder is not None:
                 answers[position] = holder
                 if run.on_conflict == "retry_failed" and holder.state in ENDED_BADLY:
                     again[ids.to_bytes(holder.id)] = run.reference_id or ""
+        fresh = [(position, run) for position, run in enumerate(runs) if position not in answers]
         known = self._insert_runs(connection, namespace, [run for _, run in fresh], now, batch)
         new: list[tuple[NewRun, _Rows]] = []
         for position, run in fresh:
@@ -444,6 +443,13 @@ class Creating:
             made.raw.hex(), 1, run.name, run.version, 1, made.partition, run.input.encoding, run.input.text, options
         )
         return Outgoing(delivery_id(made.raw, 1), namespace, run.queue, made.group, dispatch)
+
+
+def _claiming_order(runs: Sequence[NewRun]) -> list[int]:
+    """The positions of runs with reference ids, in the order in which these are locked: the same for all who ask for the same
+    ones, so that no two of them wait for each other."""
+    named = [position for position, run in enumerate(runs) if run.reference_id is not None]
+    return sorted(named, key=lambda position: (runs[position].name, runs[position].reference_id or ""))
 
 
 class _Rows:

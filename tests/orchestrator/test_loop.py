@@ -13,6 +13,7 @@ from aiki.broker import Broker, open_broker, reports, work
 from aiki.messages import Held, Report
 from aiki.model import NewRun
 from aiki.orchestrator import Orchestrator
+from aiki.orchestrator.draining import AGAIN_SECONDS
 from aiki.settings import Settings
 from aiki.states import State
 from aiki.storage import Store, upgrade
@@ -225,6 +226,28 @@ def test_a_run_that_was_killed_with_its_worker_while_no_orchestrator_ran_is_not_
     assert (detail.run.crashes, detail.run.attempt, detail.attempts) == (0, 1, [])
     [found] = stage.store.workers()
     assert (found.state, found.draining) == ("lost", True)
+
+
+def test_that_a_worker_stops_is_noted_once_in_a_while_however_many_reports_say_so(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = stage.enqueue(count=20)
+    worker = stage.worker()
+    stage.orchestrators.pop().close()
+    stage.orchestrator()  # knows the worker by its reports alone
+    noted: list[str] = []
+    note = stage.store.note_draining
+    monkeypatch.setattr(stage.store, "note_draining", lambda *who: (noted.append(who[1]), note(*who)))
+    for run_id in runs:
+        worker.send([Report(m.STARTED, ids.to_bytes(run_id).hex(), 1, {"ms": 300})], 0, draining=True)
+    worker.session.settled()
+    worker.until(lambda: all(stage.state(run_id) is State.RUNNING for run_id in runs))
+    assert noted == [worker.id]
+    stage.seconds += AGAIN_SECONDS
+    worker.send([Report(m.STARTED, ids.to_bytes(runs[0]).hex(), 1, {"ms": 400})], 0, draining=True)
+    worker.until(lambda: len(noted) == 2)
+    [found] = stage.store.workers()
+    assert found.draining
 
 
 def test_a_gap_of_the_orchestrator_gives_every_worker_a_full_term(stage: Stage) -> None:

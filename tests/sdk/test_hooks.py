@@ -24,7 +24,9 @@ from aiki.worker.durable import Host, Port
 from aiki.worker.process_hooks import call, call_last
 from aiki.worker.registry import load
 from aiki.workflow_run import StepCall
-from tests.worker.test_executor import Bench
+from tests.worker.test_executor import Bench, bench
+
+__all__ = ["bench"]
 
 RUN = "0" * 31 + "7"
 
@@ -32,16 +34,6 @@ RUN = "0" * 31 + "7"
 @pytest.fixture
 def app() -> Aiki:
     return Aiki("hooked")
-
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    before = signal.getsignal(signal.SIGUSR1)
-    made = Bench()
-    made.executor.loop.begin()
-    yield made
-    made.executor.close()
-    signal.signal(signal.SIGUSR1, before)
 
 
 class Heard:

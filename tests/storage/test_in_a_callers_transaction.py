@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -73,6 +75,31 @@ def test_many_at_once_of_which_another_process_has_taken_some(store: Store) -> N
         assert [made[1].id, made[3].id] == [item.id for item in others]
         connection.commit()
     assert [store.get_run(item.id).reference_id for item in made] == [f"m-{number}" for number in range(5)]
+
+
+def test_two_that_take_the_same_reference_ids_in_orders_of_their_own_take_turns(store: Store) -> None:
+    """Neither holds one that the other waits for, and is ended for a deadlock."""
+    each_holds_one = threading.Barrier(2)
+    engine = sa.create_engine(store.db.url, isolation_level="REPEATABLE READ")
+
+    def hold(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO aiki_reference_ids") and connection.info.setdefault("first", True):
+            connection.info["first"] = False
+            with suppress(threading.BrokenBarrierError):
+                each_holds_one.wait(0.5)
+
+    sa.event.listen(engine, "after_cursor_execute", hold)
+
+    def enqueue(references: tuple[str, ...]) -> list[str]:
+        with engine.begin() as connection:
+            made = store.create_runs([named(reference, reference) for reference in references], connection=connection)
+            return [item.id for item in made.accepted]
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(enqueue, (("o-1", "o-2", "o-3"), ("o-3", "o-2", "o-1")))
+    engine.dispose()
+    assert one == other[::-1]
+    assert len(set(one)) == 3
 
 
 def test_a_run_id_that_another_process_has_taken_since(store: Store) -> None:

@@ -54,6 +54,7 @@ class Bench:
 def bench() -> Iterator[Bench]:
     before = signal.getsignal(signal.SIGUSR1)
     made = Bench()
+    made.executor.loop.begin()
     yield made
     made.executor.close()
     signal.signal(signal.SIGUSR1, before)

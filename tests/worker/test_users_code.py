@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from aiki import messages
+from aiki import failures, messages
 from aiki.context import CurrentRun, inside_workflow, set_current_run
 from aiki.errors import SoftTimeLimitExceeded, TaskCancelled
 from aiki.history import OPEN, STEP, History, Step
@@ -26,17 +26,9 @@ from aiki.worker.slots import CANCEL, Slot
 from aiki.workflow_run import StepCall
 from tests.worker.conftest import Place, StartWorker
 from tests.worker.harness import Orchestrator
-from tests.worker.test_executor import Bench, raiser
+from tests.worker.test_executor import Bench, bench, raiser
 
-
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    before = signal.getsignal(signal.SIGUSR1)
-    made = Bench()
-    made.executor.loop.begin()
-    yield made
-    made.executor.close()
-    signal.signal(signal.SIGUSR1, before)
+__all__ = ["bench"]
 
 
 class Client:
@@ -273,3 +265,45 @@ def test_the_policy_of_a_task_is_asked_about_whatever_it_raises(bench: Bench, er
 
     got = bench.run(raises, retry=RetryPolicy.fixed(2, 3.0))
     assert (got.kind, got.body["delay"]) == (messages.RETRY, 3.0)
+
+
+class Slow(Exception):
+    """A user's exception that takes its time to be made: a cancel comes meanwhile."""
+
+    interrupt: Callable[[], None] | None = None
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        if self.interrupt is not None:
+            self.interrupt()
+
+
+@pytest.mark.parametrize(
+    "rebuild", [lambda error: failures.make(QUALIFIED, '["x"]'), failures.arguments_of], ids=["make", "look"]
+)
+def test_a_cancel_that_comes_while_a_users_exception_is_made_anew_is_met_after_it(
+    bench: Bench, rebuild: Callable[[Exception], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its code runs within a durable operation, which nothing interrupts: neither is the cancel swallowed there, nor does the
+    error look like one that cannot be made."""
+    index = bench.slot.begin(bytes(16), 1, 0, 0, 0, 0, 0, -1, 1)
+    bench.gate.arm(index, 0.0)
+    port = SimpleNamespace(gate=bench.gate, slot=bench.slot, loop=bench.executor.loop, leaving=lambda: False)
+    host = Host(cast(Port, port), cast(Dispatch, SimpleNamespace(options={})), History(), index, lambda *_: None)
+    raised = Slow("x")
+    failures.trust(Slow.__init__)
+    bench.gate.enter_durable()
+
+    def interrupt() -> None:
+        bench.slot.interrupt(index, CANCEL)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Slow, "interrupt", staticmethod(interrupt))
+    made: object = None
+    with pytest.raises(TaskCancelled), host.operation():
+        made = rebuild(raised)
+    assert made is not None
+    bench.gate.leave()
+
+
+QUALIFIED = f"{__name__}.Slow"
