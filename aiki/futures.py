@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from aiki import history, ids
 from aiki.clock import SECOND
 from aiki.errors import ConfigurationError, EventTimeout, NotDurable
 from aiki.history import CANCELLED, COMPLETED, FAILED, OPEN, TIMED_OUT, Step, Wait, ranges
 from aiki.replay import digest_of
-from aiki.workflow_run import WorkflowRun
+from aiki.step_engine import StepEngine
+
+if TYPE_CHECKING:
+    from aiki.workflow_run import WorkflowRun
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -23,8 +27,9 @@ R_co = TypeVar("R_co", covariant=True)
 class Future(ABC, Generic[R_co]):
     """Something that a workflow has started: a task, a child, a sleep, an event."""
 
-    def __init__(self, run: WorkflowRun, step: Step) -> None:
+    def __init__(self, run: WorkflowRun, engine: StepEngine, step: Step) -> None:
         self._run = run
+        self._engine = engine
         self._step = step
 
     def result(self) -> R_co:
@@ -33,23 +38,23 @@ class Future(ABC, Generic[R_co]):
         :raises StepFailed: it failed (or the original error, where that can be made anew).
         :raises EventTimeout: the event did not come in time.
         """
-        with self._run._operation():
-            _check_interrupted(self._run, "wait", [self])
+        with self._engine.operation(self._run):
+            _check_interrupted(self._engine, "wait", [self])
             if not self._ready():
-                self._run._interrupt_wait("wait", _digest("wait", [self]))
+                self._engine.interrupt_wait("wait", _digest("wait", [self]))
                 self._leave()
             return self._value()
 
     def _wait(self) -> R_co:
         """As `result`, inside of the operation that has started it and gives it to nobody else."""
         if not self._ready():
-            self._run._interrupt(self._step)
+            self._engine.interrupt(self._step)
             self._leave()
         return self._value()
 
     def _leave(self) -> NoReturn:
-        self._run._give_way()
-        self._run._suspend(self._waits())
+        self._engine.give_way()
+        self._engine.suspend(self._waits())
 
     @property
     def ordinal(self) -> int:
@@ -93,8 +98,8 @@ class RunFuture(Future[R_co]):
     :param shared: whether it has a reference id, under which another run may be known already.
     """
 
-    def __init__(self, run: WorkflowRun, step: Step, *, shared: bool) -> None:
-        super().__init__(run, step)
+    def __init__(self, run: WorkflowRun, engine: StepEngine, step: Step, *, shared: bool) -> None:
+        super().__init__(run, engine, step)
         self._shared = shared
 
     @property
@@ -102,31 +107,31 @@ class RunFuture(Future[R_co]):
         """The run's id, canonical UUID text. Under a reference id it may be that of a run that exists: then the workflow
         is left, to be called again once that is known."""
         if self._shared and "at" not in self._step.more:
-            with self._run._operation():
-                self._run._give_way()
-                self._run._suspend([Wait(history.RETRY, self.ordinal, self.ordinal, self.name, None, 0.0)])
+            with self._engine.operation(self._run):
+                self._engine.give_way()
+                self._engine.suspend([Wait(history.RETRY, self.ordinal, self.ordinal, self.name, None, 0.0)])
         return ids.to_text(bytes.fromhex(self._step.more["c"]))
 
     def _ready(self) -> bool:
         """See `Future._ready`."""
-        return self._step.done or self._run._replay.end_of(self._step) is not None
+        return self._step.done or self._engine.replay.end_of(self._step) is not None
 
     def _value(self) -> R_co:
         """See `Future._value`."""
         if self._step.done:
-            return cast(R_co, self._run._outcome(self._step))
-        end = self._run._replay.end_of(self._step)
+            return cast(R_co, self._engine.outcome(self._step))
+        end = self._engine.replay.end_of(self._step)
         assert end is not None
         if end.outcome == COMPLETED:
             if end.payload is None:
                 return cast(R_co, None)
-            return cast(R_co, self._run._decoded(end.payload, f"result of {self._step.name}", self.ordinal))
-        raise self._run._noted(*self._run._told_by(self._step, end))
+            return cast(R_co, self._engine.decoded(end.payload, f"result of {self._step.name}", self.ordinal))
+        raise self._engine.noted(*self._engine.error_of_run(self._step, end))
 
     @property
     def _failed(self) -> bool:
         """See `Future._failed`."""
-        end = self._run._replay.end_of(self._step)
+        end = self._engine.replay.end_of(self._step)
         return self._step.done if end is None else end.outcome != COMPLETED
 
     def _waits(self) -> list[Wait]:
@@ -137,25 +142,25 @@ class RunFuture(Future[R_co]):
 class SleepFuture(Future[bool]):
     """A sleep; its result tells whether it was woken early."""
 
-    def __init__(self, run: WorkflowRun, step: Step, seconds: float) -> None:
-        super().__init__(run, step)
+    def __init__(self, run: WorkflowRun, engine: StepEngine, step: Step, seconds: float) -> None:
+        super().__init__(run, engine, step)
         self._seconds = seconds
 
     def _ready(self) -> bool:
         """See `Future._ready`."""
         if self._step.state != OPEN:
             return True
-        replay, due = self._run._replay, self._due()
+        replay, due = self._engine.replay, self._due()
         waking = replay.waking(self._step)
         if waking is not None:
             self._step = replay.put(self._step._replace(state=COMPLETED, more={"b": waking.id, "e": "json", "r": "true"}))
-        elif self._seconds == 0 or (due is not None and self._run._host.now() >= due):
+        elif self._seconds == 0 or (due is not None and self._engine.host.now() >= due):
             self._step = replay.put(self._step._replace(state=COMPLETED, more={"e": "json", "r": "false"}))
         return self._step.done
 
     def _value(self) -> bool:
         """See `Future._value`."""
-        return bool(self._run._outcome(self._step))
+        return bool(self._engine.outcome(self._step))
 
     def _waits(self) -> list[Wait]:
         """See `Future._waits`."""
@@ -172,8 +177,8 @@ class SleepFuture(Future[bool]):
 class EventFuture(Future[Any]):
     """A wait for an event."""
 
-    def __init__(self, run: WorkflowRun, step: Step, timeout: float | None, schema: Any) -> None:
-        super().__init__(run, step)
+    def __init__(self, run: WorkflowRun, engine: StepEngine, step: Step, timeout: float | None, schema: Any) -> None:
+        super().__init__(run, engine, step)
         self._timeout = timeout
         self._schema = schema
         self._at = step.more.get("at")
@@ -182,18 +187,18 @@ class EventFuture(Future[Any]):
         """See `Future._ready`. Events that do not fit the schema are recorded on the way, as steps of their own."""
         if self._step.state != OPEN:
             return True
-        replay, name = self._run._replay, self._step.name
+        replay, name = self._engine.replay, self._step.name
         while (arrival := replay.event(name)) is not None:
             payload = arrival.payload
             more = {"b": arrival.id} if payload is None else {"b": arrival.id, "e": payload.encoding, "r": payload.text}
-            wrong = self._refusal(None if payload is None else self._run._decoded(payload, f"event {name}", self.ordinal))
+            wrong = self._refusal(None if payload is None else self._engine.decoded(payload, f"event {name}", self.ordinal))
             if wrong is None:
                 self._step = replay.put(self._step._replace(state=COMPLETED, more=more))
                 return True
             refused = replay.issue(history.REFUSED, name)
             replay.put(refused._replace(state=FAILED, more={**more, "t": "EventRefused", "m": wrong}))
         due = self._due()
-        if due is None or self._run._host.now() < due:
+        if due is None or self._engine.host.now() < due:
             return False
         self._step = replay.put(self._step._replace(state=TIMED_OUT))
         return True
@@ -204,7 +209,7 @@ class EventFuture(Future[Any]):
         except NotDurable:
             raise  # not the event's fault
         except Exception as error:  # noqa: BLE001  the user's schema
-            return self._run._host.describe(error)[1][:1000]
+            return self._engine.host.describe(error)[1][:1000]
         return None
 
     def _checked(self, data: Any) -> Any:
@@ -220,8 +225,8 @@ class EventFuture(Future[Any]):
         if self._step.state == TIMED_OUT and "t" not in self._step.more:
             span = "" if self._timeout is None else f" within {self._timeout:g} s"
             error = EventTimeout(f"event {self._step.name!r} was not sent{span}")
-            raise self._run._noted(error, [self._step.ordinal])
-        return self._checked(self._run._outcome(self._step))
+            raise self._engine.noted(error, [self._step.ordinal])
+        return self._checked(self._engine.outcome(self._step))
 
     def _waits(self) -> list[Wait]:
         """See `Future._waits`."""
@@ -243,46 +248,46 @@ def gather(*futures: Future[R], return_exceptions: bool = False) -> list[R]:
     """
     if not futures:
         return []
-    run = _run_of(futures)
-    with run._operation():
+    engine, operation = _shared(futures)
+    with operation:
         what = "gather all" if return_exceptions else "gather"
         if return_exceptions:
-            _check_interrupted(run, what, futures)
+            _check_interrupted(engine, what, futures)
         else:
-            _raise_failed(run, futures)
+            _raise_failed(engine, futures)
         open_ = [future for future in futures if not future._ready()]
         if open_:
-            run._interrupt_wait(what, _digest(what, futures))
-            run._give_way()
-            run._suspend(_together(open_), every=True)
+            engine.interrupt_wait(what, _digest(what, futures))
+            engine.give_way()
+            engine.suspend(_together(open_), every=True)
         return [_value(future) for future in futures] if return_exceptions else [future._value() for future in futures]
 
 
-def _raise_failed(run: WorkflowRun, futures: Sequence[Future[Any]]) -> None:
+def _raise_failed(engine: StepEngine, futures: Sequence[Future[Any]]) -> None:
     """Raise the error of a future that has failed: the one that was chosen, or the first by now. A retry does all of them."""
-    replay = run._replay
+    replay = engine.replay
     digest = _digest("gather", futures)
     choice = replay.take(history.CHOICE, "gather", digest)
     if choice is None:
         failed = [position for position, future in enumerate(futures) if future._ready() and future._failed]
         if not failed:
             return
-        choice = _choose(run, "gather", digest, failed[0])
-    run._check_interrupted(choice)
+        choice = _choose(engine, "gather", digest, failed[0])
+    engine.check_interrupted(choice)
     try:
         futures[int(choice.more["r"])]._value()
     except Exception as error:
-        its = run.raised[1] if run.raised is not None and run.raised[0] is error else []
+        its = engine.raised[1] if engine.raised is not None and engine.raised[0] is error else []
         others = [future._step.ordinal for future in futures if future._ready() and future._failed]
-        run._noted(error, [*dict.fromkeys([*others, *its, choice.ordinal])])
+        engine.noted(error, [*dict.fromkeys([*others, *its, choice.ordinal])])
         raise
 
 
 def first(*futures: Future[R]) -> Future[R]:
     """The future that is ready first; waits for any, holding nothing. Which one is recorded."""
-    run = _run_of(futures)
-    with run._operation():
-        return _first(run, futures)
+    engine, operation = _shared(futures)
+    with operation:
+        return _first(engine, futures)
 
 
 def as_completed(*futures: Future[R]) -> Iterator[Future[R]]:
@@ -294,33 +299,33 @@ def as_completed(*futures: Future[R]) -> Iterator[Future[R]]:
         yield ready
 
 
-def _first(run: WorkflowRun, futures: Sequence[Future[R]]) -> Future[R]:
+def _first(engine: StepEngine, futures: Sequence[Future[R]]) -> Future[R]:
     digest = _digest("first", futures)
-    known = run._replay.take(history.CHOICE, "first", digest)
+    known = engine.replay.take(history.CHOICE, "first", digest)
     if known is not None:
-        run._check_interrupted(known)
+        engine.check_interrupted(known)
         return futures[int(known.more["r"])]
     for position, future in enumerate(futures):
         if future._ready():
-            _choose(run, "first", digest, position)
+            _choose(engine, "first", digest, position)
             return future
-    run._interrupt_wait("first", digest)
-    run._give_way()
-    raise run._left(_together(futures))
+    engine.interrupt_wait("first", digest)
+    engine.give_way()
+    raise engine.left(_together(futures))
 
 
-def _check_interrupted(run: WorkflowRun, what: str, futures: Sequence[Future[Any]]) -> None:
+def _check_interrupted(engine: StepEngine, what: str, futures: Sequence[Future[Any]]) -> None:
     """Raise the cancel or the soft limit that is recorded at this wait, if any."""
-    if not run._replay.interrupted:
+    if not engine.replay.interrupted:
         return
-    choice = run._replay.take(history.CHOICE, what, _digest(what, futures))
+    choice = engine.replay.take(history.CHOICE, what, _digest(what, futures))
     if choice is not None:
-        run._check_interrupted(choice)
+        engine.check_interrupted(choice)
 
 
-def _choose(run: WorkflowRun, name: str, digest: str, position: int) -> Step:
-    step = run._replay.issue(history.CHOICE, name, digest)
-    return run._replay.put(step._replace(state=COMPLETED, more={"e": "json", "r": str(position)}))
+def _choose(engine: StepEngine, name: str, digest: str, position: int) -> Step:
+    step = engine.replay.issue(history.CHOICE, name, digest)
+    return engine.replay.put(step._replace(state=COMPLETED, more={"e": "json", "r": str(position)}))
 
 
 def _together(futures: Sequence[Future[Any]]) -> list[Wait]:
@@ -337,15 +342,16 @@ def _digest(name: str, futures: Sequence[Future[Any]]) -> str:
     return digest_of(f"{name} {','.join(str(future.ordinal) for future in futures)}")
 
 
-def _run_of(futures: Sequence[Future[Any]]) -> WorkflowRun:
+def _shared(futures: Sequence[Future[Any]]) -> tuple[StepEngine, AbstractContextManager[None]]:
+    """The engine of the run that all of them belong to, and the operation that waits for them."""
     if not futures or not all(isinstance(future, Future) for future in futures):
         raise ConfigurationError(
             "gather, first and as_completed take futures: what task.submit(...), run.timer(...) and run.event(...) return"
         )
-    run = futures[0]._run
+    run, engine = futures[0]._run, futures[0]._engine
     if any(future._run is not run for future in futures):
         raise NotDurable("gather, first and as_completed take futures of one run; these are of several")
-    return run
+    return engine, engine.operation(run)
 
 
 def _value(future: Future[R]) -> R:

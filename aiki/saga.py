@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
 from aiki.replay import Stop
-from aiki.workflow_run import WorkflowRun
+
+if TYPE_CHECKING:
+    from aiki.workflow_run import WorkflowRun
 
 P = ParamSpec("P")
 

@@ -43,7 +43,8 @@ from aiki.worker.looping import Loop, drive, is_awaitable
 from aiki.worker.registry import Definition, tries_of
 from aiki.worker.slots import Entry, Shared, Slot
 from aiki.worker.stopping import end_forked_copy, fell_with_the_worker
-from aiki.workflow_run import About, Continued, StepCall, WorkflowRun
+from aiki.workflow_host import About, StepCall
+from aiki.workflow_run import Continued, WorkflowRun
 
 _WAIT_SECONDS: Final = 2.0
 _MAX_STACK: Final = 16 * 1024
@@ -72,7 +73,7 @@ class Port:
 
 
 class Host:
-    """One call of a workflow's function, on this child. See `aiki.workflow_run.Host`."""
+    """One call of a workflow's function, on this child. See `aiki.workflow_host.Host`."""
 
     def __init__(
         self,
@@ -100,33 +101,33 @@ class Host:
     # ------------------------------------------------------------ what is asked of the run
     @property
     def cancel_requested(self) -> bool:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         return self._cancel or self._port.slot.cancel_soon == self._index
 
     @property
     def pausing(self) -> bool:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         return self._port.slot.pause_soon == self._index
 
     @property
     def leaving(self) -> bool:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         return self._port.leaving()
 
     @property
     def aborted(self) -> bool:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         self._aborted = self._aborted or self._port.slot.cancelled[0] == self._port.gate.index
         return self._aborted
 
     @property
     def max_payload(self) -> int:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         return int(self._port.settings.payload_limit)
 
     # ------------------------------------------------------------ operations
     def operation(self) -> AbstractContextManager[None]:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         return self
 
     def __enter__(self) -> None:
@@ -146,12 +147,12 @@ class Host:
             raise TaskCancelled("the run was ended, or is executed elsewhere: nothing that is done here counts")
 
     def now(self) -> int:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         self._latest = max(self._latest, self._port.shared.now())
         return self._latest
 
     def report(self, steps: list[Step]) -> None:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         self.undone = self.undone or any(step.kind == UNDO for step in steps)
         with self._port.lock:
             ledger = self._port.ledger
@@ -160,7 +161,7 @@ class Host:
                 ledger.flush()
 
     def confirm(self) -> bool:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         port = self._port
         connection, ledger = port.connection, port.ledger
         with port.lock:
@@ -213,7 +214,7 @@ class Host:
 
     # ------------------------------------------------------------ steps
     def execute(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], call: StepCall) -> Any:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         limited = bool(call.soft or call.hard)
         if limited:
             self._begin_entry(call)
@@ -327,11 +328,11 @@ class Host:
             self._port.slot.pause_soon = index
 
     def describe(self, error: BaseException) -> tuple[str, str, str]:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         return describe(error)
 
     def progress(self, fraction: float | None, message: str) -> None:
-        """See `aiki.workflow_run.Host`."""
+        """See `aiki.workflow_host.Host`."""
         self._progress(fraction, message)
 
 

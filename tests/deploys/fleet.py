@@ -33,7 +33,8 @@ from aiki.worker.executor import Attempt, Executor
 from aiki.worker.gate import Gate
 from aiki.worker.registry import tries_of
 from aiki.worker.slots import Shared
-from aiki.workflow_run import About, StepCall, WorkflowRun
+from aiki.workflow_host import About, StepCall
+from aiki.workflow_run import WorkflowRun
 from tests.storage.bench import Bench
 from tests.storage.conftest import SetClock
 
@@ -186,7 +187,7 @@ class Durable(Execution):
 
 
 class Host:
-    """See `aiki.workflow_run.Host`."""
+    """See `aiki.workflow_host.Host`."""
 
     cancel_requested = pausing = leaving = aborted = False
     undone = False

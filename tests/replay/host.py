@@ -23,7 +23,8 @@ from aiki.history import CHILD_ENDED, COMPLETED, EVENT_SENT, OPEN, STEP, UNDO, W
 from aiki.model import NewRun
 from aiki.replay import Changed, Left, LimitReached, Limits, Replay, Suspended
 from aiki.worker.describe import describe
-from aiki.workflow_run import About, Continued, StepCall, WorkflowRun
+from aiki.workflow_host import About, StepCall
+from aiki.workflow_run import Continued, WorkflowRun
 
 RUN_ID = "00" * 15 + "01"
 _RESULT = ("e", "r", "t", "m", "tb", "a", "b", "due")
@@ -221,7 +222,7 @@ class World:
 
 
 class Host:
-    """See `aiki.workflow_run.Host`."""
+    """See `aiki.workflow_host.Host`."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -12,7 +12,7 @@ from aiki.failure import Failure
 from aiki.history import Arrival, History, Step
 from aiki.messages import Heartbeat
 from aiki.orchestrator.live import Live
-from aiki.workflow_run import WorkflowRun
+from aiki.step_engine import StepEngine
 from tests.deploys.fleet import Fleet, Release
 
 SHOP = """
@@ -257,7 +257,7 @@ def test_a_long_traceback_is_told_without_its_beginning() -> None:
 
 
 # ---------------------------------------------------------------- releases side by side
-def met_by_a_former_release(run: WorkflowRun, step: Step, end: Arrival) -> tuple[Exception, list[int]]:
+def met_by_a_former_release(engine: StepEngine, step: Step, end: Arrival) -> tuple[Exception, list[int]]:
     """What its workers raise, who do not look at what is told."""
     return StepFailed(step.name, end.error_type or end.outcome, end.error_message or "", "", end.outcome), [step.ordinal]
 
@@ -268,7 +268,7 @@ def test_what_a_worker_of_a_former_release_has_met_is_met_so_after_the_upgrade(
 ) -> None:
     run = fleet.enqueue(shop, "checkout", how, "4000")
     with monkeypatch.context() as former:
-        former.setattr(WorkflowRun, "_told_by", met_by_a_former_release)
+        former.setattr(StepEngine, "error_of_run", met_by_a_former_release)
         done: set[tuple[str, int]] = set()
         assert go(fleet, shop, run, done, asleep=True) == "waiting"
     assert go(fleet, shop, run, done) == "completed", fleet.told(run)

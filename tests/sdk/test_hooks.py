@@ -23,7 +23,7 @@ from aiki.messages import Dispatch
 from aiki.worker.durable import Host, Port
 from aiki.worker.process_hooks import call, call_last
 from aiki.worker.registry import load
-from aiki.workflow_run import StepCall
+from aiki.workflow_host import StepCall
 from tests.worker.test_executor import Bench, bench
 
 __all__ = ["bench"]

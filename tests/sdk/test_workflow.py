@@ -35,7 +35,7 @@ from aiki.context import inside_step, inside_workflow
 from aiki.history import History, Step
 from aiki.replay import Limits, Replay
 from aiki.storage import Store
-from aiki.workflow_run import About, StepCall
+from aiki.workflow_host import About, StepCall
 from tests.client.contract import events
 from tests.client.workflows import done, record, sleep
 from tests.sdk.test_task import input_of

@@ -21,7 +21,8 @@ from aiki.orchestrator.inbound import Inbound, items_of
 from aiki.orchestrator.judge import Verdict
 from aiki.replay import Limits, Replay
 from aiki.settings import Settings
-from aiki.workflow_run import About, WorkflowRun
+from aiki.workflow_host import About
+from aiki.workflow_run import WorkflowRun
 from tests.simulation import app as simulated
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.database import simulated_store

@@ -11,7 +11,7 @@ from aiki.history import OPEN, STEP, History, Step
 from aiki.messages import Dispatch
 from aiki.worker.durable import Host, Port
 from aiki.worker.looping import Loop
-from aiki.workflow_run import StepCall
+from aiki.workflow_host import StepCall
 
 RUN = "0" * 31 + "7"
 

@@ -23,7 +23,7 @@ from aiki.retry import RetryPolicy
 from aiki.worker.durable import Host, Port
 from aiki.worker.gate import Gate
 from aiki.worker.slots import CANCEL, Slot
-from aiki.workflow_run import StepCall
+from aiki.workflow_host import StepCall
 from tests.worker.conftest import Place, StartWorker
 from tests.worker.harness import Orchestrator
 from tests.worker.test_executor import Bench, bench, raiser
