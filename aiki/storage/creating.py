@@ -8,7 +8,7 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -77,6 +77,16 @@ def list_size(mean_ms: float | None) -> int:
 
 _written = json.JSONEncoder(separators=(",", ":")).encode
 """Options as they are recorded; made once, for it is called for each run."""
+
+
+def _option_texts(runs: Iterable[NewRun]) -> Iterator[str | None]:
+    """The options of each run as they are recorded. Runs that are enqueued together mostly share one object."""
+    last, text = None, None
+    for run in runs:
+        if run.options is not last:
+            last = run.options
+            text = _written(last) if last else None
+        yield text
 
 
 class Durations:
@@ -238,7 +248,7 @@ class Creating:
         try:
             self.db.write_at_once(
                 [
-                    Insert("aiki_runs", RUN_COLUMNS, [self._run_values(self.namespace, run, rows, now)]),
+                    Insert("aiki_runs", RUN_COLUMNS, self._runs_values(self.namespace, [run], {run.id: rows}, now)),
                     Insert("aiki_payloads", PAYLOAD_COLUMNS, payloads),
                     Insert("aiki_deliveries", DELIVERY_COLUMNS, deliveries),
                     Insert("aiki_audit", AUDIT_COLUMNS, self._audit_rows(actor, [run], now) if actor else []),
@@ -327,12 +337,8 @@ class Creating:
         out: dict[str, _Rows | Accepted] = dict(made)
         unique = {run.id: run for run in runs}
         try:
-            self.db.insert(
-                connection,
-                "aiki_runs",
-                RUN_COLUMNS,
-                [self._run_values(namespace, run, made[run.id], now) for run in unique.values()],
-            )
+            values = self._runs_values(namespace, list(unique.values()), made, now)
+            self.db.insert(connection, "aiki_runs", RUN_COLUMNS, values)
             return out
         except IntegrityError as error:
             if not is_duplicate(error):
@@ -357,9 +363,7 @@ class Creating:
                 raise RunConflict(f"run id {run_id} belongs to a run of {name!r}, not of {unique[run_id].name!r}")
             out[run_id] = Accepted(run_id, State(state), False)
         missing = [run for run in unique.values() if isinstance(out[run.id], _Rows) and run.id not in here]
-        self.db.insert(
-            connection, "aiki_runs", RUN_COLUMNS, [self._run_values(namespace, run, made[run.id], now) for run in missing]
-        )
+        self.db.insert(connection, "aiki_runs", RUN_COLUMNS, self._runs_values(namespace, missing, made, now))
         return out
 
     def _group(self, connection: sa.Connection, runs: Sequence[NewRun], now: int, batch: int | None) -> list[_Rows]:
@@ -383,8 +387,16 @@ class Creating:
     def _first_state(self, run: NewRun, now: int) -> State:
         return State.SCHEDULED if run.due_at is not None and run.due_at > now else State.QUEUED
 
-    def _run_values(self, namespace: str, run: NewRun, made: _Rows, now: int) -> tuple[Any, ...]:
-        options = _written(run.options) if run.options else None
+    def _runs_values(
+        self, namespace: str, runs: Sequence[NewRun], rows: Mapping[str, _Rows], now: int
+    ) -> list[tuple[Any, ...]]:
+        """Rows of `runs` for new runs."""
+        return [
+            self._run_values(namespace, run, rows[run.id], now, options)
+            for run, options in zip(runs, _option_texts(runs), strict=True)
+        ]
+
+    def _run_values(self, namespace: str, run: NewRun, made: _Rows, now: int, options: str | None) -> tuple[Any, ...]:
         return (
             namespace,
             made.raw,
@@ -434,11 +446,13 @@ class Creating:
         return payloads, deliveries
 
     def _outgoing(self, namespace: str, run: NewRun, made: _Rows) -> Outgoing:
-        options = {key: value for key, value in run.options.items() if key != "mc"}
-        if run.reference_id is not None:
-            options[OPT_REFERENCE] = run.reference_id
-        if run.kind != "task":
-            options[OPT_KIND] = run.kind
+        options = run.options  # as it is where nothing of it differs: this runs for each run
+        if "mc" in options or run.reference_id is not None or run.kind != "task":
+            options = {key: value for key, value in options.items() if key != "mc"}
+            if run.reference_id is not None:
+                options[OPT_REFERENCE] = run.reference_id
+            if run.kind != "task":
+                options[OPT_KIND] = run.kind
         dispatch = Dispatch(
             made.raw.hex(), 1, run.name, run.version, 1, made.partition, run.input.encoding, run.input.text, options
         )

@@ -57,11 +57,11 @@ _TIME = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
 ROWS_A_STATEMENT = 500
 BYTES_A_STATEMENT = 512 * 1024
 
-_NAMES = frozenset({"namespace", "kind", "name", "version", "queue", "state", "role", "encoding"})
+_NAMES = frozenset({"namespace", "kind", "name", "version", "queue", "state", "role", "encoding", "options"})
 """Columns whose text may stand in a statement, as errors and logs show it."""
 
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.:/@ -]*")
+_PLAIN = re.compile(r'[A-Za-z0-9_.:/@ ,"{}\[\]-]*')
 
 
 def _is_plain(column: str, value: Any) -> bool:

@@ -34,6 +34,16 @@ def test_a_run_is_recorded_with_its_input_and_its_delivery(store: Store) -> None
     assert detail.run.state is State.QUEUED
 
 
+@pytest.mark.parametrize("text", ["plain", "it's", 'a "b" \\ %s %(x)s {} ? :name', "'; DROP TABLE aiki_runs; --", "🦀"])
+def test_options_that_many_runs_share_are_those_of_each(store: Store, text: str) -> None:
+    shared, other = {"tp": text, "tl": 5}, {"tp": text + "!"}
+    runs = [new(options=shared) for _ in range(5)] + [new(options=other), new(), new(options=shared)]
+    created = store.create_runs(runs, claim=5)
+    assert [item.dispatch.options for item in created.outgoing] == [run.options for run in runs]
+    store.create_runs([new(options=shared) for _ in range(5)])
+    assert [item.dispatch.options for item in store.claim_due().outgoing] == [shared] * 5, "as they were recorded"
+
+
 def test_a_claimed_delivery_is_the_sweepers_once_the_claim_has_run_out_and_then_marked(store: Store, clock: SetClock) -> None:
     store.create_runs([new()], claim=5)
     assert store.claim_due().outgoing == []
