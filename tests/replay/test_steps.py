@@ -61,6 +61,16 @@ def test_retry_later_says_when_and_is_not_limited(world: World) -> None:
     assert world.call(lambda run: later(1)).value == "at last"
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e14])
+def test_a_step_that_asks_for_a_time_that_never_comes_waits_as_long_as_any_may(world: World, seconds: float) -> None:
+    Flaky.script = [RetryLater(seconds), "at last"]
+    ended = world.call(lambda run: later(1))
+    assert ended.waits is not None
+    assert ended.waits.items[0].seconds == 30 * 86400.0
+    world.move(30 * 86400)
+    assert world.call(lambda run: later(1)).value == "at last"
+
+
 def test_what_is_to_be_given_up_on_is_not_retried(world: World) -> None:
     Flaky.script = [CardDeclined("no"), "never"]
     ended = world.call(lambda run: slow(1))
