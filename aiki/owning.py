@@ -18,7 +18,7 @@ from aiki.errors import StorageUnavailable
 from aiki.settings import Settings, hidden
 from aiki.signing import REQUIRE, Installation, Keys
 from aiki.storage import Store
-from aiki.storage.database import safe_url
+from aiki.storage.engine import safe_url
 
 FRESH: Final = 5.0
 """Seconds for which what was read of the installation counts."""

@@ -80,7 +80,7 @@ def seed(store: Store, runs: int, *, tell: bool = True) -> int:
             print(f"{(blocks - number) * BLOCK:,} runs", file=sys.stderr, flush=True)
     store.register_definitions_if_new(store.namespace, [(name, "1", "task") for name in NAMES])
     fill_statistics(store, now)
-    if not store.db.is_sqlite:
+    if store.db.dialect.name != "sqlite":
         store.db.transaction(lambda connection: store.db.execute(connection, "ANALYZE TABLE aiki_runs").fetchall())
     return max(1, blocks) * block
 
@@ -146,7 +146,7 @@ class Block:
     def write(self, store: Store, connection: Any) -> None:
         """Insert the rows as they are."""
         db = store.db
-        inputs = [(*row[:4], db.blob(row[4])) for row in self.inputs]
+        inputs = [(*row[:4], db.dialect.blob(row[4])) for row in self.inputs]
         for table, columns, rows in (
             ("aiki_runs", RUN_COLUMNS, self.runs),
             ("aiki_payloads", PAYLOAD_COLUMNS, inputs),

@@ -12,7 +12,7 @@ from aiki.checks import Check
 from aiki.clock import SECOND, now_us
 from aiki.settings import Settings
 from aiki.storage import Store, open_store, schema, upgrade
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from tests.storage.test_creating import new
 
 

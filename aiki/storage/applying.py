@@ -25,8 +25,8 @@ from aiki.states import State, may_follow
 from aiki.storage import history as histories
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Auditing, Origin, audit_rows
 from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS
-from aiki.storage.database import Database, Writes
 from aiki.storage.dispatching import Dispatching, Loaded
+from aiki.storage.engine import Database, Writes
 from aiki.storage.marking import Marking
 from aiki.storage.rows import (
     EXPIRY_EPOCH,
@@ -227,20 +227,20 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
     def _lock(self, connection: sa.Connection, namespace: str, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]:
         """Lock the runs that exist, in the order of their ids, which is to be that of the list."""
         sql = f"SELECT {SELECT_RUN} FROM aiki_runs WHERE namespace = ? AND id"
-        found = self.db.where_in(connection, sql, (namespace,), run_ids, f"ORDER BY id {self.db.for_update}")
+        found = self.db.where_in(connection, sql, (namespace,), run_ids, f"ORDER BY id {self.db.dialect.for_update}")
         return {row.id: row for row in map(run_row, found)}
 
     def _find_unsent(self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow], effects: Effects) -> None:
         there = sorted(delivery_id(row.id, row.epoch) for row in rows.values() if not row.ended)
         sql = "SELECT id FROM aiki_deliveries WHERE again = 0 AND namespace = ? AND id"
-        found = self.db.where_in(connection, sql, (namespace,), there, f"ORDER BY id {self.db.for_update}")
+        found = self.db.where_in(connection, sql, (namespace,), there, f"ORDER BY id {self.db.dialect.for_update}")
         effects.unsent = {bytes(raw) for (raw,) in found}
 
     def _is_there(self, connection: sa.Connection, namespace: str, rows: dict[bytes, RunRow]) -> bool:
         """Whether changed rows are in the database as they were to be written: then the transaction was committed."""
         written = {row.id: (row.epoch, row.state, row.updated_at) for row in rows.values() if changed(row)}
         sql = "SELECT id, epoch, state, updated_at FROM aiki_runs WHERE namespace = ? AND id"
-        found = self.db.where_in(connection, sql, (namespace,), sorted(written), f"ORDER BY id {self.db.for_update}")
+        found = self.db.where_in(connection, sql, (namespace,), sorted(written), f"ORDER BY id {self.db.dialect.for_update}")
         return bool(written) and {bytes(row[0]): tuple(row[1:]) for row in found} == written
 
     def _write(
@@ -256,8 +256,10 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
         now = self.clock()
         writes = Writes(self.db, connection, keep=keep)
         self._update_runs(writes, namespace, rows, effects, now)
-        results = [(namespace, run_id, "result", p.encoding, self.db.blob(p.text)) for run_id, p in effects.results]
-        results += [(namespace, run_id, ERROR, JSON, self.db.blob(text)) for run_id, text in effects.error_arguments.items()]
+        results = [(namespace, run_id, "result", p.encoding, self.db.dialect.blob(p.text)) for run_id, p in effects.results]
+        results += [
+            (namespace, run_id, ERROR, JSON, self.db.dialect.blob(text)) for run_id, text in effects.error_arguments.items()
+        ]
         writes.insert("aiki_payloads", PAYLOAD_COLUMNS, results)
         writes.insert("aiki_attempts", ATTEMPT_COLUMNS, [(namespace, *row) for row in effects.attempts])
         self._drop_old_attempts(writes, namespace, effects)
@@ -394,10 +396,12 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
             )
         for run_id, last in sorted(effects.cancel_children.items()):
             writes.run(
-                f"{self.db.insert_ignore} INTO aiki_inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
-                "SELECT s.namespace, s.child_id, s.run_id, 'cancel', s.name, '', ?, 0 FROM aiki_steps s "
-                "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal <= ? AND s.child_id IS NOT NULL AND s.abandon = 0 "
-                "AND s.state = 'open'",
+                self.db.dialect.if_new(
+                    "INSERT INTO aiki_inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
+                    "SELECT s.namespace, s.child_id, s.run_id, 'cancel', s.name, '', ?, 0 FROM aiki_steps s "
+                    "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal <= ? AND s.child_id IS NOT NULL AND s.abandon = 0 "
+                    "AND s.state = 'open'"
+                ),
                 (now, namespace, run_id, last),
             )
 

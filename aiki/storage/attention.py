@@ -145,7 +145,7 @@ class NeedsAttention(Queues):
             yield Attention("dead_letters", f"{count.text} dead letter{'s' if number > 1 else ''}", count=count, since=last)
 
     def _by_state(self) -> str:
-        return "INDEXED BY ix_aiki_runs_state" if self.db.is_sqlite else "FORCE INDEX (ix_aiki_runs_state)"
+        return self.db.dialect.use_index("ix_aiki_runs_state")
 
 
 def _where(**terms: Any) -> str:

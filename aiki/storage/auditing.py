@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from aiki import ids
 from aiki.clock import SECOND, Clock
-from aiki.storage.database import OPERATIONS, AlreadyDone, Database
+from aiki.storage.engine import OPERATIONS, AlreadyDone, Database
 
 T = TypeVar("T")
 

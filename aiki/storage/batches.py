@@ -22,7 +22,6 @@ from aiki.errors import ConfigurationError, RunConflict
 from aiki.filters import parse
 from aiki.model import RunView
 from aiki.storage.auditing import Audited
-from aiki.storage.database import is_duplicate
 from aiki.storage.rerunning import Rerunning
 from aiki.storage.rows import VIEW_COLUMNS, run_view
 from aiki.storage.searching import Searching
@@ -218,7 +217,7 @@ class Batches(Searching, Rerunning):
         try:
             self.db.transaction(work)
         except IntegrityError as error:
-            if not is_duplicate(error):
+            if not self.db.dialect.is_duplicate(error):
                 raise
             there = self.batch(batch_id)
             if there is None or (there.operation, there.target) != (operation, json.loads(target.to_json())):

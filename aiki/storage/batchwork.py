@@ -31,7 +31,7 @@ from aiki.model import Outgoing, RunView
 from aiki.states import TERMINAL
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.batches import OPEN, Batches, BatchState, Operation, fingerprint_of
-from aiki.storage.database import RowTooLarge
+from aiki.storage.engine import RowTooLarge
 from aiki.storage.operating import cancel, retry_row
 from aiki.storage.rows import RunRow
 from aiki.storage.steering import pause_row, resume_row
@@ -84,7 +84,7 @@ class BatchWork(Batches):
                 connection,
                 f"SELECT namespace, id FROM aiki_batches WHERE state IN ('{OPEN[0]}', '{OPEN[1]}') "
                 "AND (lease_owner = ? OR lease_until < ?) "
-                f"ORDER BY lease_until, namespace, id LIMIT {int(limit)} {self.db.skip_locked}",
+                f"ORDER BY lease_until, namespace, id LIMIT {int(limit)} {self.db.dialect.skip_locked}",
                 (owner, now),
             ).fetchall()
             for namespace, raw in rows:

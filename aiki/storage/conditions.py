@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from aiki import ids
 from aiki.codec import JSON, JSON_ZLIB, TAG
 from aiki.filters import TEXT, Pattern, Range, Term, moments_of, number_of, span_of, states_of
+from aiki.storage.engine import Dialect
 
 MAX_INFLATED: Final = 1 << 20
 """Bytes of JSON up to which compressed arguments are looked into."""
@@ -89,8 +90,8 @@ class Conditions:
     :param workers_like: the ids of the workers whose name or id a pattern fits.
     """
 
-    def __init__(self, *, sqlite: bool, now: int, workers_like: Callable[[Pattern], Sequence[bytes]]) -> None:
-        self._sqlite = sqlite
+    def __init__(self, *, dialect: Dialect, now: int, workers_like: Callable[[Pattern], Sequence[bytes]]) -> None:
+        self._dialect = dialect
         self._now = now
         self._workers_like = workers_like
 
@@ -147,15 +148,13 @@ class Conditions:
             return _NOTHING
         if pattern.exact is not None:
             return f"{column} = ?", [pattern.exact]
-        if self._sqlite:
-            return f"{column} GLOB ?", ["*".join(re.sub(r"[*?\[]", r"[\g<0>]", part) for part in pattern.parts)]
-        return f"{column} LIKE ? ESCAPE '!'", [_like(pattern)]
+        sql, parameter = self._dialect.like(column, pattern.parts)
+        return sql, [parameter]
 
     def _words(self, pattern: Pattern) -> Sql:
         """Free text stands anywhere in the text, upper or lower case."""
         within = Pattern(("", *pattern.parts, ""))
-        collate = "" if self._sqlite else " COLLATE utf8mb4_general_ci"
-        sql = " OR ".join(f"{column}{collate} LIKE ? ESCAPE '!'" for column in _WORDS_IN)
+        sql = " OR ".join(f"{column}{self._dialect.any_case} LIKE ? ESCAPE '!'" for column in _WORDS_IN)
         return sql, [_like(within)] * len(_WORDS_IN)
 
     def _range(self, field: str, value: Range) -> Sql:

@@ -22,8 +22,8 @@ from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
 from aiki.model import Accepted, Created, NewRun, Outgoing
 from aiki.states import State
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
-from aiki.storage.database import Database, Insert, RowTooLarge, is_duplicate
-from aiki.storage.outages import CHANGED_SINCE_READ, error_code
+from aiki.storage.engine import Database, Insert, RowTooLarge
+from aiki.storage.engine.mysql_errors import CHANGED_SINCE_READ, error_code
 from aiki.storage.rows import EXPIRY_EPOCH, delivery_id
 
 RUN_COLUMNS = (
@@ -256,7 +256,7 @@ class Creating:
                 lambda connection: self._made(connection, [run.id], now),
             )
         except IntegrityError as error:
-            if is_duplicate(error):
+            if self.db.dialect.is_duplicate(error):
                 return None
             raise
         published = claim is not None and rows.state is State.QUEUED
@@ -267,7 +267,9 @@ class Creating:
         sql = "SELECT created_at FROM aiki_runs WHERE namespace = ? AND id = ?"
         if not run_ids:
             return False
-        row = self.db.execute(connection, f"{sql} {self.db.for_update}", (self.namespace, ids.to_bytes(run_ids[0]))).fetchone()
+        row = self.db.execute(
+            connection, f"{sql} {self.db.dialect.for_update}", (self.namespace, ids.to_bytes(run_ids[0]))
+        ).fetchone()
         return row is not None and row[0] == now
 
     def _audit_rows(self, actor: str, runs: Sequence[NewRun], now: int) -> list[tuple[Any, ...]]:
@@ -286,7 +288,7 @@ class Creating:
             self.db.insert(connection, "aiki_reference_ids", columns, [(namespace, run.name, run.reference_id, raw, digest)])
             return None
         except IntegrityError as error:
-            if not is_duplicate(error):
+            if not self.db.dialect.is_duplicate(error):
                 raise
         row = self._holder(connection, namespace, run)
         if row is None:
@@ -313,7 +315,7 @@ class Creating:
         update; the run must, where it may be retried: two that share a lock of it would each wait for the other to change it.
         """
         of = "FROM aiki_reference_ids f "
-        which = f"WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ? {self.db.for_share}"
+        which = f"WHERE f.namespace = ? AND f.name = ? AND f.reference_id = ? {self.db.dialect.for_share}"
         key = (namespace, run.name, run.reference_id)
         if run.on_conflict != "retry_failed":
             of += "LEFT JOIN aiki_runs r ON r.namespace = f.namespace AND r.id = f.run_id "
@@ -325,7 +327,7 @@ class Creating:
         ).fetchone()
         if found is None:
             return None
-        sql = f"SELECT state FROM aiki_runs WHERE namespace = ? AND id = ? {self.db.for_update}"
+        sql = f"SELECT state FROM aiki_runs WHERE namespace = ? AND id = ? {self.db.dialect.for_update}"
         held = self.db.execute(connection, sql, (namespace, found[0])).fetchone()
         return found[0], found[1], held and held[0], found[2], found[3]
 
@@ -341,7 +343,7 @@ class Creating:
             self.db.insert(connection, "aiki_runs", RUN_COLUMNS, values)
             return out
         except IntegrityError as error:
-            if not is_duplicate(error):
+            if not self.db.dialect.is_duplicate(error):
                 raise
         # Asked before, or the answer to our own commit was lost: keep those that exist, insert the others. What stood before
         # the first that exists was inserted just now: it has no input yet.
@@ -351,7 +353,7 @@ class Creating:
             "ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'input' WHERE r.namespace = ? AND r.id",
             (now, namespace),
             [made[run_id].raw for run_id in unique],
-            self.db.for_share,
+            self.db.dialect.for_share,
         )
         here: set[str] = set()
         for raw, name, state, ours in found:
@@ -432,7 +434,7 @@ class Creating:
         payloads: list[tuple[Any, ...]] = []
         deliveries: list[tuple[Any, ...]] = []
         for run, made in new:
-            payloads.append((namespace, made.raw, "input", run.input.encoding, self.db.blob(run.input.text)))
+            payloads.append((namespace, made.raw, "input", run.input.encoding, self.db.dialect.blob(run.input.text)))
             if made.state is State.SCHEDULED:
                 due, again = run.due_at, 0
             elif claim is None:

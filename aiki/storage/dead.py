@@ -19,7 +19,7 @@ from aiki.model import RunView
 from aiki.states import State
 from aiki.storage.applying import FAILURE_COLUMNS
 from aiki.storage.auditing import Audited, Auditing
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.rows import VIEW_COLUMNS, run_view
 
 MAX_GROUPS: Final = 200
@@ -161,7 +161,8 @@ class Dead(Auditing):
     def _index(self, connection: sa.Connection, state: State, run_ids: Sequence[bytes]) -> None:
         # Locked, for somebody may retry one of them just now.
         sql = "SELECT id, name, finished_at, updated_at FROM aiki_runs WHERE namespace = ? AND state = ? AND id"
-        rows = self.db.where_in(connection, sql, (self.namespace, state.value), run_ids, f"ORDER BY id {self.db.for_update}")
+        end = f"ORDER BY id {self.db.dialect.for_update}"
+        rows = self.db.where_in(connection, sql, (self.namespace, state.value), run_ids, end)
         told = self._errors(connection, [bytes(row[0]) for row in rows])
         new = [
             (self.namespace, fingerprint(*told[bytes(raw)]), bytes(raw), name, finished_at or updated_at)
@@ -193,7 +194,7 @@ class Dead(Auditing):
 
         def work(connection: sa.Connection) -> int:
             sql = "SELECT id, source FROM aiki_dead_letters WHERE namespace = ? AND id"
-            there = self.db.where_in(connection, sql, (self.namespace,), raws, self.db.for_update)
+            there = self.db.where_in(connection, sql, (self.namespace,), raws, self.db.dialect.for_update)
             if there:
                 found = [bytes(row[0]) for row in there]
                 self.db.where_in(

@@ -14,7 +14,7 @@ from aiki.model import Outgoing
 from aiki.states import TERMINAL, State
 from aiki.storage.applying import Applied, Applying, Effects
 from aiki.storage.creating import DELIVERY_COLUMNS, next_group
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.rows import (
     EXPIRED,
     EXPIRY_EPOCH,
@@ -74,7 +74,7 @@ class Delivering(Applying):
         until = now + int(CLAIM_SECONDS * SECOND)
 
         def claimed(connection: sa.Connection, due: list[tuple[str, bytes, bool]]) -> bool:
-            sql = f"SELECT due_at FROM aiki_deliveries WHERE namespace = ? AND id = ? {self.db.for_update}"
+            sql = f"SELECT due_at FROM aiki_deliveries WHERE namespace = ? AND id = ? {self.db.dialect.for_update}"
             found = self.db.execute(connection, sql, due[0][:2]).fetchone() if due else None
             return found is not None and found[0] == until
 
@@ -82,7 +82,7 @@ class Delivering(Applying):
             found = self.db.execute(
                 connection,
                 "SELECT namespace, id, again FROM aiki_deliveries WHERE due_at <= ? ORDER BY due_at, namespace, id "
-                f"LIMIT {int(limit)} {self.db.skip_locked}",
+                f"LIMIT {int(limit)} {self.db.dialect.skip_locked}",
                 (now,),
             ).fetchall()
             due = [(namespace, bytes(raw), bool(again)) for namespace, raw, again in found]
@@ -161,7 +161,7 @@ class Delivering(Applying):
                 "WHERE r.namespace = ? AND r.id",
                 (epoch, SUSPECT_AFTER, namespace),
                 wanted,
-                f"ORDER BY r.id {self.db.for_update}",
+                f"ORDER BY r.id {self.db.dialect.for_update}",
             )
             plain = {bytes(row[0]): row[2:] for row in found if row[1]}
             self.db.where_in(

@@ -20,7 +20,7 @@ from aiki.history import WOKEN, History, ValueKey
 from aiki.messages import KIND_OUTSIDE, OPT_KIND
 from aiki.model import Outgoing
 from aiki.storage.creating import next_group
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.history import SELECT_ARRIVAL_OUTLINE, SELECT_STEP_OUTLINE, arrival_of, step_of
 from aiki.storage.rows import RunRow, delivery_id, dispatch_of, is_suspect, payload_of
 

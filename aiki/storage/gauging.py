@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from aiki.clock import SECOND, Clock
 from aiki.states import TERMINAL, State
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 
 COUNTED: Final = 100_000
 """Counting of a state, of the outbox or of the dead letters ends here: more than that is told as this."""

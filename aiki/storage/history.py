@@ -11,7 +11,7 @@ from aiki import ids
 from aiki.codec import Payload
 from aiki.history import CHILD_ENDED, COMPLETED, CONTINUE, OPEN, Arrival, Step
 from aiki.model import StepView
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.rows import payload_of
 
 STEP_COLUMNS: Final = (
@@ -64,7 +64,7 @@ def step_values(db: Database, namespace: str, run_id: bytes, step: Step, now: in
         "attempt": step.attempt,
         "input": more.get("i"),
         "encoding": more.get("e"),
-        "data": db.blob(more["r"]) if "r" in more else None,
+        "data": db.dialect.blob(more["r"]) if "r" in more else None,
         "error_type": _clean(more.get("t"), 255),
         "error_message": _clean(more.get("m"), MAX_MESSAGE),
         "traceback": _clean(more.get("tb"), MAX_TRACEBACK),
@@ -84,7 +84,7 @@ def arrival_row(
     db: Database, namespace: str, run_id: bytes, arrival: Arrival, now: int, *, taken: bool = False
 ) -> tuple[Any, ...]:
     """A row of `INBOX_COLUMNS`."""
-    data = None if arrival.text is None else db.blob(arrival.text)
+    data = None if arrival.text is None else db.dialect.blob(arrival.text)
     return (
         *(namespace, run_id, bytes.fromhex(arrival.id), arrival.kind, arrival.name[:200], arrival.ordinal, arrival.outcome),
         *(arrival.encoding, data, _clean(arrival.error_type, 255), _clean(arrival.error_message, MAX_MESSAGE), now, int(taken)),

@@ -13,7 +13,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from aiki.clock import SECOND, Clock
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 
 CLAIM: Final = 60
 """Seconds for which a request that has not been answered keeps its key."""
@@ -57,7 +57,7 @@ class Idempotency:
             columns = ", ".join(_COLUMNS)
             inserted = self.db.execute(
                 connection,
-                f"{self.db.insert_ignore} INTO aiki_idempotency ({columns}) VALUES (?, ?, ?, ?, ?)",
+                self.db.dialect.if_new(f"INSERT INTO aiki_idempotency ({columns}) VALUES (?, ?, ?, ?, ?)"),
                 (self.namespace, key, request, now, now),
             )
             if inserted.rowcount == 1:
@@ -65,7 +65,7 @@ class Idempotency:
             row = self.db.execute(
                 connection,
                 "SELECT request, created_at, claimed_at, status, headers, body FROM aiki_idempotency "
-                f"WHERE namespace = ? AND id = ? {self.db.for_update}",
+                f"WHERE namespace = ? AND id = ? {self.db.dialect.for_update}",
                 (self.namespace, key),
             ).fetchone()
             if row is None:  # cleaned up this moment

@@ -20,7 +20,7 @@ from aiki.errors import ConfigurationError, RunConflict
 from aiki.settings import DEFAULT_PARTITIONS, MAX_PARTITIONS
 from aiki.signing import ACCEPT, REQUIRE, SECRET_BYTES, Installation
 from aiki.states import TERMINAL
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 
 ROTATION: Final = 120
 """Seconds from the moment that a new secret is on record, and handed out, to that from which it is used to sign."""
@@ -107,7 +107,8 @@ class Installing:
         self.installation()
 
         def work(connection: sa.Connection) -> Installation:
-            self.db.execute(connection, f"SELECT one FROM aiki_installation WHERE one = 1 {self.db.for_update}").fetchall()
+            sql = f"SELECT one FROM aiki_installation WHERE one = 1 {self.db.dialect.for_update}"
+            self.db.execute(connection, sql).fetchall()
             old = self._read_installation(connection)
             assert old is not None
             new: Installation = change(old)
@@ -137,7 +138,7 @@ class Installing:
         wanted = self.partitions or max(DEFAULT_PARTITIONS, (used or 0) + 1)
         signatures = REQUIRE if used is None and not self._has_workers(connection) else ACCEPT
         columns = ", ".join(_COLUMNS)
-        sql = f"{self.db.insert_ignore} INTO aiki_installation ({columns}) VALUES (1, ?, ?, ?, ?, ?, NULL, 0, ?, 1)"
+        sql = self.db.dialect.if_new(f"INSERT INTO aiki_installation ({columns}) VALUES (1, ?, ?, ?, ?, ?, NULL, 0, ?, 1)")
         reading = max(wanted, self._highest_unended(connection, used) + 1)
         values = (ids.new_id().hex, self.clock(), wanted, reading, secrets.token_bytes(SECRET_BYTES), signatures)
         self.db.execute(connection, sql, values)

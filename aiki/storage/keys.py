@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from aiki.clock import Clock
 from aiki.errors import ConfigurationError, NotThere
 from aiki.storage.auditing import Audited, Auditing
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.people import SEEN_EVERY, namespaces_of, namespaces_text
 
 PREFIX: Final = "aiki_"

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from aiki.clock import SECOND, Clock
 from aiki.messages import RunKey
-from aiki.storage.database import Database, is_duplicate
+from aiki.storage.engine import Database
 
 UNSEEN: Final = -1
 SEEN: Final = 0
@@ -66,9 +66,9 @@ class Marking:
             try:
                 self.db.insert(connection, "aiki_markers", columns, [row])
             except IntegrityError as error:
-                if not is_duplicate(error):
+                if not self.db.dialect.is_duplicate(error):
                     raise
-        return self._mark(connection, namespace, queue, self.db.for_update)
+        return self._mark(connection, namespace, queue, self.db.dialect.for_update)
 
     def marked_queues(self, namespace: str | None = None) -> set[tuple[str, str]]:
         """The queues (namespace, name) of that namespace, or of all, in which there is a marker."""

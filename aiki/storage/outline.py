@@ -16,7 +16,7 @@ from aiki import ids
 from aiki.codec import Payload
 from aiki.errors import RunNotFound
 from aiki.history import EVENT_SENT, OPEN
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.reading import Reading
 from aiki.storage.rows import payload_of
 

@@ -10,7 +10,7 @@ from aiki import ids
 from aiki.codec import Payload
 from aiki.errors import ConfigurationError, RunNotFound
 from aiki.model import Attempt
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.rows import ATTEMPT_COLUMNS, attempt_of, payload_of
 
 

@@ -24,7 +24,7 @@ from aiki.errors import ConfigurationError, Conflict, NotThere
 from aiki.settings import check_name
 from aiki.storage import passwords
 from aiki.storage.auditing import REFUSED, Audited, Auditing
-from aiki.storage.database import Database, is_duplicate
+from aiki.storage.engine import Database
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")
 _USER_COLUMNS: Final = "name, role, namespaces, disabled, created_at, created_by, signed_in_at"
@@ -110,7 +110,7 @@ class People(Auditing):
         try:
             self._do(work, "user.add", name, lambda: None)
         except IntegrityError as error:
-            if is_duplicate(error):
+            if self.db.dialect.is_duplicate(error):
                 raise Conflict(f"there is a user {name} already") from None
             raise
         return self._must_user(name)
@@ -186,10 +186,10 @@ class People(Auditing):
 
     def _lock_admins(self, connection: sa.Connection, name: str) -> bool:
         """Lock this user and all admins, so that two of them cannot remove each other at once; whether there are any."""
-        sql = f"SELECT name FROM aiki_users WHERE name = ? {self.db.for_update}"
+        sql = f"SELECT name FROM aiki_users WHERE name = ? {self.db.dialect.for_update}"
         if not name.isascii() or self.db.execute(connection, sql, (name,)).fetchone() is None:
             raise NotThere(f"there is no user {name}")
-        return bool(self.db.execute(connection, f"{_ADMINS} ORDER BY name {self.db.for_update}").fetchall())
+        return bool(self.db.execute(connection, f"{_ADMINS} ORDER BY name {self.db.dialect.for_update}").fetchall())
 
     def _must_user(self, name: str) -> UserView:
         found = self.user(name)
@@ -268,7 +268,7 @@ class People(Auditing):
                 ("id", "failures", "last_at", "until"),
                 sorted((raw, 0, now, 0) for raw, _ in keys),
             )
-            sql = f"SELECT failures, until FROM aiki_sign_in_failures WHERE id = ? {self.db.for_update}"
+            sql = f"SELECT failures, until FROM aiki_sign_in_failures WHERE id = ? {self.db.dialect.for_update}"
             rows = {raw: self.db.execute(connection, sql, (raw,)).fetchone() for raw, _ in sorted(keys, key=lambda k: k[0])}
             until = max(rows[raw][1] for raw, _ in keys)
             if until > now:

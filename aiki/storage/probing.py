@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from aiki.errors import StorageUnavailable
 from aiki.storage import tables
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 
 _EXAMINED = tuple(
     f"SELECT {', '.join(column.name for column in table.columns)} FROM {table.name} WHERE 1 = 0"

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from aiki.clock import SECOND, Clock
 from aiki.states import TERMINAL
-from aiki.storage.database import Database, is_duplicate
+from aiki.storage.engine import Database
 
 LONG: Final = 1000
 """A workflow of more steps leaves them behind when it is deleted, to be deleted in parts."""
@@ -67,7 +67,7 @@ class Purging:
             columns = "id, state, finished_at, updated_at, parent_id, followers, name, reference_id, history, parent_ordinal"
             sql = f"SELECT {columns} FROM aiki_runs WHERE namespace = ? AND id"
             wanted = sorted(set(run_ids))
-            rows = self.db.where_in(connection, sql, (namespace,), wanted, f"ORDER BY id {self.db.for_update}")
+            rows = self.db.where_in(connection, sql, (namespace,), wanted, f"ORDER BY id {self.db.dialect.for_update}")
             ended = {bytes(row[0]): row for row in rows if row[1] in _TERMINAL and (row[2] or row[3]) < before}
             going = self._unneeded(connection, namespace, ended)
             if going:
@@ -117,7 +117,7 @@ class Purging:
         named = sorted((namespace, row[6], row[7], bytes(row[0])) for row in rows if row[7] is not None)
         if named:
             sql = "DELETE FROM aiki_reference_ids WHERE namespace = ? AND name = ? AND reference_id = ? AND run_id = ?"
-            connection.exec_driver_sql(self.db.placeholders(sql), named)
+            connection.exec_driver_sql(self.db.dialect.text(sql), named)
         self.db.where_in(connection, "DELETE FROM aiki_runs WHERE namespace = ? AND id", (namespace,), run_ids)
 
     def purge_leftovers(self, limit: int = 1000) -> int:
@@ -203,7 +203,7 @@ class Purging:
             try:
                 self.db.insert(connection, "aiki_chores", ("namespace", "name", "holder", "until_at"), [row])
             except IntegrityError as error:
-                if not is_duplicate(error):
+                if not self.db.dialect.is_duplicate(error):
                     raise
                 return False
             return True

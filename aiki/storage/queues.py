@@ -19,7 +19,7 @@ from aiki.clock import SECOND, Clock
 from aiki.errors import RunConflict
 from aiki.states import State
 from aiki.storage.auditing import Audited, Auditing
-from aiki.storage.database import Database, is_duplicate
+from aiki.storage.engine import Database
 from aiki.words import moment
 
 HEARD: Final = 30 * SECOND
@@ -95,7 +95,7 @@ class Queues(Auditing):
 
         def work(connection: sa.Connection) -> None:
             now = self.clock()
-            sql = f"SELECT paused FROM aiki_queues WHERE namespace = ? AND name = ? {self.db.for_update}"
+            sql = f"SELECT paused FROM aiki_queues WHERE namespace = ? AND name = ? {self.db.dialect.for_update}"
             row = self.db.execute(connection, sql, key).fetchone()
             if not paused and not (row and row[0]):
                 raise RunConflict(f"queue {queue} is not paused")
@@ -118,7 +118,7 @@ class Queues(Auditing):
         try:
             self._do(work, verb, queue, lambda: None)
         except IntegrityError as error:  # somebody else has paused it for the first time, too
-            if not is_duplicate(error):
+            if not self.db.dialect.is_duplicate(error):
                 raise
             self._do(work, verb, queue, lambda: None)
         return self.pauses()
@@ -183,7 +183,7 @@ class Queues(Auditing):
             rows = self.db.execute(connection, sql, (self.namespace, since)).fetchall()
             seconds = (now - since) / SECOND
             worked = {row[0]: (float(row[1] or 0) / seconds, float(row[2] or 0) / seconds) for row in rows}
-            hint = "INDEXED BY ix_aiki_runs_queue" if self.db.is_sqlite else ""
+            hint = self.db.dialect.suggest_index("ix_aiki_runs_queue")
             sql = (
                 f"SELECT COUNT(*) FROM (SELECT 1 FROM aiki_runs {hint} WHERE namespace = ? AND queue = ? AND created_at > ? "
                 f"LIMIT {RECORDED}) t"
@@ -203,7 +203,7 @@ class Queues(Auditing):
             counts: dict[str, dict[str, Any]] = {}
             exact = True
             for state in (State.QUEUED, State.RUNNING, State.SCHEDULED):
-                hint = "INDEXED BY ix_aiki_runs_state" if self.db.is_sqlite else ""
+                hint = self.db.dialect.suggest_index("ix_aiki_runs_state")
                 sql = (
                     "SELECT queue, COUNT(*), MIN(COALESCE(dispatched_at, created_at)) FROM (SELECT queue, dispatched_at, "
                     f"created_at FROM aiki_runs {hint} WHERE namespace = ? AND state = ? ORDER BY created_at LIMIT "

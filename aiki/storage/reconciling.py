@@ -15,7 +15,7 @@ from aiki.clock import Clock
 from aiki.history import Waits
 from aiki.messages import RunKey
 from aiki.states import State
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.rows import delivery_id
 
 NAMESPACES_A_PAGE = 50
@@ -68,9 +68,9 @@ class Reconciling:
         self, connection: sa.Connection, column: str, where: str, values: tuple[str, ...], after: str, limit: int
     ) -> list[str]:
         """The next distinct values of a column in the index by state, `after` excluded."""
-        if not self.db.is_sqlite:
+        if self.db.dialect.jumps:
             sql = (
-                f"SELECT {column} FROM aiki_runs FORCE INDEX (ix_aiki_runs_state) WHERE {where}{column} > ? "
+                f"SELECT {column} FROM aiki_runs {self.db.dialect.use_index('ix_aiki_runs_state')} WHERE {where}{column} > ? "
                 f"GROUP BY {column} ORDER BY {column} LIMIT {int(limit)}"
             )
             return [row[0] for row in self.db.execute(connection, sql, (*values, after)).fetchall()]

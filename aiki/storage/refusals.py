@@ -8,7 +8,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from aiki.clock import Clock
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 
 
 class Refusal(NamedTuple):

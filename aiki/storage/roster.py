@@ -19,7 +19,7 @@ from aiki.messages import Heartbeat, RunKey
 from aiki.model import DefinitionInfo
 from aiki.states import State
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Auditing, Origin, audit_rows
-from aiki.storage.database import Database, is_duplicate
+from aiki.storage.engine import Database
 from aiki.words import moment
 
 ALIVE, STOPPED, LOST = "alive", "stopped", "lost"
@@ -136,7 +136,7 @@ class Roster(Auditing):
                         self.db.insert(connection, "aiki_definitions", columns, [row])
                         continue
                     except IntegrityError as error:
-                        if not is_duplicate(error):
+                        if not self.db.dialect.is_duplicate(error):
                             raise
                 self.db.execute(
                     connection,
@@ -221,7 +221,7 @@ class Roster(Auditing):
             try:
                 self.db.insert(connection, "aiki_workers", ("namespace", "id", "started_at", *values), [row])
             except IntegrityError as error:  # another orchestrator heard the same hello
-                if not is_duplicate(error):
+                if not self.db.dialect.is_duplicate(error):
                     raise
 
         self.db.transaction(work, repeatable=True)
@@ -393,7 +393,7 @@ class Roster(Auditing):
             try:
                 self.db.insert(connection, "aiki_dead_letters", columns, [row])
             except IntegrityError as error:
-                if not is_duplicate(error):
+                if not self.db.dialect.is_duplicate(error):
                     raise
 
         self.db.transaction(work, repeatable=True)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.clock import Clock
 from aiki.errors import RunNotFound
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 
 KEPT: Final = 200
 MAX_MESSAGE: Final = 4000
@@ -70,7 +70,7 @@ class RunLogs:
         taken = [row[:3] for row in rows if row[3] > KEPT]
         if taken:
             sql = "DELETE FROM aiki_run_logs WHERE namespace = ? AND run_id = ? AND place = ?"
-            connection.exec_driver_sql(self.db.placeholders(sql), taken)
+            connection.exec_driver_sql(self.db.dialect.text(sql), taken)
         self.db.insert(connection, "aiki_run_logs", _COLUMNS, rows)
 
     def run_logs(self, run_id: str, *, after: int = 0, limit: int = KEPT) -> list[LogLine]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -15,9 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from aiki.errors import ConfigurationError, StorageUnavailable
-from aiki.storage.database import Database, safe_url
+from aiki.storage.engine import Database, safe_url
 from aiki.storage.migrations import legacy
-from aiki.storage.server import check_server
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -32,19 +30,29 @@ log = logging.getLogger(__name__)
 _upgrading = threading.Lock()
 
 
+def check_server(db: Database) -> None:
+    """Raise `ConfigurationError` where the server's settings make it of no use; what it says is what to set.
+
+    :raises StorageUnavailable: the database is away.
+    """
+    wrong = db.read(db.dialect.check_server)
+    if wrong is not None:
+        raise ConfigurationError(f"the database at {safe_url(db.url)} has {wrong}")
+
+
 def check_schema(db: Database) -> None:
     """Raise `ConfigurationError` unless the schema is the one this code needs; SQLite files are upgraded here and now.
 
     :raises StorageUnavailable: the database is away.
     """
-    version = db.read(_version)
+    version = db.read(lambda connection: _version(db, connection))
     if version == HEAD:
         return
     if version is not None and version > HEAD:
         raise ConfigurationError(
             f"the database at {safe_url(db.url)} has schema {version}, which is newer than this Aiki's ({HEAD}); upgrade Aiki"
         )
-    if db.is_sqlite:
+    if db.dialect.one_writer:
         upgrade_database(db)
         return
     have = f"has schema {version}" if version else "has no Aiki tables"
@@ -74,8 +82,9 @@ def status(url: str, timeout: float = 5.0, password_file: str = "") -> Status:
     db = Database(url, timeout=timeout, password_file=password_file)
     try:
         check_server(db)
-        version = db.read(_version)
-        return Status(safe_url(db.url), version, HEAD, tuple(db.read(_views)) if version else ())
+        version = db.read(lambda connection: _version(db, connection))
+        views = db.read(lambda connection: _views(db, connection)) if version else []
+        return Status(safe_url(db.url), version, HEAD, tuple(views))
     finally:
         db.close()
 
@@ -98,7 +107,7 @@ def upgrade_database(db: Database) -> None:
     from alembic import command  # only here: Alembic takes a moment to import
 
     with _locked(db) as connection:
-        _take_over_version(connection)
+        _take_over_version(db, connection)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -113,13 +122,13 @@ def finish(url: str, password_file: str = "") -> list[str]:
     db = Database(url, timeout=30.0, endless=True, password_file=password_file)
     try:
         with _locked(db) as connection:
-            version = _version(connection)
+            version = _version(db, connection)
             if version != HEAD:
                 raise ConfigurationError(
                     f"the database at {safe_url(db.url)} has schema {version}, not {HEAD}; run first: aiki db upgrade"
                 )
             connection.exec_driver_sql(f"UPDATE {legacy.OLD_VERSION_TABLE} SET version_num = '0009'")
-            views = _views(connection)
+            views = _views(db, connection)
             for view in views:
                 connection.exec_driver_sql(f"DROP VIEW IF EXISTS `{view}`")
             connection.commit()
@@ -133,13 +142,12 @@ def finish(url: str, password_file: str = "") -> list[str]:
 def _locked(db: Database) -> Iterator[sa.Connection]:
     """A connection that is the only one to change tables of this database."""
     with _upgrading, _readable(db), db.engine.connect() as connection:
-        if db.is_sqlite:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if db.dialect.one_writer:
+            db.dialect.begin_writing(connection)
             yield connection
             return
-        names = _lock_names(connection)
-        for name in names:
-            _take_lock(connection, name)
+        for name in _lock_names(db, connection):
+            _take_lock(db, connection, name)
         try:
             yield connection
         finally:
@@ -148,21 +156,15 @@ def _locked(db: Database) -> Iterator[sa.Connection]:
                 connection.detach()
 
 
-def _lock_names(connection: sa.Connection) -> list[str]:
-    """Locks belong to the server, so the name says which database. Releases before the prefix have one name for all."""
-    database = str(connection.exec_driver_sql("SELECT DATABASE()").scalar())
-    mine = "aiki.schema." + hashlib.sha256(database.encode()).hexdigest()[:24]
-    version = _version(connection)
+def _lock_names(db: Database, connection: sa.Connection) -> list[str]:
+    """Releases before the prefix have one name for all databases of a server."""
+    mine, version = db.dialect.lock_name(connection), _version(db, connection)
     return [mine] if version is None or version > legacy.LAST_UNPREFIXED else [mine, "aiki.schema"]
 
 
-def _take_lock(connection: sa.Connection, name: str) -> None:
+def _take_lock(db: Database, connection: sa.Connection, name: str) -> None:
     limit = time.monotonic() + LOCK_PATIENCE
-    while True:
-        answer = connection.exec_driver_sql("SELECT GET_LOCK(%s, %s)", (name, _LOCK_STEP)).scalar()
-        if answer == 1:
-            return
-        holder = connection.exec_driver_sql("SELECT IS_USED_LOCK(%s)", (name,)).scalar()
+    while (holder := db.dialect.take_lock(connection, name, _LOCK_STEP)) is not None:
         who = f"connection {holder} of the database server" if holder else "another process"
         if time.monotonic() > limit:
             raise StorageUnavailable(
@@ -189,9 +191,9 @@ def _readable(db: Database) -> Iterator[None]:
 
 
 # ------------------------------------------------------------ what is there
-def _take_over_version(connection: sa.Connection) -> None:
+def _take_over_version(db: Database, connection: sa.Connection) -> None:
     """Write an older installation's version where it is looked for now."""
-    version = _version(connection)
+    version = _version(db, connection)
     if version is None:
         return
     table = legacy.VERSION_TABLE
@@ -199,7 +201,7 @@ def _take_over_version(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"CREATE TABLE {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     if connection.exec_driver_sql(f"SELECT version_num FROM {table}").fetchone() is None:
         connection.exec_driver_sql(f"INSERT INTO {table} (version_num) VALUES ('{version}')")
-        if connection.dialect.name != "sqlite":
+        if not db.dialect.one_writer:
             connection.commit()
 
 
@@ -211,32 +213,29 @@ def _config() -> Config:
     return config
 
 
-def _version(connection: sa.Connection) -> str | None:
+def _version(db: Database, connection: sa.Connection) -> str | None:
     """The schema's version, None if there is none; of an installation from before the prefix, where that has it."""
-    found = _version_in(connection, legacy.VERSION_TABLE)
+    found = _version_in(db, connection, legacy.VERSION_TABLE)
     if found is None:
-        old = _version_in(connection, legacy.OLD_VERSION_TABLE)
+        old = _version_in(db, connection, legacy.OLD_VERSION_TABLE)
         return old if old is not None and old <= legacy.LAST_UNPREFIXED else None
     return found
 
 
-def _version_in(connection: sa.Connection, table: str) -> str | None:
+def _version_in(db: Database, connection: sa.Connection, table: str) -> str | None:
     try:
         row = connection.exec_driver_sql(f"SELECT version_num FROM {table}").fetchone()
     except DBAPIError as error:
-        if "1146" in str(error.orig) or "no such table" in str(error.orig):
+        if db.dialect.lacks_table(error):
             return None
         raise
     return str(row[0]) if row else None
 
 
-def _views(connection: sa.Connection) -> list[str]:
+def _views(db: Database, connection: sa.Connection) -> list[str]:
     """The views that the upgrade from unprefixed tables left."""
-    if connection.dialect.name == "sqlite":
-        return []
-    sql = "SELECT table_name, view_definition FROM information_schema.views WHERE table_schema = DATABASE()"
     return sorted(
-        str(name)
-        for name, definition in connection.exec_driver_sql(sql).fetchall()
-        if name in legacy.OLD_NAMES and f"`{legacy.PREFIX}{name}`" in str(definition)
+        name
+        for name, definition in db.dialect.views(connection)
+        if name in legacy.OLD_NAMES and f"`{legacy.PREFIX}{name}`" in definition
     )

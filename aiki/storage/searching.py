@@ -322,7 +322,7 @@ class Searching(Reading):
 
     def _hint(self, index: str) -> str:
         # Neither database knows that a walk in order, stopped early, is best; SQLite has no statistics at all.
-        return f"INDEXED BY {index}" if self.db.is_sqlite else f"FORCE INDEX ({index})"
+        return self.db.dialect.use_index(index)
 
     def _length(self, connection: sa.Connection, way: Way, window: Window, cap: int) -> int:
         """How many entries a way has, counted up to `cap`."""
@@ -341,7 +341,7 @@ class Searching(Reading):
         # Inputs that are compressed show nothing to a comparison.
         must = "".join(" AND (encoding <> 'json' OR INSTR(data, ?) > 0)" for _ in needles)
         sql = f"SELECT run_id, encoding, data FROM aiki_payloads WHERE role = 'input' AND namespace = ?{must} AND run_id"
-        values = [self.db.blob(needle) for needle in needles]
+        values = [self.db.dialect.blob(needle) for needle in needles]
         rows = self.db.where_in(connection, sql, (self.namespace, *values), [place.id for place in places])
         fitting = {bytes(run_id) for run_id, encoding, data in rows if test(encoding, data)}
         return [place for place in places if place.id in fitting]
@@ -364,7 +364,7 @@ class Searching(Reading):
             ways = list(self._ways(connection, terms))
             way = self._narrowest(connection, ways, window) if len(ways) > 1 else ways[0]
         conditions = Conditions(
-            sqlite=self.db.is_sqlite, now=now, workers_like=lambda like: self._workers_like(connection, like)
+            dialect=self.db.dialect, now=now, workers_like=lambda like: self._workers_like(connection, like)
         )
         left = [term for term in terms if term not in way.decided]
         arguments = [term for term in left if term.field == "args"]
@@ -495,7 +495,7 @@ class Searching(Reading):
         return ways[min(lengths)[2]]
 
     def _workers_like(self, connection: sa.Connection, pattern: Pattern) -> list[bytes]:
-        conditions = Conditions(sqlite=self.db.is_sqlite, now=0, workers_like=lambda _: [])
+        conditions = Conditions(dialect=self.db.dialect, now=0, workers_like=lambda _: [])
         like, parameters = conditions.matches("name", pattern)
         sql = f"SELECT id FROM aiki_workers WHERE namespace = ? AND {like} ORDER BY id DESC LIMIT {FEW_IDS}"
         rows = self.db.look(connection, sql, (self.namespace, *parameters))

@@ -20,7 +20,7 @@ from aiki.history import CHILD_ENDED, FAILED, Arrival
 from aiki.model import Accepted, NewRun, Outgoing
 from aiki.states import TERMINAL, State
 from aiki.storage.creating import Creating
-from aiki.storage.database import Writes
+from aiki.storage.engine import Writes
 from aiki.storage.rows import own_options, payload_of
 
 if TYPE_CHECKING:
@@ -182,9 +182,11 @@ class Starting(Creating):
             if self._is_to_be_retried(writes.connection, namespace, run_id, ordinal, effects):
                 writes.run("DELETE FROM aiki_inbox WHERE namespace = ? AND run_id = ? AND ordinal = ? AND kind = 'child'", key)
                 writes.run(
-                    f"{self.db.insert_ignore} INTO aiki_inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
-                    "SELECT s.namespace, s.child_id, ?, 'retry', s.name, '', ?, 0 FROM aiki_steps s "
-                    "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ? AND s.child_id IS NOT NULL",
+                    self.db.dialect.if_new(
+                        "INSERT INTO aiki_inbox (namespace, run_id, id, kind, name, outcome, created_at, taken) "
+                        "SELECT s.namespace, s.child_id, ?, 'retry', s.name, '', ?, 0 FROM aiki_steps s "
+                        "WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ? AND s.child_id IS NOT NULL"
+                    ),
                     (ids.new_id().bytes, now, *key),
                 )
 
@@ -203,7 +205,7 @@ class Starting(Creating):
             "LEFT JOIN aiki_payloads p ON p.namespace = c.namespace AND p.run_id = c.id AND p.role = 'input' "
             "LEFT JOIN aiki_links l ON l.namespace = s.namespace AND l.run_id = c.id AND l.parent_id = s.run_id "
             "AND l.ordinal = s.ordinal WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal = ? "
-            f"{self.db.for_share if effects.theirs else ''}"
+            f"{self.db.dialect.for_share if effects.theirs else ''}"
         )
         found = self.db.execute(connection, sql, (namespace, run_id, ordinal)).fetchone()
         if found is None:
@@ -241,7 +243,7 @@ class Starting(Creating):
         out: set[bytes] = set()
         at: Any = run_id
         while len(out) < MAX_RERUNS:
-            lock = self.db.for_share if effects.theirs else ""
+            lock = self.db.dialect.for_share if effects.theirs else ""
             sql = f"SELECT source_id FROM aiki_reruns WHERE namespace = ? AND run_id = ? {lock}"
             row = self.db.execute(connection, sql, (namespace, at)).fetchone()
             if row is None or bytes(row[0]) in out:

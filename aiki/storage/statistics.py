@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from aiki.clock import SECOND, Clock
 from aiki.model import Count
 from aiki.states import State
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.purging import namespaces_in
 from aiki.storage.tallying import COLUMNS, COUNTERS, MINUTE, RAN, SUMS, WAITED, percentile, row_values, summed, widened
 
@@ -135,7 +135,7 @@ class Statistics:
         """How many runs are in each state now, by the index of states, exact up to `cap`."""
 
         def work(connection: sa.Connection) -> dict[State, Count]:
-            hint = "INDEXED BY ix_aiki_runs_state" if self.db.is_sqlite else "FORCE INDEX (ix_aiki_runs_state)"
+            hint = self.db.dialect.use_index("ix_aiki_runs_state")
             inner = f"SELECT 1 FROM aiki_runs {hint} WHERE namespace = ? AND state = ? LIMIT {int(cap) + 1}"
             out = {}
             for state in State:
@@ -176,7 +176,7 @@ class Statistics:
         def work(connection: sa.Connection) -> int:
             sql = (
                 f"SELECT namespace, id, body FROM aiki_tallies ORDER BY namespace, id LIMIT {FOLDED_AT_ONCE} "
-                f"{self.db.skip_locked}"
+                f"{self.db.dialect.skip_locked}"
             )
             rows = self.db.execute(connection, sql).fetchall()
             bodies: dict[str, list[str]] = {}
@@ -202,11 +202,7 @@ class Statistics:
             return
         columns = (*_KEY, *COLUMNS)
         marks = f"({', '.join('?' * len(columns))})"
-        if self.db.is_sqlite:
-            sets = ", ".join(f"{column} = {column} + excluded.{column}" for column in COLUMNS)
-            after = f"ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET {sets}"
-        else:
-            after = "ON DUPLICATE KEY UPDATE " + ", ".join(f"{column} = {column} + VALUES({column})" for column in COLUMNS)
+        after = self.db.dialect.adding(_KEY, COLUMNS)
         for start in range(0, len(rows), 100):
             chunk = rows[start : start + 100]
             sql = f"INSERT INTO aiki_statistics ({', '.join(columns)}) VALUES {', '.join([marks] * len(chunk))} {after}"

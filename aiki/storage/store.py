@@ -21,8 +21,8 @@ from aiki.storage.attention import NeedsAttention
 from aiki.storage.auditing import NOWHERE, Origin
 from aiki.storage.batchwork import BatchWork
 from aiki.storage.creating import Durations
-from aiki.storage.database import Database
 from aiki.storage.dead import Dead
+from aiki.storage.engine import Database
 from aiki.storage.gauging import Gauging
 from aiki.storage.idempotency import Idempotency
 from aiki.storage.keys import Keys
@@ -34,8 +34,7 @@ from aiki.storage.purging import Purging
 from aiki.storage.reconciling import Reconciling
 from aiki.storage.refusals import Refusals
 from aiki.storage.roster import Roster
-from aiki.storage.schema import check_schema
-from aiki.storage.server import check_server
+from aiki.storage.schema import check_schema, check_server
 from aiki.storage.statistics import Statistics
 from aiki.storage.watching import Watching
 from aiki.storage.webhooks import Webhook, Webhooks
@@ -118,7 +117,7 @@ class Store(
 
     def clock_difference(self) -> float | None:
         """How many seconds the database's clock is ahead of this process's, or None where they are one."""
-        if self.db.is_sqlite:
+        if not self.db.dialect.has_clock:
             return None
         before = self._own_clock()
         there = self.db.time_there()

@@ -51,7 +51,7 @@ class Telling(Starting):
             self.db.insert_new(
                 connection, "aiki_inbox", histories.INBOX_COLUMNS, sorted(rows, key=lambda row: (row[1], row[2]))
             )
-        into = f"{self.db.insert_ignore} INTO aiki_inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
+        into = f"INSERT INTO aiki_inbox ({', '.join(histories.INBOX_COLUMNS)}) SELECT r.namespace, "
         end = "r.state, p.encoding, p.data, r.error_type, r.error_message, ?, 0 FROM aiki_runs r "
         result = "LEFT JOIN aiki_payloads p ON p.namespace = r.namespace AND p.run_id = r.id AND p.role = 'result' "
         of = "WHERE r.namespace = ? AND r.id = ?"
@@ -59,13 +59,13 @@ class Telling(Starting):
             sql = "SELECT parent_id, ordinal FROM aiki_links WHERE namespace = ? AND run_id = ?"
             followers = self.db.execute(connection, sql, (namespace, run_id)).fetchall()
             for parent, ordinal in followers:
-                sql = f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}"
+                sql = self.db.dialect.if_new(f"{into} ?, ?, 'child', r.name, ?, {end} {result} {of}")
                 told = bytes.fromhex(sign(run_id, ordinal))
                 self.db.execute(connection, sql, (parent, told, ordinal, now, namespace, run_id))
             signs = [(bytes(parent), bytes.fromhex(sign(run_id, ordinal))) for parent, ordinal in followers]
             self._tell_failure(connection, namespace, run_id, signs)
         for run_id in effects.told_again:
-            sql = (
+            sql = self.db.dialect.if_new(
                 f"{into} r.parent_id, r.id, 'child', r.name, r.parent_ordinal, {end} {result} {of} AND r.parent_id IS NOT NULL"
             )
             self.db.execute(connection, sql, (now, namespace, run_id))
@@ -85,7 +85,7 @@ class Telling(Starting):
             "AND taken = 0 AND data IS NULL AND outcome <> 'completed'"
         )
         for parent, arrival in told:
-            self.db.execute(connection, sql, (JSON, self.db.blob(text), namespace, parent, arrival))
+            self.db.execute(connection, sql, (JSON, self.db.dialect.blob(text), namespace, parent, arrival))
 
 
 class Failures:

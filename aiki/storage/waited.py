@@ -11,7 +11,7 @@ from aiki import ids
 from aiki.history import CHILD_ENDED, RETRY, Wait, Waits
 from aiki.model import Waiting, WaitView
 from aiki.states import TERMINAL, State
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.rows import delivery_id
 
 MAX_ITEMS: Final = 50

@@ -11,7 +11,7 @@ from aiki import ids
 from aiki.history import OPEN
 from aiki.model import RunView
 from aiki.states import TERMINAL
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.rows import VIEW_COLUMNS, run_view
 
 

@@ -21,7 +21,7 @@ from aiki.clock import SECOND, Clock
 from aiki.errors import AikiError
 from aiki.states import TERMINAL
 from aiki.storage.auditing import Audited, Auditing
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.rows import RunRow
 
 REMEMBERED: Final = 2.0
@@ -276,7 +276,7 @@ class Webhooks(Announcing, Auditing):
         )
 
         def work(connection: sa.Connection) -> list[ClaimedDelivery]:
-            found = self.db.execute(connection, f"{sql} {self.db.skip_locked}", (now,)).fetchall()
+            found = self.db.execute(connection, f"{sql} {self.db.dialect.skip_locked}", (now,)).fetchall()
             hooks: dict[tuple[str, bytes], tuple[str, str, int] | None] = {}
             claimed = []
             for row in found:

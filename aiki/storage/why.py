@@ -16,7 +16,7 @@ from aiki.clock import SECOND, Clock
 from aiki.errors import RunNotFound
 from aiki.history import CHILD_ENDED, EVENT_SENT, RETRY, SLEEP, Waits
 from aiki.states import TERMINAL, State
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.queues import COUNTED, HEARD, Queues
 from aiki.storage.rows import CANCEL_MET, CHANGED_ERRORS, SELECT_RUN, RunRow, delivery_id, run_row
 from aiki.words import moment
@@ -178,7 +178,7 @@ class Explaining(Queues):
 
     def _before(self, connection: sa.Connection, row: RunRow) -> int:
         """How many runs of its queue were dispatched before it, of the oldest that are queued."""
-        hint = "INDEXED BY ix_aiki_runs_state" if self.db.is_sqlite else ""
+        hint = self.db.dialect.suggest_index("ix_aiki_runs_state")
         sql = (
             f"SELECT COUNT(*) FROM (SELECT queue, dispatched_at FROM aiki_runs {hint} WHERE namespace = ? AND state = 'queued' "
             f"ORDER BY created_at LIMIT {COUNTED}) t WHERE queue = ? AND dispatched_at < ?"

@@ -42,7 +42,7 @@ def with_steps(pages: Pages, count: int, name: Callable[[int], str], *, bad: int
     rows = [
         (
             *("default", raw, i, "step", name(i), "0" * 32, "failed" if i == bad else "completed", 1, f'{{"i":{i}}}'),
-            *("json", store.db.blob('"a result"'), 5, now + i * 100, now + i * 100 + 50),
+            *("json", store.db.dialect.blob('"a result"'), 5, now + i * 100, now + i * 100 + 50),
         )
         for i in range(count)
     ]

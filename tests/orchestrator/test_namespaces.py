@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from tests.orchestrator.test_loop import Stage
 
 COLUMNS = ("namespace", "name", "version", "kind", "options", "registered_at")

@@ -156,7 +156,7 @@ def test_what_a_former_release_left_when_it_retried_is_not_told(fleet: Fleet, sh
     assert fleet.work(shop, first) == "failed"
     store = fleet.bench.store
     fleet.bench._take(store.retry_run(fleet.bench.text(first)).outgoing)
-    left = ("default", bytes.fromhex(first), "error", "json", store.db.blob('["4000",402]'))
+    left = ("default", bytes.fromhex(first), "error", "json", store.db.dialect.blob('["4000",402]'))
     columns = ("namespace", "run_id", "role", "encoding", "data")
     store.db.transaction(lambda connection: store.db.insert(connection, "aiki_payloads", columns, [left]))
     fleet.bench.report(first, (m.STARTED, {"ms": 1}), source=shop.worker)

@@ -19,7 +19,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from aiki.clock import LearntClock
 from aiki.storage.creating import Durations
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
+from aiki.storage.engine.sqlite import SQLite
 from aiki.storage.store import Store
 
 T = TypeVar("T")
@@ -145,10 +146,7 @@ class SimulatedDatabase(Database):
         self.timeout = 5.0
         self.url = sa.make_url("sqlite://")
         self.clock = LearntClock()
-        self.is_sqlite = True
-        self._placeholder = "?"
-        self._statements = {}
-        self._max_row = None
+        self.dialect = SQLite()
         raw = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None, cached_statements=1000)
         raw.deserialize(_schema())
         raw.executescript(WATCH)

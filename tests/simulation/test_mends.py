@@ -12,7 +12,7 @@ import pytest
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.isolation import Done, Isolation
 from aiki.storage.applying import Applying, Effects
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.store import Store
 from aiki.storage.waking import Waits
 from tests.simulation import world as worlds

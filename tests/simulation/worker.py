@@ -16,7 +16,7 @@ from unittest.mock import patch
 from aiki import clock, ids
 from aiki.messages import Report
 from aiki.settings import Settings
-from aiki.storage import database
+from aiki.storage.engine import database
 from aiki.worker import child as child_module
 from aiki.worker import connection as connection_module
 from aiki.worker import durable as durable_module

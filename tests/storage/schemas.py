@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.migrations import legacy
 from aiki.storage.tables import metadata
 
@@ -22,7 +22,7 @@ _VERSIONS = (legacy.VERSION_TABLE, legacy.OLD_VERSION_TABLE)
 def differences(db: Database) -> list[Any]:
     """Where the tables with Aiki's prefix differ from those of the code: tables, columns, types, indexes."""
     with db.engine.connect() as connection:
-        options = {"include_name": _is_ours, "compare_type": not db.is_sqlite}
+        options = {"include_name": _is_ours, "compare_type": db.dialect.name != "sqlite"}
         found = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
         for table in sa.inspect(connection).get_table_names():
             if table in metadata.tables:
@@ -39,7 +39,7 @@ def shape(db: Database) -> dict[str, list[str]]:
         for table in sorted(sa.inspect(connection).get_table_names()):
             if not _is_ours(table, "table", None):
                 continue
-            if db.is_sqlite:
+            if db.dialect.name == "sqlite":
                 columns = connection.exec_driver_sql(f"PRAGMA table_xinfo({table})").fetchall()
                 indexes = sa.inspect(connection).get_indexes(table)
                 out[table] = [*map(str, columns), *sorted(f"{item['name']} {item['column_names']}" for item in indexes)]
@@ -78,7 +78,7 @@ def unprefixed(dialect: str) -> list[tuple[str, str]]:
 
 def make_unprefixed(db: Database, count: int | None = None) -> str | None:
     """Do the first `count` statements of the old migrations (default: all), as one that was interrupted did; its version."""
-    statements = unprefixed("sqlite" if db.is_sqlite else "mysql")
+    statements = unprefixed(db.dialect.name)
     done = statements[:count]
     following = statements[len(done)][0] if len(done) < len(statements) else None
     with db.engine.connect() as connection:

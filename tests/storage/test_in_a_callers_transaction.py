@@ -18,7 +18,7 @@ from aiki.history import Wait
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage import Store, upgrade
-from aiki.storage.outages import CHANGED_SINCE_READ
+from aiki.storage.engine.mysql_errors import CHANGED_SINCE_READ
 from tests.services import MariaServer
 from tests.storage.bench import Bench, child, step, submission
 from tests.storage.conftest import SetClock

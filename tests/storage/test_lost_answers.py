@@ -38,7 +38,7 @@ class Losing:
 
         def do_commit(connection: Any) -> None:
             commit(connection)
-            self._count(store.db.is_sqlite)
+            self._count(store.db.dialect.name == "sqlite")
 
         def scripted(connection: Any, statements: Any) -> None:
             script(connection, statements)

@@ -24,7 +24,7 @@ def with_steps(store: Store, steps: list[tuple[str, str, str, bytes | None]]) ->
             **{"created_at": 1000 + ordinal, "finished_at": None if state == "open" else 2000 + ordinal},
         }
         if kind == "step" and state == "completed":
-            values |= {"encoding": "json", "data": store.db.blob(f'"result {ordinal}"')}
+            values |= {"encoding": "json", "data": store.db.dialect.blob(f'"result {ordinal}"')}
         rows.append(tuple({**empty, **values}[column] for column in STEP_COLUMNS))
 
     def work(connection: sa.Connection) -> None:

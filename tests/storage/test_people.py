@@ -167,7 +167,7 @@ def test_the_audit_by_namespace_and_filter(open_store: Callable[..., Store], clo
 def test_an_old_database_with_an_audit_is_upgraded(database_url: str) -> None:
     from alembic import command
 
-    from aiki.storage.database import Database
+    from aiki.storage.engine import Database
     from aiki.storage.schema import _config, upgrade
 
     db = Database(database_url)

@@ -43,7 +43,7 @@ def fill(store: Store, count: int, seed: int = 1) -> None:
         row += [reference, error, message, number % 4 + 1, created, started, finished, created]
         runs.append(row)
         payload = codec.encode([[number, {"sku": f"s{number % 10}"}], {"order_id": number % 50, "total": number / 2}])
-        inputs.append((store.namespace, raw, "input", payload.encoding, store.db.blob(payload.text)))
+        inputs.append((store.namespace, raw, "input", payload.encoding, store.db.dialect.blob(payload.text)))
         if reference:
             references.append((store.namespace, name, reference, raw, b"\0" * 32))
     columns = "namespace id kind name version queue state epoch partition_no reference_id error_type error_message attempt"

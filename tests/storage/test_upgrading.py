@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from aiki.errors import ConfigurationError, StorageUnavailable
 from aiki.storage import Store, upgrade
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.migrations import legacy
 from aiki.storage.schema import HEAD, finish, status, upgrade_database
 from tests.scale import FULL, scaled
@@ -89,7 +89,7 @@ class Fresh:
 
     def _make(self, db: Database) -> dict[str, list[str]]:
         name = f"{db.url.database}_fresh"
-        if not db.is_sqlite:
+        if db.dialect.name != "sqlite":
             with db.engine.connect() as connection:
                 connection.exec_driver_sql(f"CREATE DATABASE {name}")
         url = db.url.set(database=name).render_as_string(hide_password=False)
@@ -97,7 +97,7 @@ class Fresh:
         with opened(url) as made:
             assert differences(made) == []
             found = shape(made)
-            if not db.is_sqlite:
+            if db.dialect.name != "sqlite":
                 with made.engine.connect() as connection:
                     connection.exec_driver_sql(f"DROP DATABASE {name}")
         return found
@@ -129,7 +129,7 @@ def test_an_old_installation_keeps_its_rows_and_its_processes(urls: Callable[[],
         count = "SELECT COUNT(*) FROM {}"
         assert db.read(lambda c: db.execute(c, count.format("aiki_runs")).fetchone())[0] == 1
         old = "SELECT version_num FROM aiki_schema"
-        if db.is_sqlite:
+        if db.dialect.name == "sqlite":
             assert "runs" not in tables(db)
             assert db.read(lambda c: db.execute(c, old).fetchone())[0] == "0009", "older releases say that it is newer"
             return
@@ -147,7 +147,7 @@ def test_an_old_installation_keeps_its_rows_and_its_processes(urls: Callable[[],
 
 def test_every_older_state_is_upgraded(urls: Callable[[], str], fresh: Fresh) -> None:
     with opened(urls()) as db:
-        dialect = "sqlite" if db.is_sqlite else "mysql"
+        dialect = db.dialect.name
     # SQLite's migrations are one transaction: none of its databases stands in the middle of one.
     ends, middles = boundaries(dialect)
     if dialect == "mysql":
@@ -210,7 +210,7 @@ def test_an_upgrade_that_dies_after_each_statement_in_turn_is_repeated_until_it_
     url = urls()
     with opened(url) as db:
         start(db)
-        sqlite = db.is_sqlite
+        sqlite = db.dialect.name == "sqlite"
         further = 0 if FULL or sqlite or _is_maria(db) else 24
     step = scaled(7, 1) if sqlite else 1
     for attempt in range(0, 500, step):
@@ -270,13 +270,13 @@ def test_an_application_s_tables_are_left_alone(urls: Callable[[], str], fresh: 
 def test_an_upgrade_that_broke_off_at_an_application_s_table_goes_on(urls: Callable[[], str], fresh: Fresh) -> None:
     """Before the prefix, `users` of the application ended the upgrade; on MySQL half of the tables were made by then."""
     with opened(urls()) as db:
-        dialect = "sqlite" if db.is_sqlite else "mysql"
+        dialect = db.dialect.name
         numbers = [number for number, _ in unprefixed(dialect)]
         stop = next(at for at, (_, sql) in enumerate(unprefixed(dialect)) if sql.startswith("CREATE TABLE users"))
         with db.engine.connect() as connection:
             connection.exec_driver_sql("CREATE TABLE users (id INTEGER PRIMARY KEY, name VARCHAR(50))")
             connection.commit()
-        make_unprefixed(db, numbers.index("0004") if db.is_sqlite else stop)
+        make_unprefixed(db, numbers.index("0004") if db.dialect.name == "sqlite" else stop)
         upgrade_database(db)
         check(db, fresh)
         assert "users" in tables(db)
@@ -314,7 +314,7 @@ def test_an_upgrade_waits_for_another_process_and_says_so(
     monkeypatch.setattr(schema, "_LOCK_STEP", 0)
     monkeypatch.setattr(schema, "LOCK_PATIENCE", -1.0)
     with opened(server_url) as db, opened(server_url) as other, other.engine.connect() as holder:
-        name = schema._lock_names(holder)[0]
+        name = schema._lock_names(other, holder)[0]
         assert holder.exec_driver_sql("SELECT GET_LOCK(%s, 0)", (name,)).scalar() == 1
         number = holder.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
         with pytest.raises(StorageUnavailable, match=f"connection {number} of the database server"):
@@ -335,18 +335,18 @@ def test_an_upgrade_of_another_database_on_the_server_is_not_waited_for(maria: M
 
     one, two = maria.create_database(), maria.create_database()
     with opened(one) as first, opened(two) as second, first.engine.connect() as a, second.engine.connect() as b:
-        assert not set(schema._lock_names(a)) & set(schema._lock_names(b))
+        assert not set(schema._lock_names(first, a)) & set(schema._lock_names(second, b))
 
 
 def test_a_transaction_that_uses_a_table_is_waited_for(
     server_url: str, fresh: Fresh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is waited for beyond any time-out of the client's, and others are not held up behind the wait."""
-    from aiki.storage import long_statements
+    from aiki.storage.engine import mysql
     from aiki.storage.migrations import guards
 
     monkeypatch.setattr(guards, "LOCK_PAUSE", 0.0)
-    monkeypatch.setattr(long_statements, "LOCK_WAIT", 1)
+    monkeypatch.setattr(mysql, "LOCK_WAIT", 1)
     with opened(server_url) as db:
         make_unprefixed(db)
         with opened(server_url) as other, other.engine.connect() as user, caplog.at_level("WARNING"):
@@ -374,7 +374,7 @@ def test_a_process_that_starts_before_the_upgrade_says_what_to_run(urls: Callabl
     url = urls()
     with opened(url) as db:
         make_unprefixed(db)
-        sqlite = db.is_sqlite
+        sqlite = db.dialect.name == "sqlite"
     store = Store(url)
     if sqlite:
         store.check_schema()  # the embedded default upgrades its file by itself

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from aiki.ids import new_id
-from aiki.storage.database import Database
+from aiki.storage.engine import Database
 from aiki.storage.schema import finish, upgrade_database
 from tests.storage.schemas import make_unprefixed
 

@@ -1,19 +1,21 @@
-"""What an error of the database means: an outage, a transaction to be repeated, or something wrong with the statement itself.
+"""What the numbers of MySQL's and MariaDB's errors mean.
 
-PyMySQL and sqlite3 raise `OperationalError` for whatever they know no better name for: a server that is gone, and also a number
-that is out of range (1690), collations that do not mix (1267) or JSON that is none (3140). Only what is named here is an
-outage, which is waited for. Everything else is the fault of what was to be written or read, and is raised as it came: whoever
-waited for that to pass would wait for ever.
+PyMySQL raises `OperationalError` for whatever it knows no better name for: a server that is gone, and also a number that is out
+of range (1690), collations that do not mix (1267) or JSON that is none (3140). Only what is named here is an outage, which is
+waited for. Everything else is the fault of what was to be written or read, and is raised as it came: whoever waited for that to
+pass would wait for ever.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, OperationalError
 
+from aiki.storage.engine.dialect import Meaning
+
+DUPLICATE: Final = 1062
+NO_SUCH_TABLE: Final = 1146
 CHANGED_SINCE_READ: Final = 1020
 
 REPEATED: Final = frozenset({1213, 1205, CHANGED_SINCE_READ, 1412, 3101})
@@ -45,10 +47,6 @@ _FROM_ENGINE: Final = 1030
 _ROW_TOO_BIG: Final = "error 139"
 """The one error of the storage engine that a row is to blame for."""
 
-_SQLITE_OUTAGES: Final = frozenset({3, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 17, 23, 26})
-"""May not, busy, locked, no memory, read-only, interrupted, I/O error, corrupt, full, cannot open, locking protocol, schema
-changed, not allowed, not a database."""
-
 
 def error_code(error: BaseException) -> int | None:
     """The server's error number, if there is one."""
@@ -56,35 +54,22 @@ def error_code(error: BaseException) -> int | None:
     return args[0] if args and isinstance(args[0], int) else None
 
 
-def sqlite_busy(error: SQLAlchemyError) -> bool:
-    """Whether another connection has the file locked."""
-    return _sqlite_code(error) in (5, 6)
-
-
-def is_outage(error: SQLAlchemyError) -> bool:
-    """Whether the database cannot be used now by anybody; else the error is the statement's own."""
-    if isinstance(error, PoolTimeout):
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
-    if error.connection_invalidated:
-        return True
-    if isinstance(error.orig, sqlite3.Error):
-        return _sqlite_code(error) in _SQLITE_OUTAGES or _lacks_tables(error)
+def meaning_of(error: DBAPIError) -> Meaning:
+    """What an error means."""
     code = error_code(error)
+    if code in TOO_LARGE:
+        return Meaning.TOO_LARGE
+    if code in REPEATED:
+        return Meaning.REPEAT
+    if code in READ_ONLY:
+        return Meaning.READ_ONLY
+    if error.connection_invalidated:
+        return Meaning.OUTAGE
     if code is None:
-        return isinstance(error, OperationalError)  # of the driver's own: it could not read what came
+        # Of the driver's own: it could not read what came.
+        return Meaning.OUTAGE if isinstance(error, OperationalError) else Meaning.FAULT
     if code == _FROM_ENGINE and _ROW_TOO_BIG in str(error.orig):
-        return False
+        return Meaning.FAULT
     # 2000 to 2999 are the client's own numbers; those from 9000 on a proxy's (ProxySQL has no server).
-    return code in _OUTAGES or code in REPEATED or code in READ_ONLY or 2000 <= code < 3000 or 9000 <= code < 10_000
-
-
-def _sqlite_code(error: SQLAlchemyError) -> int:
-    original = getattr(error, "orig", None)
-    return int(getattr(original, "sqlite_errorcode", 0)) & 0xFF if isinstance(original, sqlite3.OperationalError) else 0
-
-
-def _lacks_tables(error: DBAPIError) -> bool:
-    """SQLite has one number for this and for much else."""
-    return isinstance(error.orig, sqlite3.OperationalError) and str(error.orig).startswith(("no such table", "no such column"))
+    away = code in _OUTAGES or 2000 <= code < 3000 or 9000 <= code < 10_000
+    return Meaning.OUTAGE if away else Meaning.FAULT
