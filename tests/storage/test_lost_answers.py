@@ -33,7 +33,7 @@ class Losing:
     def __init__(self, store: Store) -> None:
         self.commits = 0
         self.at = 0
-        dialect, script = store.db.engine.dialect, store.db.script
+        dialect, script = store.db.engine.dialect, store.db.dialect.script
         commit = dialect.do_commit
 
         def do_commit(connection: Any) -> None:
@@ -48,7 +48,7 @@ class Losing:
                 raise _wrapped(error)
 
         dialect.do_commit = do_commit  # type: ignore[method-assign]
-        store.db.script = scripted  # type: ignore[method-assign]
+        store.db.dialect.script = scripted  # type: ignore[method-assign]
 
     def _loses(self) -> bool:
         self.commits += 1
