@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +13,7 @@ from aiki.errors import PayloadTooLarge, RunConflict
 from aiki.settings import Settings
 from aiki.states import State
 from tests.ready_made import sqlite_database
-from tests.scale import scaled
+from tests.scale import FULL, scaled
 from tests.services import RabbitServer
 from tests.system.system import System
 from tests.waiting import wait_until
@@ -43,15 +43,28 @@ def limited_rabbit() -> Iterator[RabbitServer]:
         yield server
 
 
-@pytest.fixture
-def limited(make_system: Callable[..., System], limited_rabbit: RabbitServer, mysql_database: str) -> System:
-    return make_system(mysql_database, limited_rabbit.url)
+@pytest.fixture(scope="module")
+def limited_rabbit4() -> Iterator[RabbitServer]:
+    """RabbitMQ 4 as it is by default."""
+    with RabbitServer(newer=True) as server:
+        yield server
 
 
-@pytest.fixture(params=["embedded_system", "limited"])
+LIMITED = ["limited_rabbit", *(["limited_rabbit4"] if FULL else [])]
+
+
+@pytest.fixture(params=LIMITED)
+def limited(request: pytest.FixtureRequest, make_system: Callable[..., System], mysql_database: str) -> System:
+    return make_system(mysql_database, request.getfixturevalue(request.param).url)
+
+
+@pytest.fixture(params=["embedded_system", *LIMITED])
 def either(request: pytest.FixtureRequest) -> System:
-    made: System = request.getfixturevalue(request.param)
-    return made
+    if request.param == "embedded_system":
+        made: System = request.getfixturevalue(request.param)
+        return made
+    make_system, database = request.getfixturevalue("make_system"), request.getfixturevalue("mysql_database")
+    return cast(System, make_system(database, request.getfixturevalue(request.param).url))
 
 
 # ---------------------------------------------------------------- they run
