@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from aiki.handle import Handle
 from aiki.hooks import AnyHook, Hooks
 from aiki.ids import parse_id
 from aiki.model import Accepted, NewRun, RunFilter, RunView
+from aiki.naming import default_name, place
 from aiki.options import MAX_VERSION, Seconds, TaskOptions, check_task_name, is_plain, moment, refuse
 from aiki.retry import RetryPolicy
 from aiki.settings import Settings, check_name
@@ -454,32 +454,6 @@ class Aiki:
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()  # another thread of the parent may have held it
-
-
-def default_name(fn: Callable[..., Any]) -> str:
-    """`module.function`; a script's module is called as its file, as the worker that imports it will."""
-    module = getattr(fn, "__module__", None) or "__main__"
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        path = getattr(main, "__file__", None)
-        if spec is not None:
-            module = spec.name.removesuffix(".__main__")
-        elif path:
-            module = os.path.basename(path).removesuffix(".py")
-    name = getattr(fn, "__name__", None)
-    if not name or name == "<lambda>":
-        raise ConfigurationError(f"{place(fn)}: it has no name of its own; give it one: @app.task(name=...)")
-    return f"{module}.{name}"
-
-
-def place(fn: Callable[..., Any]) -> str:
-    """Where a function is defined, for messages and to tell a function imported twice from two functions."""
-    plain = inspect.unwrap(fn)
-    code = getattr(plain, "__code__", None)
-    if code is None:
-        return repr(fn)
-    return f"{os.path.realpath(code.co_filename)}:{code.co_firstlineno} ({plain.__qualname__})"
 
 
 def _state(value: State | str) -> State:

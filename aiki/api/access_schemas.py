@@ -8,8 +8,7 @@ from marshmallow import fields, validate
 
 from aiki.api.access import ACTIONS, Role
 from aiki.api.answers import Answer, a_time, an_id
-from aiki.api.schemas import (
-    MAX_PAGE,
+from aiki.api.field_checks import (
     Checked,
     Strict,
     boolean,
@@ -22,6 +21,7 @@ from aiki.api.schemas import (
     shaped,
     text,
 )
+from aiki.api.schemas import MAX_PAGE
 from aiki.settings import check_name
 from aiki.storage.passwords import MAX_LENGTH, MIN_LENGTH
 

@@ -91,11 +91,7 @@ class _App(Flask):
 def create_app(settings: Settings, client: EmbeddedClient | None = None, options: ApiOptions | None = None) -> Flask:
     """The app over a client, by default one of its own. To be made in the process that serves it."""
     options = options or ApiOptions()
-    app = _App("aiki.api", static_folder=None)
-    app.url_map.merge_slashes = False
-    app.url_map.strict_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
-    app.config["AIKI_MAX_PAYLOAD"] = settings.payload_limit
+    app = _plain_app(settings, options)
     backend = app.extensions[EXTENSION] = Backend(settings, client, options.max_held, options.max_streams)
     app.extensions[masking.EXTENSION] = masking.Mask(settings.mask.split(","))
     gatekeeper = app.extensions[guard.EXTENSION] = guard.Guard(
@@ -116,10 +112,7 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
 
     @app.before_request
     def _before() -> ResponseReturnValue | None:
-        given = request.headers.get("X-Request-ID", "")
-        g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        logs.set_about(request_id=g.request_id)
-        g.began = time.monotonic()
+        _begin_request()
         scraper = measured.visitor(request.path, request.headers.get("Authorization", ""))
         if scraper is not None:
             g.principal, g.namespace = scraper, settings.namespace
@@ -131,56 +124,92 @@ def create_app(settings: Settings, client: EmbeddedClient | None = None, options
     def _after(response: Response) -> Response:
         idempotency.finish(response)
         make_conditional(response)
-        response.headers["X-Request-ID"] = g.get("request_id", "")
-        if backend.opened:  # before that, only this machine's time is known, which need not be the database's
-            response.headers[wire.TIME_HEADER] = str(backend.now())
-        for name, value in guard.SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
-        if request.is_secure and not guard.is_loopback_name(request.host):
-            response.headers["Strict-Transport-Security"] = "max-age=31536000"
+        _add_headers(response, backend)
         if "refused" in g and request.method not in guard.SAFE_METHODS:
             _audit_refused(str(g.refused))
-        if response.status_code == 401:
-            response.headers["WWW-Authenticate"] = "Bearer"
         took = (time.monotonic() - g.get("began", time.monotonic())) * 1000
         if not (g.get("held") or response.is_streamed):
             measured.instruments.answered(request.endpoint, request.method, response.status_code, took / 1000)
         if options.access_log:
-            size = response.content_length or 0
-            who = request.remote_addr or "-"
-            extra = {"method": request.method, "path": _path(), "status": response.status_code, "ms": round(took, 1)}
-            line = "%s %s %s %d %d bytes %.0f ms %s"
-            shown = (who, request.method, _path(), response.status_code, size, took, g.request_id)
-            access_log.info(line, *shown, extra=extra)
+            _log_access(response, took)
         return response
 
     @app.teardown_request
     def _after_all(_error: BaseException | None) -> None:
         logs.set_about()
 
+    _put_behind(app, settings)
+    problems.install(app)
+    for blueprint in _BLUEPRINTS:
+        app.register_blueprint(blueprint, url_prefix=API)
+    app.register_blueprint(roster.health)
+    app.register_blueprint(metrics.blueprint)
+    return app
+
+
+def _plain_app(settings: Settings, options: ApiOptions) -> Flask:
+    app = _App("aiki.api", static_folder=None)
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = options.max_body or max(32 << 20, 2 * settings.max_payload + (1 << 20))
+    app.config["AIKI_MAX_PAYLOAD"] = settings.payload_limit
+    return app
+
+
+_BLUEPRINTS: Final = (
+    runs.blueprint,
+    run_logs.blueprint,
+    roster.blueprint,
+    queues.blueprint,
+    workers.blueprint,
+    parts.blueprint,
+    batches.blueprint,
+    dead.blueprint,
+    export.blueprint,
+    streams.blueprint,
+    statistics.blueprint,
+    documents.blueprint,
+    people.blueprint,
+    webhooks.blueprint,
+)
+
+
+def _put_behind(app: Flask, settings: Settings) -> None:
+    """Have the app stand under the path of its public URL, and behind the proxies that it may trust."""
     if path := mounting.path_of(settings):
         app.wsgi_app = mounting.Mounted(app.wsgi_app, path)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         trusted = proxies.networks(settings.trusted_proxies)
         app.wsgi_app = proxies.TrustedProxies(app.wsgi_app, trusted)  # type: ignore[method-assign]
-    problems.install(app)
-    app.register_blueprint(runs.blueprint, url_prefix=API)
-    app.register_blueprint(run_logs.blueprint, url_prefix=API)
-    app.register_blueprint(roster.blueprint, url_prefix=API)
-    app.register_blueprint(queues.blueprint, url_prefix=API)
-    app.register_blueprint(workers.blueprint, url_prefix=API)
-    app.register_blueprint(parts.blueprint, url_prefix=API)
-    app.register_blueprint(batches.blueprint, url_prefix=API)
-    app.register_blueprint(dead.blueprint, url_prefix=API)
-    app.register_blueprint(export.blueprint, url_prefix=API)
-    app.register_blueprint(streams.blueprint, url_prefix=API)
-    app.register_blueprint(statistics.blueprint, url_prefix=API)
-    app.register_blueprint(documents.blueprint, url_prefix=API)
-    app.register_blueprint(people.blueprint, url_prefix=API)
-    app.register_blueprint(webhooks.blueprint, url_prefix=API)
-    app.register_blueprint(roster.health)
-    app.register_blueprint(metrics.blueprint)
-    return app
+
+
+def _begin_request() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    logs.set_about(request_id=g.request_id)
+    g.began = time.monotonic()
+
+
+def _add_headers(response: Response, backend: Backend) -> None:
+    response.headers["X-Request-ID"] = g.get("request_id", "")
+    if backend.opened:  # before that, only this machine's time is known, which need not be the database's
+        response.headers[wire.TIME_HEADER] = str(backend.now())
+    for name, value in guard.SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    if request.is_secure and not guard.is_loopback_name(request.host):
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+
+
+def _log_access(response: Response, took: float) -> None:
+    """:param took: milliseconds."""
+    size = response.content_length or 0
+    who = request.remote_addr or "-"
+    extra = {"method": request.method, "path": _path(), "status": response.status_code, "ms": round(took, 1)}
+    line = "%s %s %s %d %d bytes %.0f ms %s"
+    shown = (who, request.method, _path(), response.status_code, size, took, g.request_id)
+    access_log.info(line, *shown, extra=extra)
 
 
 def _admit(app: Flask, limiter: Limiter) -> Response | None:

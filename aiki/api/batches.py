@@ -9,7 +9,7 @@ from flask import Blueprint, Response, url_for
 from marshmallow import ValidationError, fields, validate, validates_schema
 
 from aiki import ids
-from aiki.api import answers, masking, schemas
+from aiki.api import answers, field_checks, masking, schemas
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time, an_id
 from aiki.api.openapi import describe
@@ -32,10 +32,10 @@ _EMPTY: Final = schemas.EmptySchema()
 def _ids(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_IDS:
         raise ValueError(f"it must be a list of 1 to {MAX_IDS:,} run ids")
-    return tuple(dict.fromkeys(schemas.an_id(item) for item in value))
+    return tuple(dict.fromkeys(field_checks.an_id(item) for item in value))
 
 
-schemas.shaped(_ids, type="array", items={"type": "string", "format": "uuid"}, minItems=1, maxItems=MAX_IDS)
+field_checks.shaped(_ids, type="array", items={"type": "string", "format": "uuid"}, minItems=1, maxItems=MAX_IDS)
 
 
 def _hex(value: Any) -> str:
@@ -44,7 +44,7 @@ def _hex(value: Any) -> str:
     return value
 
 
-schemas.shaped(_hex, type="string", pattern="^[0-9a-f]{32}$")
+field_checks.shaped(_hex, type="string", pattern="^[0-9a-f]{32}$")
 
 
 def _confirm(value: Any) -> int | str:
@@ -53,15 +53,15 @@ def _confirm(value: Any) -> int | str:
     return value
 
 
-schemas.shaped(_confirm, anyOf=[{"type": "integer", "minimum": 0}, {"type": "string", "maxLength": 64}])
+field_checks.shaped(_confirm, anyOf=[{"type": "integer", "minimum": 0}, {"type": "string", "maxLength": 64}])
 
 
-class TargetSchema(schemas.Strict):
+class TargetSchema(field_checks.Strict):
     """Which runs: all that match a filter, all that failed of one error, or those named."""
 
-    q = schemas.Checked(schemas.filter_text)
-    fingerprint = schemas.Checked(_hex)
-    ids = schemas.Checked(_ids)
+    q = field_checks.Checked(field_checks.filter_text)
+    fingerprint = field_checks.Checked(_hex)
+    ids = field_checks.Checked(_ids)
 
     @validates_schema
     def _one_way(self, data: dict[str, Any], **_rest: Any) -> None:
@@ -72,24 +72,24 @@ class TargetSchema(schemas.Strict):
 class PreviewSchema(TargetSchema):
     """What would be done to which runs."""
 
-    operation = schemas.Checked(schemas.one_of(*Operation))
+    operation = field_checks.Checked(field_checks.one_of(*Operation))
 
 
 class NewBatchSchema(TargetSchema):
     """What is to be done to which runs. `id` makes asking again harmless."""
 
-    id = schemas.Checked(schemas.an_id)
-    operation = schemas.Checked(schemas.one_of(*Operation), required=True)
-    reason = schemas.Checked(schemas.reason)
-    expected = schemas.Checked(schemas.number(0, 2**31 - 1, whole=True))
-    confirm = schemas.Checked(_confirm)
+    id = field_checks.Checked(field_checks.an_id)
+    operation = field_checks.Checked(field_checks.one_of(*Operation), required=True)
+    reason = field_checks.Checked(field_checks.reason)
+    expected = field_checks.Checked(field_checks.number(0, 2**31 - 1, whole=True))
+    confirm = field_checks.Checked(_confirm)
 
 
-class PageQuery(schemas.Strict):
+class PageQuery(field_checks.Strict):
     """Which page."""
 
-    limit = schemas.Checked(schemas.from_text(schemas.number(1, 200, whole=True), int))
-    after = schemas.Checked(schemas.an_id)
+    limit = field_checks.Checked(field_checks.from_text(field_checks.number(1, 200, whole=True), int))
+    after = field_checks.Checked(field_checks.an_id)
 
 
 _PREVIEW: Final = PreviewSchema()

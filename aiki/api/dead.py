@@ -8,7 +8,7 @@ from typing import Any, Final
 from flask import Blueprint, Response
 from marshmallow import fields
 
-from aiki.api import answers, letters, schemas
+from aiki.api import answers, field_checks, letters, schemas
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time, an_id
 from aiki.api.openapi import describe
@@ -30,7 +30,7 @@ def _letter_id(value: Any) -> str:
     return value
 
 
-schemas.shaped(_letter_id, type="string", pattern="^[0-9a-f]{32}$")
+field_checks.shaped(_letter_id, type="string", pattern="^[0-9a-f]{32}$")
 
 
 def _letters(value: Any) -> list[str]:
@@ -39,27 +39,29 @@ def _letters(value: Any) -> list[str]:
     return [_letter_id(item) for item in value]
 
 
-schemas.shaped(_letters, type="array", items={"type": "string", "pattern": "^[0-9a-f]{32}$"}, minItems=1, maxItems=MAX_LETTERS)
+field_checks.shaped(
+    _letters, type="array", items={"type": "string", "pattern": "^[0-9a-f]{32}$"}, minItems=1, maxItems=MAX_LETTERS
+)
 
 
-class GroupQuery(schemas.Strict):
+class GroupQuery(field_checks.Strict):
     """Which page of a group's runs."""
 
-    limit = schemas.Checked(schemas.from_text(schemas.number(1, 200, whole=True), int))
-    after = schemas.Checked(schemas.an_id)
+    limit = field_checks.Checked(field_checks.from_text(field_checks.number(1, 200, whole=True), int))
+    after = field_checks.Checked(field_checks.an_id)
 
 
-class LettersQuery(schemas.Strict):
+class LettersQuery(field_checks.Strict):
     """Which page of the letters."""
 
-    limit = schemas.Checked(schemas.from_text(schemas.number(1, 200, whole=True), int))
-    after = schemas.Checked(_letter_id)
+    limit = field_checks.Checked(field_checks.from_text(field_checks.number(1, 200, whole=True), int))
+    after = field_checks.Checked(_letter_id)
 
 
 class LettersSchema(schemas.ReasonSchema):
     """Which letters, and why."""
 
-    letters = schemas.Checked(_letters, required=True)
+    letters = field_checks.Checked(_letters, required=True)
 
 
 _EMPTY: Final = schemas.EmptySchema()

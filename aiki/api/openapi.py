@@ -14,7 +14,8 @@ An endpoint declares itself between `@needs` and its function; a test fails for 
 (None: no body), `media` what is not JSON (media type to description). `errors` are codes of `problems.CODES`, beyond those that
 every endpoint has. `example` is a body that works. Path parameters, action and role, the common errors, `Idempotency-Key` of
 POSTs and the headers of answers come by themselves. Fields are described by marshmallow's own types or by the `shape` of a
-`Checked` field (`schemas.shaped`). Answers' names must be unique; they may stand in files of their own, derived from `Answer`.
+`Checked` field (`field_checks.shaped`). Answers' names must be unique; they may stand in files of their own, derived from
+`Answer`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any, Final
 from flask import Blueprint, Response
 from marshmallow import fields
 
-from aiki.api import answers, masking, paging, schemas
+from aiki.api import answers, field_checks, masking, paging
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time
 from aiki.api.openapi import describe
@@ -21,11 +21,11 @@ from aiki.storage.outside import CameIn
 blueprint = Blueprint("parts", __name__)
 
 
-class PartsQuery(schemas.Strict):
+class PartsQuery(field_checks.Strict):
     """Which page."""
 
-    limit = schemas.Checked(schemas.from_text(schemas.number(1, 200, whole=True), int))
-    after = schemas.Checked(schemas.token)
+    limit = field_checks.Checked(field_checks.from_text(field_checks.number(1, 200, whole=True), int))
+    after = field_checks.Checked(field_checks.token)
 
 
 _PAGE: Final = PartsQuery()

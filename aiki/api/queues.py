@@ -8,7 +8,7 @@ from flask import Blueprint, Response, url_for
 from marshmallow import fields
 
 from aiki import filters
-from aiki.api import batches, schemas
+from aiki.api import batches, field_checks, schemas
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time
 from aiki.api.openapi import describe
@@ -132,7 +132,7 @@ def resume(queue: str) -> Response:
 class PurgeSchema(schemas.ReasonSchema):
     """Why a queue is emptied; `confirm` is its name."""
 
-    confirm = schemas.Checked(schemas.queue_name, required=True)
+    confirm = field_checks.Checked(field_checks.queue_name, required=True)
 
 
 _PURGE: Final = PurgeSchema()

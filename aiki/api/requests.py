@@ -13,7 +13,7 @@ from flask import Response, current_app, g, request
 from marshmallow import Schema
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from aiki.api import masking, schemas
+from aiki.api import field_checks, masking
 from aiki.api.access import NAMESPACE_HEADER, NAMESPACE_QUERY, principal
 from aiki.api.backend import Backend
 from aiki.api.problems import Refused, invalid
@@ -58,12 +58,12 @@ def body(schema: Schema, *, optional: bool = False) -> dict[str, Any]:
     """The JSON body, checked. `optional`: no body at all is an empty object."""
     raw = read_body()
     if not raw and optional:
-        return schemas.load(schema, {})
+        return field_checks.load(schema, {})
     if not request.is_json:
         raise Refused(
             415, "unsupported_media_type", "the body must be JSON, sent with the header Content-Type: application/json"
         )
-    return schemas.load(schema, _parse(raw))
+    return field_checks.load(schema, _parse(raw))
 
 
 def read_body(*, keep: bool = False) -> bytes:
@@ -123,7 +123,7 @@ def query(schema: Schema, repeatable: tuple[str, ...] = ()) -> dict[str, Any]:
             raise invalid(f"{name[:60]}: it is given {len(values)} times", {name[:60]: [f"it is given {len(values)} times"]})
         else:
             data[name] = values[0]
-    return schemas.load(schema, data)
+    return field_checks.load(schema, data)
 
 
 def given(data: Mapping[str, Any], *names: str) -> Any:

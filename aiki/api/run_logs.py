@@ -7,7 +7,7 @@ from typing import Any, Final
 from flask import Blueprint, Response
 from marshmallow import fields
 
-from aiki.api import schemas
+from aiki.api import field_checks
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time
 from aiki.api.openapi import describe
@@ -26,10 +26,10 @@ def _number(value: Any) -> int:
     return int(value)
 
 
-class LogsQuery(schemas.Strict):
+class LogsQuery(field_checks.Strict):
     """`after`: the number of the last record that is known."""
 
-    after = schemas.Checked(_number, shape={"type": "integer", "minimum": 0, "maximum": 2**31 - 1})
+    after = field_checks.Checked(_number, shape={"type": "integer", "minimum": 0, "maximum": 2**31 - 1})
 
 
 class LogLineAnswer(Answer):

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from marshmallow import fields, validate
 
 from aiki import filters
-from aiki.api import answers, schemas
+from aiki.api import answers, field_checks, schemas
 from aiki.api.access import needs
 from aiki.api.answers import Answer, a_time
 from aiki.api.openapi import describe
@@ -47,16 +47,16 @@ def _checked_moment(value: str) -> str:
         raise ValueError(f"{value[:40]!r} is not a time; say 15m, 24h, 7d (ago), today or 2026-11-01T12:00Z") from None
 
 
-schemas.shaped(_checked_moment, type="string", maxLength=64)
-schemas.shaped(_span, type="string", maxLength=32)
+field_checks.shaped(_checked_moment, type="string", maxLength=64)
+field_checks.shaped(_span, type="string", maxLength=32)
 
 
-class StatisticsQuery(schemas.Strict):
+class StatisticsQuery(field_checks.Strict):
     """Of which time, in which steps, and of which runs."""
 
-    since = schemas.Checked(_checked_moment)
-    until = schemas.Checked(_checked_moment)
-    step = schemas.Checked(_span)
+    since = field_checks.Checked(_checked_moment)
+    until = field_checks.Checked(_checked_moment)
+    step = field_checks.Checked(_span)
     name = schemas.FilterQuery._declared_fields["name"]
     queue = schemas.FilterQuery._declared_fields["queue"]
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, url_for
 from marshmallow import fields, validate
 
-from aiki.api import schemas
+from aiki.api import field_checks
 from aiki.api.access import needs, principal
 from aiki.api.answers import Answer, a_time, an_id
 from aiki.api.openapi import describe
@@ -63,21 +63,22 @@ def _boolean(value: Any) -> bool:
     return value
 
 
-class WebhookSchema(schemas.Strict):
+class WebhookSchema(field_checks.Strict):
     """A new webhook."""
 
-    url = schemas.Checked(_url, shape={"type": "string", "format": "uri", "maxLength": 2000}, required=True)
-    states = fields.List(schemas.Checked(_state, shape={"type": "string", "enum": STATES}), validate=validate.Length(1, 4))
+    url = field_checks.Checked(_url, shape={"type": "string", "format": "uri", "maxLength": 2000}, required=True)
+    states = fields.List(field_checks.Checked(_state, shape={"type": "string", "enum": STATES}), validate=validate.Length(1, 4))
     names = fields.List(
-        schemas.Checked(_pattern, shape={"type": "string", "minLength": 1, "maxLength": 200}), validate=validate.Length(0, 50)
+        field_checks.Checked(_pattern, shape={"type": "string", "minLength": 1, "maxLength": 200}),
+        validate=validate.Length(0, 50),
     )
-    secret = schemas.Checked(_secret, shape={"type": "string", "minLength": 16, "maxLength": 255})
+    secret = field_checks.Checked(_secret, shape={"type": "string", "minLength": 16, "maxLength": 255})
 
 
-class WebhookChange(schemas.Strict):
+class WebhookChange(field_checks.Strict):
     """What can be changed."""
 
-    enabled = schemas.Checked(_boolean, shape={"type": "boolean"}, required=True)
+    enabled = field_checks.Checked(_boolean, shape={"type": "boolean"}, required=True)
 
 
 class WebhookAnswer(Answer):

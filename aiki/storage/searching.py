@@ -17,8 +17,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -30,6 +29,7 @@ from aiki.states import State
 from aiki.storage.conditions import ALWAYS, ArgumentTest, Condition, Conditions, Window, id_bounds, window_of
 from aiki.storage.reading import Reading
 from aiki.storage.rows import VIEW_COLUMNS, run_view
+from aiki.storage.ways import ALL_COVERED, Place, Plan, Walk, Way
 
 FEW_IDS: Final = 1000
 FEW_NAMES: Final = 30
@@ -47,71 +47,6 @@ CAP: Final = 10_000
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _WORKER_AT: Final = VIEW_COLUMNS.split(", ").index("worker")
-_ALL_COVERED: Final = frozenset({"created_at", "id"})
-
-
-class Place(NamedTuple):
-    """Where a run stands in the order of lists."""
-
-    created_at: int
-    id: bytes
-
-    @property
-    def text(self) -> str:
-        """For tokens."""
-        return f"{self.created_at:x}.{self.id.hex()}"
-
-    @classmethod
-    def of(cls, text: str) -> Place:
-        """Read `text`; raises `ConfigurationError`."""
-        try:
-            moment, _, raw = text.partition(".")
-            if len(raw) == 32:
-                return cls(int(moment, 16), bytes.fromhex(raw))
-        except ValueError:
-            pass
-        raise ConfigurationError(f"{text[:60]!r} is not the `next` of an earlier page")
-
-
-@dataclass(frozen=True)
-class Way:
-    """An index to walk: its name, its columns that hold one value in each lane, and the columns that it holds besides."""
-
-    index: str
-    column: str | None = None
-    lanes: tuple[Any, ...] = (None,)
-    covered: frozenset[str] = _ALL_COVERED
-    decided: frozenset[Term] = frozenset()
-    """Terms that need no more looking at."""
-
-
-@dataclass
-class Plan:
-    """How a filter is looked up.
-
-    :ivar few: the runs' ids, where they are few and known.
-    """
-
-    way: Way
-    window: Window
-    rest: list[Condition] = field(default_factory=list)
-    arguments: ArgumentTest | None = None
-    few: list[bytes] | None = None
-
-    @property
-    def in_index(self) -> bool:
-        """Whether the index holds all that the rest looks at."""
-        return self.arguments is None and all(condition.columns <= self.way.covered for condition in self.rest)
-
-
-@dataclass
-class _Walk:
-    """Where a walk is: between `start` (not included) and `stop` (included) lies the present chunk."""
-
-    down: bool
-    start: Place | None
-    looked: int = 0
-    done: bool = False
 
 
 class Searching(Reading):
@@ -134,7 +69,7 @@ class Searching(Reading):
 
     def _search(self, connection: sa.Connection, where: Filter, limit: int, start: Place | None, *, down: bool) -> Found:
         plan = self._plan(connection, where)
-        walk = _Walk(down, start)
+        walk = Walk(down, start)
         places: list[Place] = []
         for found in self._chunks(connection, plan, walk, limit + 1):
             places += found
@@ -162,7 +97,7 @@ class Searching(Reading):
             if plan.few is None and not plan.rest and plan.arguments is None:
                 number = self._length(connection, plan.way, plan.window, cap + 1)
                 return Count(min(number, cap), number <= cap)
-            walk, number = _Walk(True, None), 0
+            walk, number = Walk(True, None), 0
             for found in self._chunks(connection, plan, walk, None):
                 number += len(found)
                 if number > cap:
@@ -188,7 +123,7 @@ class Searching(Reading):
         return views
 
     # ------------------------------------------------------------ walking
-    def _chunks(self, connection: sa.Connection, plan: Plan, walk: _Walk, wanted: int | None) -> Iterator[list[Place]]:
+    def _chunks(self, connection: sa.Connection, plan: Plan, walk: Walk, wanted: int | None) -> Iterator[list[Place]]:
         """What matches, chunk by chunk, in the order of the walk; `wanted`: no more than so many a chunk are needed."""
         if plan.few is not None:
             yield self._few(connection, plan, walk)
@@ -212,7 +147,7 @@ class Searching(Reading):
             size = min(2 * size, LONGEST_CHUNK_IN_INDEX if quick else LONGEST_CHUNK_IN_ROWS)
             yield found
 
-    def _few(self, connection: sa.Connection, plan: Plan, walk: _Walk) -> list[Place]:
+    def _few(self, connection: sa.Connection, plan: Plan, walk: Walk) -> list[Place]:
         assert plan.few is not None
         conditions, parameters = _all(plan.rest)
         sql = (
@@ -228,7 +163,7 @@ class Searching(Reading):
         walk.looked, walk.done = len(plan.few), True
         return found
 
-    def _end_of_chunk(self, connection: sa.Connection, plan: Plan, walk: _Walk, size: int) -> tuple[Place | None, int]:
+    def _end_of_chunk(self, connection: sa.Connection, plan: Plan, walk: Walk, size: int) -> tuple[Place | None, int]:
         """The last place of the next chunk (None: it is the rest of the lanes), and about how many runs it has."""
         share = max(100, size // len(plan.way.lanes))
         ends: list[Place] = []
@@ -239,7 +174,7 @@ class Searching(Reading):
         stop = None if not ends else max(ends) if walk.down else min(ends)
         return stop, self._between(connection, plan, walk, stop, share * len(plan.way.lanes))
 
-    def _between(self, connection: sa.Connection, plan: Plan, walk: _Walk, stop: Place | None, cap: int) -> int:
+    def _between(self, connection: sa.Connection, plan: Plan, walk: Walk, stop: Place | None, cap: int) -> int:
         """How many runs a chunk has; it has no more than `cap`."""
         if len(plan.way.lanes) == 1 and stop is not None:
             return cap
@@ -250,7 +185,7 @@ class Searching(Reading):
                 total += int(self.db.look(connection, counted, parameters)[0][0])
         return total
 
-    def _nth(self, connection: sa.Connection, plan: Plan, lane: Any, walk: _Walk, count: int) -> Place | None:
+    def _nth(self, connection: sa.Connection, plan: Plan, lane: Any, walk: Walk, count: int) -> Place | None:
         skip = count - 1
         for sql, parameters in self._segments(plan.way, lane, plan.window, walk.start, None, walk.down):
             # An OFFSET over so many entries of an index and no more: it bounds the chunk.
@@ -446,7 +381,7 @@ class Searching(Reading):
         decided = frozenset({term})
         if term.field == "status":
             states = set(State) - states_of(term) if term.negated else states_of(term)
-            covered = _ALL_COVERED | {"state", "name", "queue"}
+            covered = ALL_COVERED | {"state", "name", "queue"}
             return Way("ix_aiki_runs_state", "state", tuple(sorted(state.value for state in states)), covered, decided)
         if term.negated:
             return None
@@ -458,11 +393,11 @@ class Searching(Reading):
             )
         if term.field == "queue" and None not in exact and len(exact) <= FEW_NAMES:
             lanes = tuple(text for text in exact if text is not None and text.isascii())
-            return Way("ix_aiki_runs_queue", "queue", lanes, _ALL_COVERED | {"queue"}, decided) if lanes else None
+            return Way("ix_aiki_runs_queue", "queue", lanes, ALL_COVERED | {"queue"}, decided) if lanes else None
         if term.field == "name":
             names = self._names(connection, patterns)
             if names is not None:
-                return Way("ix_aiki_runs_name", "name", tuple(names), _ALL_COVERED | {"name"}, decided)
+                return Way("ix_aiki_runs_name", "name", tuple(names), ALL_COVERED | {"name"}, decided)
         return None
 
     def _names(self, connection: sa.Connection, patterns: Sequence[Pattern]) -> list[str] | None:

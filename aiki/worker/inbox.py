@@ -57,6 +57,11 @@ class Inbox:
         """How many jobs were taken."""
         self.values: deque[Values] = deque(maxlen=8)
         """Answers to what a workflow asked, the newest last."""
+        self._noticed = 0
+        """The newest number of complete turns of the revocations that was noticed."""
+        self._marked = 0
+        self._taken_before = 0
+        """The number of the newest of the jobs that were here when `_marked` was set to that number."""
 
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery in: its runs become jobs, or are reported as what they are."""
@@ -94,6 +99,20 @@ class Inbox:
                 )
         else:
             self._queue(found.runs, message)
+
+    def is_newer_than(self, complete: int) -> bool:
+        """Whether nothing is here any more that was taken before the revocations were told whole for the `complete`th time.
+
+        To be asked once in each turn, after what has come was taken in.
+        """
+        if self._noticed != complete:
+            self._noticed = complete  # what was sent to this child by now is received in the next turn
+        elif self._marked != complete:
+            self._marked = complete
+            self._taken_before = self.taken
+        else:
+            return not any(job.number <= self._taken_before for job in self.jobs)
+        return False
 
     def _refuse(self, refused: Refused, message: Message) -> None:
         """One dispatch of a list does not pass: it becomes a dead letter, and the others are taken."""

@@ -27,9 +27,10 @@ from aiki.broker.base import Broker
 from aiki.broker.signed import SignedBroker
 from aiki.vitals import Vitals
 from aiki.worker import notices
-from aiki.worker.child import Child, Identity, prepare_standard_streams
+from aiki.worker.child import Child
 from aiki.worker.gate import AGAIN_SECONDS
 from aiki.worker.health import Health
+from aiki.worker.identity import Identity, prepare_standard_streams
 from aiki.worker.keys import WorkerRing
 from aiki.worker.link import Link
 from aiki.worker.notices import LeftRun, Lines, Notice

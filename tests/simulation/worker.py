@@ -23,8 +23,10 @@ from aiki.worker import durable as durable_module
 from aiki.worker import executor as executor_module
 from aiki.worker import link as link_module
 from aiki.worker import notices
-from aiki.worker.child import Child, Identity
+from aiki.worker import subscriptions as subscriptions_module
+from aiki.worker.child import Child
 from aiki.worker.executor import Attempt
+from aiki.worker.identity import Identity
 from aiki.worker.link import Link
 from aiki.worker.notices import LeftRun, Notice
 from aiki.worker.options import Options
@@ -89,7 +91,8 @@ def patched(world: World) -> Iterator[None]:
     """The worker's modules live in the simulation's time."""
     time = VirtualTime(world)
     with ExitStack() as stack:
-        for module in (child_module, durable_module, executor_module, link_module, connection_module, database, clock):
+        timed = (child_module, subscriptions_module, durable_module, executor_module, link_module, connection_module)
+        for module in (*timed, database, clock):
             stack.enter_context(patch.object(module, "time", time))
         stack.enter_context(patch.object(link_module, "select", time))
         stack.enter_context(patch.object(link_module, "TICK_SECONDS", 0.5))
