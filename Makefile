@@ -7,16 +7,20 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test unit check lint bench format lock clean
+.PHONY: help demo test test-one unit check lint bench format lock clean
 
 help: ## tell the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/.runtime ## run an example shop, tasks and a workflow, on the embedded default: no server needed
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: $(VENV)/.dev ## run the tests against a real RabbitMQ and MariaDB (found, started or installed)
 	scripts/test $(BIN)/python $(ARGS)
+
+test-one: $(VENV)/.dev ## run one test, file or folder: make test-one T=tests/test_codec.py
+	@test -n "$(T)" || { echo 'say which: make test-one T=tests/test_codec.py::test_name' >&2; exit 2; }
+	$(BIN)/python -m pytest -q "$(T)" $(ARGS)
 
 unit: $(VENV)/.dev ## run the tests that need no server, several at a time: an answer in under two minutes
 	$(BIN)/python -m pytest -m unit -n auto --dist worksteal $(ARGS)

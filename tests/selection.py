@@ -39,6 +39,8 @@ PROCESS_FILES = frozenset(
     }
 )
 """Single files that do the same."""
+READING = frozenset({("docs", "test_glossary.py"), ("docs", "test_promises.py")})
+"""Files in such folders that only read the tree."""
 LAB = frozenset(
     {
         "simulation",
@@ -62,6 +64,8 @@ def stands_alone(item: pytest.Item) -> bool:
     """Whether this test needs neither a server nor a process of its own, so that others may run beside it."""
     path = item.path.relative_to(_ROOT)
     if path.parts == PAGES:
+        return True
+    if path.parts in READING:
         return True
     if path.parts[0] in PROCESSES or path.name in PROCESS_FILES:
         return False
