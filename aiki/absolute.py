@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 
+from aiki.clock import SECOND
 from aiki.errors import FilterError
-from aiki.filters import FIELDS, LAST, SECOND, Filter, Range, Term, moments_of
+from aiki.filters import FIELDS, Filter, Range, Term, moments_of
+from aiki.spans import LONGEST
 from aiki.zones import EPOCH
 
 
@@ -43,5 +45,5 @@ def _in_utc(field: str, value: Range, zone: dt.tzinfo, now: int) -> Range:
 
 def _utc(at: int) -> str:
     """A moment, to the microsecond; one that has no year of four digits becomes the nearest that has."""
-    moment = EPOCH + dt.timedelta(microseconds=max(-62_135_596_800 * SECOND, min(at, LAST)))
+    moment = EPOCH + dt.timedelta(microseconds=max(-62_135_596_800 * SECOND, min(at, LONGEST)))
     return moment.replace(tzinfo=None).isoformat() + "Z"

@@ -6,6 +6,7 @@ here: what was learnt of it, and monotonic time since.
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable
 from typing import Final
@@ -14,6 +15,8 @@ Clock = Callable[[], int]
 SECOND = 1_000_000
 TOO_SLOW: Final = SECOND
 """Microseconds. An answer that took longer tells little of the time: it is only better than nothing."""
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 # Unlike CLOCK_MONOTONIC it goes on while the machine is suspended.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -27,6 +30,15 @@ def now_us() -> int:
 def monotonic_us() -> int:
     """Microseconds since some moment in the past, the same for all processes of a machine; never set, never back."""
     return time.clock_gettime_ns(_CLOCK) // 1000
+
+
+def iso(at: int, timespec: str = "microseconds") -> str:
+    """A moment as ISO-8601 text in UTC: `2026-01-31T12:00:00.000000Z`.
+
+    :param at: microseconds since the Unix epoch; :param timespec: as `datetime.isoformat` has it.
+    :raises OverflowError: its year has more than four digits.
+    """
+    return (_EPOCH + dt.timedelta(microseconds=at)).isoformat(timespec=timespec).removesuffix("+00:00") + "Z"
 
 
 class LearntClock:

@@ -135,20 +135,50 @@ def _said(error: Exception) -> str:
         return "(its message cannot be shown)"
 
 
+class TooLarge(ValueError):
+    """What is compressed is larger than it may be."""
+
+
+def inflate(text: str | bytes, limit: int) -> bytes:
+    """The JSON of a `json+zlib` payload, and never more than `limit` bytes in memory.
+
+    :raises TooLarge: it is longer than `limit`.
+    :raises ValueError: it is damaged, or its end is missing.
+    """
+    unpacked = zlib.decompressobj()
+    try:
+        raw = unpacked.decompress(base64.b64decode(text, validate=True), limit)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if unpacked.eof:
+        return raw
+    if unpacked.unconsumed_tail or len(raw) >= limit:
+        raise TooLarge(f"it is longer than {limit:,} bytes")
+    raise ValueError("it is incomplete")
+
+
+def text_within(payload: Payload, limit: int) -> str | None:
+    """The payload's JSON text; None where it is longer than `limit`, is damaged, or has an encoding that is not known here."""
+    if payload.encoding == JSON:
+        return payload.text if len(payload.text) <= limit else None
+    if payload.encoding != JSON_ZLIB:
+        return None
+    try:
+        return inflate(payload.text, limit).decode("ascii")
+    except ValueError:
+        return None
+
+
 def json_text(payload: Payload) -> str:
     """The payload's JSON text, decompressed where needed, at most `MAX_INFLATED` of it; raises `DecodeError`."""
     if payload.encoding == JSON:
         return payload.text
     if payload.encoding == JSON_ZLIB:
         try:
-            inflate = zlib.decompressobj()
-            raw = inflate.decompress(base64.b64decode(payload.text, validate=True), MAX_INFLATED)
-            if not inflate.eof and (inflate.unconsumed_tail or len(raw) >= MAX_INFLATED):
-                raise DecodeError(f"a {JSON_ZLIB} payload that would inflate to more than {MAX_INFLATED:,} bytes")
-            if not inflate.eof:
-                raise DecodeError(f"damaged {JSON_ZLIB} payload: it is incomplete")
-            return raw.decode("ascii")
-        except (ValueError, zlib.error) as error:
+            return inflate(payload.text, MAX_INFLATED).decode("ascii")
+        except TooLarge:
+            raise DecodeError(f"a {JSON_ZLIB} payload that would inflate to more than {MAX_INFLATED:,} bytes") from None
+        except ValueError as error:
             raise DecodeError(f"damaged {JSON_ZLIB} payload: {error}") from None
     raise ShapeMismatch(f"payload encoding {payload.encoding!r} is not known here; is this Aiki older than the sender's?")
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
+from aiki import spans
+from aiki.clock import SECOND
 from aiki.errors import FilterError
 from aiki.ids import parse_id
 from aiki.states import ACTIVE, State
@@ -29,7 +31,6 @@ from aiki.zones import moments, since_epoch, wall
 MAX_TEXT: Final = 2000
 MAX_TERMS: Final = 40
 MAX_VALUES: Final = 100
-SECOND: Final = 1_000_000
 
 Kind = Literal["state", "kind", "text", "id", "number", "time", "duration", "args"]
 FIELDS: Final[dict[str, tuple[Kind, str]]] = {
@@ -64,15 +65,10 @@ _BARE: Final = re.compile(r"[\w./@#+=~!?%&$^|;'()\[\]{}<>-]+")
 _SPECIAL: Final = re.compile(r'[\s",\\*:]|^-')
 _OPERATOR: Final = re.compile(r"(>=|<=|>|<)?(.*)", re.DOTALL)
 _NUMBERS: Final = re.compile(r"-?[\d.]*\d\.\.-?\d[\d.]*", re.ASCII)
-_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
-_SPANS: Final = re.compile(rf"(?:{_SPAN.pattern})+")
-_UNITS: Final = {"ms": 1000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND, "d": 86400 * SECOND, "w": 604800 * SECOND}
 _KINDS: Final = ("task", "workflow")
 _HEX: Final = re.compile(r"[0-9a-f-]{1,36}")
 _SHOWN: Final = re.compile(r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d{3}) (?:UTC|([+-]\d\d:\d\d) [\w/+-]{1,40})", re.ASCII)
 """A time as the dashboard writes it."""
-LAST: Final = 253_402_300_799 * SECOND
-"""The last second that has a year of four digits."""
 
 
 # ---------------------------------------------------------------- values
@@ -378,7 +374,7 @@ def _range(check: Callable[[str], object], what: str) -> Callable[[str, _Raw], V
                 check(bound)
             except (ValueError, OverflowError):
                 raise FilterError(f"{bound[:40]!r} is not {what}", raw.start, raw.end - raw.start) from None
-        if op == "=" and not dots and name in ("created", "started", "finished") and _SPANS.fullmatch(low):
+        if op == "=" and not dots and name in ("created", "started", "finished") and spans.is_span(low):
             close = [f">{low}", f"<{low}"]
             raise FilterError(
                 f"{name}:{low} is a single moment; say >{low} (since) or <{low}", raw.start, raw.end - raw.start, close
@@ -416,9 +412,7 @@ def span_of(text: str) -> int:
     """Microseconds of a duration such as `90s`, `1h30m` or `2.5` (seconds); raises ValueError."""
     if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text, re.ASCII):
         return round(float(text) * SECOND)
-    if not text.isascii() or len(text) > 40 or not _SPANS.fullmatch(text):
-        raise ValueError(text)
-    return min(sum(round(float(number) * _UNITS[unit]) for number, unit in _SPAN.findall(text)), LAST)
+    return spans.parse(text)
 
 
 def moments_of(text: str, now: int, zone: dt.tzinfo = dt.UTC) -> tuple[int, int]:
@@ -429,8 +423,8 @@ def moments_of(text: str, now: int, zone: dt.tzinfo = dt.UTC) -> tuple[int, int]
     """
     if text == "now":
         return now, now + 1
-    if text.isascii() and len(text) <= 40 and _SPANS.fullmatch(text):
-        start = max(0, now - span_of(text))
+    if spans.is_span(text):
+        start = max(0, now - spans.parse(text))
         return start, start + 1
     try:
         if text in ("today", "yesterday"):

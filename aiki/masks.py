@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import fnmatch
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
+from aiki.codec import JSON, TAG, Payload, text_within
 
 MASK: Final = "[masked]"
 """What stands for a value that is hidden."""
@@ -85,7 +83,7 @@ class Mask:
     def apply_to_payload(self, payload: Payload) -> Payload | None:
         """A payload in the same way; itself where nothing is hidden, None: it cannot be looked through."""
         try:
-            text = _text_of(payload)
+            text = text_within(payload, MAX_MASKED)
             if text is None:
                 return None
             if _PAIRS.search(text):
@@ -93,7 +91,7 @@ class Mask:
                 found = Masked(json.dumps(found.value, separators=(",", ":")), found.hidden)
             else:
                 found = self.apply_to_text(text)
-        except (ValueError, RecursionError, zlib.error):
+        except (ValueError, RecursionError):
             return None
         return Payload(JSON, found.value) if found.hidden else payload
 
@@ -161,13 +159,3 @@ def _end_of_value(text: str, at: int) -> int:
             return position
         position += 1
     return len(text)
-
-
-def _text_of(payload: Payload) -> str | None:
-    if payload.encoding == JSON:
-        return payload.text if len(payload.text) <= MAX_MASKED else None
-    if payload.encoding != JSON_ZLIB:
-        return None
-    inflate = zlib.decompressobj()
-    raw = inflate.decompress(base64.b64decode(payload.text, validate=True), MAX_MASKED)
-    return raw.decode("ascii") if inflate.eof else None

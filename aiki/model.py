@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from aiki.codec import Payload
 from aiki.messages import Dispatch, RunKey
-from aiki.states import State
+from aiki.states import TERMINAL, State
 
 OnConflict = Literal["error", "return_existing", "retry_failed"]
 """What an enqueue under a reference id that is known does: with another input it is refused; it gives the run that exists; it
@@ -146,10 +146,7 @@ class RunView:
     @property
     def ended(self) -> bool:
         """Whether the state is terminal."""
-        return self.state in _TERMINAL
-
-
-_TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})
+        return self.state in TERMINAL
 
 
 @dataclass(frozen=True, slots=True)

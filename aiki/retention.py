@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Final
 
+from aiki import spans
+from aiki.clock import SECOND
 from aiki.errors import ConfigurationError
 from aiki.states import TERMINAL
 
@@ -15,9 +15,6 @@ KEPT: Final = (*sorted(str(state) for state in TERMINAL), AUDIT, DEAD_LETTERS)
 """What can be given a time: runs by the state that they ended in, audit records, dead letters."""
 LEAST: Final = 60
 """Seconds. Whoever waits for a result must have a chance to see it."""
-
-_UNITS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_DURATION: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
 def parse(text: str) -> dict[str, int]:
@@ -40,10 +37,10 @@ def parse(text: str) -> dict[str, int]:
 
 
 def _seconds(text: str, whole: str) -> int:
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        raise ConfigurationError(f"AIKI_RETENTION={whole!r}: {text!r} is no duration; write 90s, 30m, 12h, 7d or 4w")
-    seconds = int(found[1]) * _UNITS[found[2]]
+    try:
+        seconds = spans.parse(text) // SECOND
+    except ValueError:
+        raise ConfigurationError(f"AIKI_RETENTION={whole!r}: {text!r} is no duration; write 90s, 30m, 12h, 7d or 4w") from None
     if seconds < LEAST:
         raise ConfigurationError(f"AIKI_RETENTION={whole!r}: {text!r} must be {LEAST} seconds or more")
     return seconds

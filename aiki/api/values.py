@@ -7,14 +7,12 @@ by the worker. Classes (enum, dataclass) are not loaded in the server: only thei
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 from aiki import codec
-from aiki.codec import JSON, JSON_ZLIB, MAX_DEPTH, TAG, Payload
+from aiki.codec import JSON, MAX_DEPTH, TAG, Payload
 from aiki.errors import DecodeError, EncodeError, PayloadTooLarge
 
 SHOWN: Final = 256 * 1024
@@ -145,10 +143,10 @@ def readable(payload: Payload | None) -> tuple[bool, Any]:
     if payload is None:
         return True, None
     try:
-        text = _json_text(payload)
+        text = codec.text_within(payload, SHOWN) if len(payload.text) <= SHOWN else None
         plain = None if text is None else json.loads(text)
         return (False, None) if text is None or is_deep(plain) else (True, plain)
-    except (ValueError, RecursionError, zlib.error):
+    except (ValueError, RecursionError):
         return False, None
 
 
@@ -161,15 +159,3 @@ def is_deep(plain: Any) -> bool:
             return True
         level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
     return False
-
-
-def _json_text(payload: Payload) -> str | None:
-    if len(payload.text) > SHOWN:
-        return None
-    if payload.encoding == JSON:
-        return payload.text
-    if payload.encoding != JSON_ZLIB:
-        return None
-    inflate = zlib.decompressobj()
-    raw = inflate.decompress(base64.b64decode(payload.text, validate=True), SHOWN)
-    return raw.decode("ascii") if inflate.eof else None

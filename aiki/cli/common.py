@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +12,7 @@ import click
 
 from aiki import filters, logs
 from aiki.client import wire
+from aiki.clock import iso
 from aiki.errors import FilterError
 from aiki.model import RunView
 from aiki.settings import Settings
@@ -159,10 +159,7 @@ def printable(value: Any) -> str:
 
 def when(micros: int | None) -> str | None:
     """Microseconds since the Unix epoch as ISO 8601, UTC, to the millisecond."""
-    if micros is None:
-        return None
-    moment = dt.datetime.fromtimestamp(micros / 1e6, dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if micros is None else iso(micros, "milliseconds")
 
 
 def ago(micros: int | None, now: int) -> str | None:

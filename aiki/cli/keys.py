@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from aiki import spans
 from aiki.cli import common
 from aiki.cli.access import actor, namespaces_option, role_option, shown, store_of
 
 if TYPE_CHECKING:
     from aiki.storage.keys import KeyView
 
-_UNITS: Final = {"m": 60, "h": 3600, "d": 86400}
+
+LONGEST: Final = 2000 * 365 * spans.UNITS["d"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,7 +33,7 @@ def add(name: str, role: str, namespaces: tuple[str, ...], expires: str | None, 
     """Add an API key and print it. It is shown this once: only a hash of it is kept."""
     span = None if expires is None else _span(expires)
     with store_of(database) as store:
-        until = None if span is None else store.clock() + span * 1_000_000
+        until = None if span is None else store.clock() + span
         secret, key = store.add_key(name, role, namespaces or None, expires_at=until, actor=actor())
     if output != "table":
         common.print_data(output, {**_json(key), "secret": secret})
@@ -73,10 +74,14 @@ def revoke(key_id: str, database: str | None) -> None:
 
 
 def _span(text: str) -> int:
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhd])", text)
-    if found is None:
-        raise click.BadParameter(f"{text!r}: it must be a number and m, h or d, such as 90d", param_hint="--expires")
-    return int(found[1]) * _UNITS[found[2]]
+    """Microseconds."""
+    try:
+        span = spans.parse(text)
+    except ValueError:
+        span = 0
+    if not 0 < span <= LONGEST:
+        raise click.BadParameter(f"{text!r}: it must be a span of at most 2000 years, such as 90d", param_hint="--expires")
+    return span
 
 
 def _state(key: KeyView, now: int) -> str:

@@ -39,7 +39,7 @@ from dataclasses import fields
 from typing import Any, Final, TypeVar, cast, get_args
 
 from aiki import codec, errors, ids
-from aiki.clock import SECOND
+from aiki.clock import SECOND, iso
 from aiki.codec import Payload
 from aiki.messages import OPT_RETRY, OPT_SHAPE, OPT_SOFT_TIME_LIMIT, OPT_TIME_LIMIT, OPT_TRACE
 from aiki.model import (
@@ -92,9 +92,7 @@ class WireError(ValueError):
 # ---------------------------------------------------------------- times
 def time_to_json(us: int | None) -> str | None:
     """Microseconds since the Unix epoch as ISO-8601 text."""
-    if us is None:
-        return None
-    return (_EPOCH + dt.timedelta(microseconds=us)).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return None if us is None else iso(us)
 
 
 def time_from_json(text: str | None) -> int | None:

@@ -8,14 +8,11 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from aiki import zones
+from aiki.clock import iso
+from aiki.filters import quoted
 
 SECOND: Final = 1_000_000
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
-
-
-def iso(us: int) -> str:
-    """As machines read it."""
-    return zones.wall(us, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def exact(us: int, zone: tzinfo = UTC) -> str:
@@ -101,10 +98,7 @@ def share(value: float | None) -> str:
 
 def term(field: str, value: object) -> str:
     """One term of the filter language, quoted if it has to be."""
-    text = str(value)
-    bare = text and all(char.isalnum() or char in "._-@/+" for char in text)
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f"{field}:{text}" if bare else f'{field}:"{escaped}"'
+    return f"{field}:{quoted(str(value))}"
 
 
 FILTERS: Final[dict[str, Callable[..., Any]]] = {

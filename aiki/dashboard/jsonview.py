@@ -5,15 +5,13 @@ Numbers are shown as they are written, whatever their size; the codec's tags are
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
 from aiki.api import masking, values
-from aiki.codec import JSON, JSON_ZLIB, TAG, Payload
+from aiki.codec import JSON, JSON_ZLIB, TAG, Payload, text_within
 
 MAX_READ: Final = 2 << 20
 """Bytes of JSON up to which a payload is taken apart to be shown."""
@@ -46,19 +44,7 @@ class Shown(NamedTuple):
 def text_of(payload: Payload, limit: int = MAX_READ) -> str | None:
     """The JSON text, secrets masked, or None if it is longer than `limit` or not readable here (encrypted)."""
     seen = masking.visible(payload)
-    if seen is None:
-        return None
-    payload = seen
-    if payload.encoding == JSON:
-        return payload.text if len(payload.text) <= limit else None
-    if payload.encoding != JSON_ZLIB:
-        return None
-    try:
-        inflate = zlib.decompressobj()
-        raw = inflate.decompress(base64.b64decode(payload.text, validate=True), limit)
-        return raw.decode("ascii") if inflate.eof else None
-    except (ValueError, zlib.error):
-        return None
+    return None if seen is None else text_within(seen, limit)
 
 
 def parsed(payload: Payload | None, limit: int = MAX_READ) -> tuple[bool, Any]:

@@ -10,7 +10,6 @@ followed; what is answered is not kept; and everything has an end in time.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import hmac
 import http.client
@@ -27,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from aiki.clock import SECOND
+from aiki.clock import SECOND, iso
 from aiki.errors import AikiError
 from aiki.orchestrator.isolation import words
 from aiki.settings import Settings
@@ -147,16 +146,11 @@ class Sender:
     def _body(self, item: ClaimedDelivery) -> bytes:
         event = dict(item.delivery.event)
         for name in ("created_at", "started_at", "finished_at"):
-            event[name] = _time(event.get(name))
+            at = event.get(name)
+            event[name] = None if at is None else iso(at)
         link = f"{self._link}/runs/{event['run_id']}" if self._link else None
         told: dict[str, Any] = {"id": item.delivery.id, "type": "run.ended", "run": event, "link": link}
         return json.dumps(told, separators=(",", ":")).encode("ascii")
-
-
-def _time(micros: int | None) -> str | None:
-    if micros is None:
-        return None
-    return dt.datetime.fromtimestamp(micros / SECOND, dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 # ---------------------------------------------------------------- one request

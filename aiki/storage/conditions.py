@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aiki import ids
-from aiki.codec import JSON, JSON_ZLIB, TAG
+from aiki.codec import JSON, JSON_ZLIB, TAG, inflate
 from aiki.filters import TEXT, Pattern, Range, Term, moments_of, number_of, span_of, states_of
 from aiki.storage.engine import Dialect
 
@@ -221,10 +219,8 @@ def _plain(encoding: str, data: bytes) -> Any:
         if encoding == JSON:
             return json.loads(bytes(data))
         if encoding == JSON_ZLIB:
-            inflate = zlib.decompressobj()
-            raw = inflate.decompress(base64.b64decode(bytes(data), validate=True), MAX_INFLATED)
-            return json.loads(raw) if inflate.eof else None
-    except (ValueError, RecursionError, zlib.error):
+            return json.loads(inflate(bytes(data), MAX_INFLATED))
+    except (ValueError, RecursionError):
         pass
     return None
 

@@ -26,8 +26,6 @@ OWN: Final = ("aiki_payloads", "aiki_attempts", "aiki_links", "aiki_run_logs", "
 LONG_OWN: Final = (("aiki_steps", "ordinal"), ("aiki_inbox", "id"))
 """The same, with what follows `run_id` in the key, where there may be very many."""
 
-_TERMINAL: Final = frozenset(str(state) for state in TERMINAL)
-
 
 class PurgePage(NamedTuple):
     """Runs that may be deleted, and where to go on (None: the end of the state was reached)."""
@@ -68,7 +66,7 @@ class Purging:
             sql = f"SELECT {columns} FROM aiki_runs WHERE namespace = ? AND id"
             wanted = sorted(set(run_ids))
             rows = self.db.where_in(connection, sql, (namespace,), wanted, f"ORDER BY id {self.db.dialect.for_update}")
-            ended = {bytes(row[0]): row for row in rows if row[1] in _TERMINAL and (row[2] or row[3]) < before}
+            ended = {bytes(row[0]): row for row in rows if row[1] in TERMINAL and (row[2] or row[3]) < before}
             going = self._unneeded(connection, namespace, ended)
             if going:
                 self._delete_runs(connection, namespace, [ended[run_id] for run_id in sorted(going)])
