@@ -1,4 +1,4 @@
-"""Is everything there that a run needs to reach its end, and what to do about what is not: `aiki doctor`, and a page."""
+"""Health checks, for `aiki doctor` and a page: whether all that a run needs is there, and what to do where something is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nouns that clients, storage and the API pass to each other. Plain data, no behaviour.
+"""The nouns that clients, storage and the API pass to each other: plain data, and how it is written for the wire.
 
 Times are integers, microseconds since the Unix epoch (UTC), as the database keeps them. Run ids are canonical UUID text.
 """

@@ -61,7 +61,7 @@ class Settings:
     :ivar lease: seconds without a heartbeat after which a worker is lost.
     :ivar max_crashes: how often executing a run may kill its process before the run is dead.
     :ivar history_steps, history_bytes: how long a workflow's history may become before the run must continue as new.
-    :ivar batch_rate: to how many runs a second an orchestrator does what operators ask of many.
+    :ivar batch_rate: runs a second that one orchestrator gets through in bulk operations.
     :ivar session_idle, session_lifetime: seconds without a request, and in all, after which who is signed in must sign in anew.
     :ivar trusted_proxies: addresses or networks, by commas, whose `X-Forwarded-*` headers the server believes.
     :ivar mask: keys, by commas, whose values only admins see; see `aiki.api.masking.Mask`.

@@ -1,8 +1,8 @@
 """The server's HTTP API: Flask over the embedded client, served by gunicorn.
 
-`app.py` puts it together; `runs.py` and `roster.py` hold the endpoints, `schemas.py` what they take, `problems.py` how errors
-are told, `guard.py` who may ask, `server.py` the process. The JSON itself is that of `aiki.client.wire`, which the SDK
-speaks too.
+`app.py` puts it together and lists the modules with endpoints, one for each noun. `schemas.py` has what endpoints take,
+`answers.py` what they answer, `problems.py` the errors. `guard.py` authenticates, `access.py` authorizes, `server.py` is the
+process. The JSON is that of `aiki.client.wire`, which the SDK speaks, too.
 """
 
 from aiki.api.app import ApiOptions, create_app

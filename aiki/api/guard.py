@@ -110,7 +110,7 @@ class Guard:
 
     :param local: the server listens on loopback only.
     :param people: there are users or keys, as far as is known.
-    :param certain: who asks, whatever the request says.
+    :param certain: the principal of every request, for tests and the command line; None: the request decides.
     """
 
     def __init__(

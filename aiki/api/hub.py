@@ -1,7 +1,7 @@
 """Event streams: one thread a process asks the database for all that is listened to, and tells everybody.
 
-However many listen, the database is asked at most `STATEMENTS` times a turn, and there are at most two turns a second. What is
-asked for most often by itself (a list that many look at) is asked for once. More things than there are statements take turns.
+However many listen, a turn asks the database at most `STATEMENTS` times. There are two turns a second, and up to four where new
+listeners come. A list that many people look at is asked for once. If there are more topics than statements, they take turns.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from aiki.storage import Store
 log = logging.getLogger(__name__)
 
 TURN: Final = 0.5
+"""Seconds between turns; half of it where a new listener comes."""
 STATEMENTS: Final = 4
 RUNS_AT_ONCE: Final = 500
 ASK_AGAIN: Final = 10.0
-"""Seconds after which it is asked again whether somebody may listen, and of how many in a turn."""
+"""Seconds between two checks whether a listener may still listen."""
 ASKED_AT_ONCE: Final = 20
+"""Listeners that are checked in one turn."""
 RETRY: Final = b"retry: 3000\n\n"
 _AWAY: Final = 2.0
 

@@ -65,7 +65,7 @@ class Observer:
         self._since = counted_since()
 
     def look(self) -> Seen:
-        """What there is. Whoever comes while another looks gets what was seen before, if anything was."""
+        """The cached snapshot. While one request refreshes it, others get the previous one, if there is one."""
         if self._seen is not None and (time.monotonic() < self._until or self._looking.locked()):
             return self._seen
         with self._looking:

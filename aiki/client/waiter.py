@@ -102,7 +102,7 @@ class Waiter(Generic[E]):
             self._discard(entry)
 
     def close(self) -> None:
-        """Send everybody home."""
+        """Wake all waiters."""
         with self._changed:
             self._closed = True
             for entry in self._waiting:

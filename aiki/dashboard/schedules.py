@@ -1,4 +1,4 @@
-"""The place for schedules, which are to come; until then, what there is for later and for again."""
+"""The page for schedules, which do not exist yet: it says what to use for delayed and repeated runs."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from aiki.dashboard.views import page
 @blueprint.get("/schedules")
 @needs("look")
 def schedules() -> Response:
-    """Say so."""
+    """The page."""
     return page("schedules.html")

@@ -88,7 +88,10 @@ def done(address: str, did: str) -> Response:
 
 
 def one_of(verb: str, known: Container[str]) -> str:
-    """A verb of an address, if it is known; raises `Refused` (404). Routes take any, so that who may not is told that first."""
+    """A verb of an address, if it is known; raises `Refused` (404).
+
+    Routes take any verb, so that the permission is checked before an unknown verb is rejected.
+    """
     if verb not in known:
         raise Refused(404, "not_found", f"there is nothing like {verb[:40]!r} to be done here")
     return verb

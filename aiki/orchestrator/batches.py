@@ -17,7 +17,7 @@ CHUNKS_A_TURN: Final = 4
 LOOK_EVERY: Final = 1.0
 """Seconds between looks for batches that are nobody's."""
 KEPT: Final = 30 * 86400 * SECOND
-"""How long batches that are over, and what became of each of their runs, are kept; their audit records stay."""
+"""Retention of finished batches and of the outcomes of their runs. Audit records are kept."""
 PURGE_EVERY: Final = 10.0
 MAX_REST: Final = 300.0
 """Seconds for which a batch that cannot be brought on is left alone, at most."""

@@ -2,7 +2,7 @@
 
 Two or more may run at once, and any may be killed at any moment: nothing is acked before its commit, every decision is made
 on locked rows, and what only lives in memory (who lives, who was asked) is learnt again from heartbeats and redelivered
-messages. While the database or the broker is away it holds no session and judges nobody.
+messages. While the database or the broker is away it holds no session and declares no worker lost.
 
 A turn takes what has come (`intake`), brings inquiries on (`inquiries`) and does the duties that are due (`duties`). Each unit
 of work is tried by itself (`isolation`).

@@ -20,7 +20,7 @@ AT_ONCE: Final = 100
 """Runs a transaction."""
 MANY: Final = 500
 REST: Final = 10
-"""How long a run that more than `MANY` things came to is left alone, in times of what looking at it took."""
+"""Back-off for a run to which more than `MANY` things came: it rests for this many times as long as looking at it took."""
 
 
 class Stirring:

@@ -135,7 +135,8 @@ class Creating:
 
         :param connection: write in this transaction, which the caller commits; the default is one of our own.
         :param claim: seconds for which the deliveries belong to the caller, who publishes them; None leaves them to the
-        sweeper. :param batch: runs a message at most; None leaves it to what is known of the durations.
+            sweeper.
+        :param batch: runs a message at most; None leaves it to what is known of the durations.
         :param actor: who asks, to be audited; empty: services that have the database themselves are not.
         :raises ReferenceConflict: a reference id belongs to another input.
         :raises RunConflict: an id belongs to a run of another name.

@@ -13,7 +13,7 @@ from aiki.states import TERMINAL, State
 from aiki.storage.engine import Database
 
 COUNTED: Final = 100_000
-"""Counting of a state, of the outbox or of the dead letters ends here: more than that is told as this."""
+"""Counts of a state, of the outbox and of the dead letters are capped at this number."""
 LISTENING: Final = 15.0
 """Seconds within which an orchestrator that works is heard."""
 OLDEST_OF: Final = 5_000

@@ -1,4 +1,4 @@
-"""The verbs that tell of a run's parts: what came to it from outside, and its attempts, page by page."""
+"""Pages of a run's inbox and of its attempts."""
 
 from __future__ import annotations
 

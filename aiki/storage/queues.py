@@ -47,7 +47,7 @@ class Pause(NamedTuple):
 
 
 class Pauses(NamedTuple):
-    """The paused queues of a namespace, and the number of that statement: it rises with each change."""
+    """The paused queues of a namespace, and the version of that list, which rises with each change."""
 
     number: int
     queues: dict[str, Pause]

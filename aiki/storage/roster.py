@@ -1,4 +1,4 @@
-"""The verbs about workers, definitions and dead letters."""
+"""The verbs of workers, orchestrators and definitions, and of saving dead letters."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """The store: every verb on the tables, put together. Nothing else writes them.
 
 The verbs stand by topic: `creating` (new runs), `applying` (changes of runs), `delivering` (the outbox), `operating` (people),
-`steering` (people and workflows), `reading`, `searching`, `outline` (histories as people look at them), `watching` (again and
-again), `queues`, `batches`, `dead`, `why`, `roster` (workers, orchestrators, definitions), `reconciling`, `marking` (markers
-and revocations), `gauging` (metrics), `statistics`, `attention` (what is wrong), `webhooks`, `purging` (retention),
-`idempotency`, `installing` (who this is).
+`steering` (people and workflows), `reading`, `searching`, `outline` (histories for pages), `watching` (polling), `outside`
+(inbox and attempts), `rerunning`, `queues`, `batches` and `batchwork` (bulk operations), `dead` (failures and dead letters),
+`why`, `roster` (workers, orchestrators, definitions), `reconciling`, `marking` (markers and revocations), `gauging` (metrics),
+`statistics` and `tallying`, `attention` (what is wrong), `webhooks`, `purging` (retention), `people` and `keys` (users and API
+keys), `auditing`, `idempotency`, `refusals`, `installing` (the installation).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verbs of those who look on: many runs in one statement, and what is new among a workflow's steps."""
+"""Polling queries for live views: many runs in one statement, and the new steps of a workflow."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Log records of the run that executes, kept for its page: a handler on the root logger, beside those that write lines.
 
-It costs a run that logs nothing nothing. The last 200 records and 64 kB are kept until they are reported, about once a second
+Runs that do not log pay nothing for it. The last 200 records and 64 kB are kept until they are reported, about once a second
 while the run executes and before its end, so that what a process said before it was killed is there.
 """
 
