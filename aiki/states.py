@@ -8,9 +8,6 @@
         │          ├──► stalled (no worker has the definition, or changed code) ─► queued
         └──────────┴──► paused ─► queued
 
-The picture shows the usual ways. `TRANSITIONS` has all of them: a report of a copy that executes can move a run on from
-any of the states in which nobody was known to execute it.
-
 A terminal state changes only by an operator's audited action (`OPERATOR_TRANSITIONS`).
 """
 

@@ -1,6 +1,6 @@
-"""What an orchestrator does beside its loop, each on a thread and a store of its own: it must never hold up reports.
+"""Work beside the orchestrator's loop, each on a thread and with a store of its own, so that it never holds up reports.
 
-Whatever is away is waited for. A thread that dies of something unforeseen says so and goes on.
+Each waits while the database is away. A thread that meets an unexpected error logs it and goes on.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ CHUNK: Final = 500
 """Runs a transaction."""
 CHUNKS_A_TURN: Final = 4
 LOOK_EVERY: Final = 1.0
-"""Seconds between looks for batches that are nobody's."""
+"""Seconds between searches for batches that no orchestrator works on."""
 KEPT: Final = 30 * 86400 * SECOND
 """Retention of finished batches and of the outcomes of their runs. Audit records are kept."""
 PURGE_EVERY: Final = 10.0

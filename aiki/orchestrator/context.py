@@ -1,4 +1,4 @@
-"""What the parts of one orchestrator share."""
+"""The context that the parts of one orchestrator share."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Context:
         self._dirty: set[tuple[str, str]] = set()
         self._next_breath = 0.0
         self._told: list[tuple[str, RunKey]] = []
-        """Revocations that the workers were told of from here, which is not on record yet."""
+        """Revocations that this orchestrator has sent to the workers and that are not yet marked as announced."""
 
     # ------------------------------------------------------------ the session
     @property
@@ -70,7 +70,7 @@ class Context:
 
     @property
     def out(self) -> Outbound:
-        """What is published through it."""
+        """The publisher on that session; raises `BrokerUnavailable` where there is none."""
         if self._out is None:
             raise BrokerUnavailable("there is no session with the broker")
         return self._out

@@ -1,7 +1,7 @@
-"""What RabbitMQ has thrown out of a queue because a policy, or a queue's own limit, told it to.
+"""Messages that RabbitMQ has removed from a queue because of a policy or of a limit of the queue.
 
-It comes as a dead letter, and is none: the run of a dispatch is still queued on record and is dispatched anew, and a report
-says what it says wherever it comes from. People are told which setting does it.
+They arrive as dead letters and are none: the run of a dispatch is still queued on record and is dispatched anew, and a report
+is applied as if it had come the usual way. The log names the setting that causes it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ REASONS: Final = {
 
 
 class Discarded:
-    """Tells such messages from dead letters, and takes dispatches.
+    """Distinguishes such messages from dead letters, and takes the dispatches among them.
 
-    :param why_refused: says why a message is not believed, empty if it is.
+    :param why_refused: gives the reason why a message is not believed, empty if it is.
     """
 
     def __init__(self, store: Store, isolation: Isolation, why_refused: Callable[[bytes], str] = lambda body: "") -> None:

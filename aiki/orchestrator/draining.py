@@ -1,4 +1,5 @@
-"""Workers that say in their reports that they are about to stop: on record, so that nobody is charged for what is killed."""
+"""Workers that announce in their reports that they are about to stop. It is put on record, so that no run is charged for being
+killed then."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ from typing import Final
 from aiki.orchestrator.context import Context
 
 AGAIN_SECONDS: Final = 5.0
-"""A worker whose heartbeats do not say it yet is noted again after so long: its record may have come only now."""
+"""Seconds after which a worker is recorded again whose heartbeats do not announce it yet: its row may be newer than the last
+record."""
 WORKERS: Final = 10_000
 """How many workers are remembered as noted."""
 
 
 class Draining:
-    """What an orchestrator has put on record of them: each worker once in a while, however many messages say it."""
+    """The draining workers that one orchestrator has recorded: each once in a while, however many messages announce it."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -21,7 +23,7 @@ class Draining:
         """Worker to monotonic seconds, the oldest first."""
 
     def note(self, namespace: str, worker: str) -> None:
-        """A message of this worker says that it stops."""
+        """A message of this worker announces that it stops."""
         known = self._context.live.workers.get(worker)
         if known is not None and known.said.draining:
             return  # its heartbeats say so, and are on record

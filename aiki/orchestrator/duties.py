@@ -1,6 +1,6 @@
-"""What an orchestrator does again and again: a table of duties, each with its period.
+"""The duties of an orchestrator, each with its period.
 
-One that fails is done less often until it works again, and holds up no other.
+A duty that fails is done less often until it works again, and does not hold up the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SAID_AGAIN: Final = 300.0
 
 @dataclass(slots=True)
 class Duty:
-    """Something to be done every so many seconds; `work` is given the time (monotonic seconds)."""
+    """A task with a period of `every` seconds; `work` gets the time (monotonic seconds)."""
 
     name: str
     every: float

@@ -19,12 +19,12 @@ logger = logging.getLogger("aiki.orchestrator")
 A_TURN: Final = 4 * FETCH_BYTES
 """Bytes of answers in one turn of the loop: the children that wait are many, and so are others."""
 MAX_WAITING: Final = 10_000
-"""Questions kept; what is beyond it is asked again by whoever asked."""
+"""Questions that are kept. One beyond this number is dropped, and its child asks again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What one child wants to know of its run. `at`: where it listens."""
+    """A question of one child about its run. `at`: the address that it listens on."""
 
     namespace: str
     at: str

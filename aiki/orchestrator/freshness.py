@@ -1,7 +1,7 @@
-"""Signed heartbeats that are sent once more by somebody who has read them: told by their numbers and times.
+"""Replay protection: signed heartbeats that somebody has read and sends again are recognised by their numbers and times.
 
-What a lost worker said would otherwise keep it alive for as long as anybody repeats it. A hello has a number that rises with
-each one of its worker; everything else has the server's time, as the worker knows it from its last snapshot.
+Otherwise the heartbeats of a lost worker would keep it alive for as long as they are repeated. A hello has a number that rises
+with each hello of its worker; all others carry the server's time, as the worker knows it from its last snapshot.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORKERS: Final = 10_000
 
 
 class Freshness:
-    """One orchestrator's memory of what it has heard.
+    """The newest number and time of each worker, as one orchestrator has received them.
 
     :param clock: microseconds since the Unix epoch.
     """
@@ -31,8 +31,8 @@ class Freshness:
         self._hellos: OrderedDict[str, int] = OrderedDict()
 
     def is_fresh(self, beat: Heartbeat) -> bool:
-        """Whether a signed heartbeat is said now. If not, and it is no hello, its worker should say hello, which tells it the
-        time."""
+        """Whether a signed heartbeat is fresh. If it is not, and is no hello, its worker should send a hello, whose answer
+        contains the time."""
         if beat.kind != m.HELLO:
             at = beat.fields.get("at")
             return isinstance(at, int) and abs(self._clock() - at) <= WINDOW * SECOND

@@ -45,7 +45,7 @@ class Item:
     source: Source
     run_id: bytes
     wrong: str = ""
-    """What is wrong with its body: its run fails for it."""
+    """The defect of its body, for which its run fails."""
     size: int = 0
     """About how many bytes it takes, as its share of its message."""
 
@@ -77,16 +77,16 @@ def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def _ends_a_call(report: Report) -> bool:
-    """Whether it says how a call of a workflow's function ended."""
+    """Whether it reports the end of a call of a workflow's function."""
     return report.kind in _APPLIED and "n" in report.body
 
 
 class Kept:
-    """Report messages that were taken and are not applied yet, in their order.
+    """A buffer of report messages that were received and are not applied yet, in their order.
 
-    Nobody waits for the steps of a workflow to be recorded: the broker has confirmed them. So messages of nothing else wait a
-    moment for company, which makes few transactions of many. What ends a call of a workflow has them applied at once, unless
-    others were just applied; anything else does so in any case.
+    The broker has confirmed the steps of a workflow, so nothing waits for them to be recorded. Messages with nothing else wait
+    a moment for more, so that few transactions apply many. The end of a call of a workflow has them applied at once, unless
+    others were just applied; any other report does so in any case.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Kept:
         return bool(self._messages)
 
     def due(self, now: float, *, at_once: bool = False) -> list[tuple[Delivery, ReportList]]:
-        """What is to be applied now; all of it if `at_once`."""
+        """The messages that are to be applied now; all of them if `at_once`."""
         if not self._messages or (now < self._until and not at_once):
             return []
         messages, self._messages, self._bytes = self._messages, [], 0
@@ -143,8 +143,8 @@ class Inbound:
     """Applies reports.
 
     :param rules: makes the rules of a decision for a namespace, at the time of the call.
-    :param refused: is told of a report that cannot be applied: the namespace, the report and why.
-    :param cannot_go_on: is given a run whose failure cannot be recorded either: the namespace, its id and why.
+    :param refused: is called with a report that cannot be applied: the namespace, the report and the reason.
+    :param cannot_go_on: is called with a run whose failure cannot be recorded either: the namespace, its id and the reason.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Inquiries:
         self._ready.clear()
 
     def conclude(self, now: float) -> None:
-        """Ask what is to be asked, and release what nobody holds."""
+        """Send the questions that are due, and release the runs that no worker holds."""
         live: dict[str, set[str]] = {}
         for worker in self._context.live.workers.values():
             live.setdefault(worker.namespace, set()).add(worker.id)
@@ -49,7 +49,8 @@ class Inquiries:
             self._release(verdict)
 
     def _sync(self, round_: Round) -> None:
-        """Send what nobody holds behind all that was reported before everybody said so."""
+        """Send the runs that no worker holds down their report partitions, behind all that was reported before the workers
+        answered."""
         for partition, inquiries in round_.by_partition().items():
             again = [key for key, inquiry in inquiries.items() if inquiry.again]
             sync = Report(m.SYNC, "", 0, {"n": round_.nonce, "runs": list(inquiries), "again": again})
@@ -58,7 +59,7 @@ class Inquiries:
             self._context.out.report(partition, body, lambda carriers=carriers: self._settle(carriers))  # type: ignore[misc]
 
     def take_sync(self, namespace: str, sync: Report, delivery: Delivery) -> None:
-        """What was reported before it is applied before `conclude`, which releases what is still open."""
+        """A `SYNC` has come back: all that was reported before it is applied before `conclude` releases what is still open."""
         carrier = Carrier(delivery)
         free = dict.fromkeys(map(RunKey._make, sync.body["runs"]), False)
         free.update(dict.fromkeys(map(RunKey._make, sync.body["again"]), True))
@@ -135,9 +136,9 @@ class Inquiries:
             context.follow(namespace, applied)
 
     def _loss(self, ends: dict[str, WorkerEnd], row: RunRow) -> str | None:
-        """What became of the worker that had bound a run, in words, if it was lost with the run in its hands.
+        """The fate of the worker that had bound a run, in words, if it was lost while it held the run.
 
-        One that was stopping was killed by whoever had asked it to: for a deploy no run is charged.
+        A worker that was draining was killed on purpose: no run is charged for a deploy.
         """
         if row.worker is None or row.worker.hex() in self._context.live.workers:
             return None

@@ -1,4 +1,4 @@
-"""What comes out of the broker's queues: each message is read and acted on by itself, so that none can spoil another's turn."""
+"""Receives messages from the broker's queues. Each is read and handled by itself, so that none can spoil another's turn."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Telling workers the key of their namespace, sealed to the public key of their hello, and telling them again when it changes.
+"""Gives workers the key of their namespace, sealed to the public key of their hello, and again whenever it changes.
 
-A worker whose key is right is told whatever is new. One that has none is told if the installation hands keys out; a worker that
-was given its key as a setting (`AIKI_WORKER_KEY`) needs no such trust.
+A worker whose key is right gets every new one. A worker without a key gets one if the installation hands keys out; a worker
+that has its key from a setting (`AIKI_WORKER_KEY`) needs no such trust.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ logger = logging.getLogger("aiki.orchestrator")
 
 
 class Introducing:
-    """One orchestrator's.
+    """Of one orchestrator.
 
-    :param installation: tells what is on record.
+    :param installation: gives the installation's record.
     """
 
     def __init__(self, installation: Callable[[], Installation], clock: Callable[[], int]) -> None:
@@ -33,7 +33,7 @@ class Introducing:
         self._told: set[str] = set()
 
     def greet(self, beat: Heartbeat, proven: bool, out: Outbound) -> None:
-        """A worker was heard: see that it has the newest key. `proven`: what it said was signed, and rightly."""
+        """A heartbeat of a worker has come: see that it has the newest key. `proven`: the heartbeat was signed correctly."""
         installation = self._installation()
         newest = installation.newest_key(beat.namespace)
         required = installation.signatures == REQUIRE

@@ -39,7 +39,7 @@ class Done(NamedTuple, Generic[R]):
 
 
 class Failed(NamedTuple):
-    """A unit of work raised; `why` says what."""
+    """A unit of work raised an error; `why` is the reason."""
 
     why: str
 
@@ -55,7 +55,7 @@ class Isolation:
         self._monotonic = monotonic
         self._lines: dict[str, tuple[float, int]] = {}
         self.counted: Counter[str] = Counter()
-        """Refusals by source since somebody took them from here."""
+        """Refusals by source, since they were last taken from here."""
         self.last: dict[str, str] = {}
         """Why the last one of each source was refused."""
 
@@ -107,7 +107,7 @@ class Isolation:
 
     # ------------------------------------------------------------ telling
     def note(self, source: str, why: str) -> None:
-        """Count a refusal, and say it in one line; where there are very many, in one line for all."""
+        """Count a refusal and log it: one line each, or one line for all where there are very many."""
         self.counted[source] += 1
         self.last[source] = why[:MAX_WHY]
         now = self._monotonic()

@@ -66,7 +66,7 @@ class Round:
 
 @dataclass(slots=True)
 class Verdict:
-    """What inquiries came to. `held` names the executor's worker and what it said; `free` is held by nobody."""
+    """The result of inquiries. `held`: runs, each with the answer of its worker; `free`: runs that no worker holds."""
 
     namespace: str
     held: list[tuple[RunKey, str, Held]] = field(default_factory=list)
@@ -165,5 +165,6 @@ class Judge:
         return done
 
     def promised(self, nonce: int) -> bool:
-        """Whether a `SYNC` is one of ours: all live workers have promised never to begin what it names."""
+        """Whether this orchestrator has sent the `SYNC`: then all live workers have promised never to begin the runs that it
+        names."""
         return nonce in self._promised

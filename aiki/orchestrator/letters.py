@@ -1,4 +1,4 @@
-"""Dead letters: what nobody can read or place is kept for people, whole if that can be, cut if not."""
+"""Dead letters: messages that cannot be read or placed are kept for people, whole if possible, else cut."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_HEADER: Final = 2_000
 """Characters of a header's value that are kept."""
 MAX_HEADERS: Final = 20
 FORGED: Final = 100
-"""Messages that are not believed of which so many are kept within `FORGED_SECONDS`; the others are counted."""
+"""How many messages that are not believed are kept within `FORGED_SECONDS`; the others are only counted."""
 FORGED_SECONDS: Final = 60.0
 _HEAD: Final = 64 * 1024
 """Bytes of a message that are looked at to find out its namespace."""
@@ -34,7 +34,7 @@ class Letters:
     """Keeps dead letters. A letter that the database refuses is cut, and in the end only logged: it never comes back.
 
     :param namespace: the orchestrator's own.
-    :param why_refused: says why a message is not believed, empty if it is.
+    :param why_refused: gives the reason why a message is not believed, empty if it is.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Letters:
         self.keep(self.namespace_of(delivery.body), source, reason, delivery.body, headers)
 
     def _keep_forged(self, delivery: Delivery, source: str, reason: str) -> None:
-        """Keep what nobody of this installation has sent: some of it, and not much of each, for there may be very much."""
+        """Keep some of the messages that no process of this installation has sent, and little of each, for there may be very
+        many."""
         now = self._monotonic()
         if now >= self._forged_until:
             self._forged_until, self._forged = now + FORGED_SECONDS, 0

@@ -1,7 +1,7 @@
-"""Which workers live, as one orchestrator hears it: heartbeats in, losses out. No I/O; time is handed in.
+"""The liveness of workers, as one orchestrator sees it: heartbeats in, losses out. No I/O; time is handed in.
 
-A worker is lost when nothing was heard of it for a lease **during which its judge was listening**: after a gap (this
-process was stopped, the broker or the database was away) every worker gets a full term again.
+A worker is lost when no heartbeat of it has come for a lease **during which this orchestrator was listening**: after a gap
+(the process was stopped, the broker or the database was away) every worker gets a full term again.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from aiki.messages import Heartbeat, Held, RunKey
 from aiki.storage.roster import Said
 
 GAP = 5.0
-"""Seconds between two ticks after which this process cannot be said to have listened."""
+"""Seconds between two ticks above which this process has not been listening."""
 
 
 class Skill(NamedTuple):
-    """What a worker can execute: (name, version) as this kind, from these queues."""
+    """A definition that a worker can execute: (name, version) of this kind, from these queues."""
 
     kind: str
     queues: frozenset[str]
@@ -40,14 +40,14 @@ class Worker:
     held: dict[RunKey, Held] = field(default_factory=dict)
     queues: frozenset[str] = frozenset()
     paused: frozenset[str] = frozenset()
-    """What it held to be paused by the beat before."""
+    """The queues that it took for paused, by the beat before."""
     said: Said = field(default_factory=lambda: Said([]))
     fetches: bool = False
     """Whether its children fetch values that a history leaves out (`messages.FETCH`)."""
     reads_failures: bool | None = None
-    """Whether its children read what is told of a failed run's error; None: its hello was not heard by this orchestrator."""
+    """Whether its children read the details of a failed run's error; None: this orchestrator has not received its hello."""
     beats: int = 0
-    """Beats heard in a row by this orchestrator."""
+    """Beats that this orchestrator has received in a row."""
 
 
 class Live:
@@ -74,7 +74,7 @@ class Live:
         self._asked = {}
 
     def tick(self, now: float) -> None:
-        """To be called often. A gap since the last call means that nobody listened."""
+        """To be called often. A gap since the last call means that this process was not listening."""
         if self._listening_since is not None and now - self._last_tick > GAP:
             self.listen(now)
         self._last_tick = now
@@ -87,7 +87,8 @@ class Live:
     def know(
         self, namespace: str, worker: str, definitions: Iterable[tuple[str, str, str]], queues: Iterable[str], now: float
     ) -> None:
-        """A worker that the database has as alive; it gets a full term to be heard. `definitions`: name, version, kind."""
+        """A worker that the database has as alive; it gets a full term for its first heartbeat. `definitions`: name, version,
+        kind."""
         if worker not in self.workers:
             self.workers[worker] = Worker(namespace, worker, now, _kinds(definitions), queues=frozenset(queues))
 
@@ -117,7 +118,7 @@ class Live:
         return True
 
     def leave(self, worker: str) -> None:
-        """The worker said bye."""
+        """The worker has sent its bye."""
         self.workers.pop(worker, None)
         self._fresh.pop(worker, None)
 
@@ -141,15 +142,15 @@ class Live:
         return all(worker.fetches for worker in self.workers.values() if worker.namespace == namespace)
 
     def read_failures(self, namespace: str) -> bool:
-        """Whether no live worker of a namespace is known to be unable to read what is told of a failed run's error.
+        """Whether no live worker of a namespace is known to be unable to read the details of a failed run's error.
 
-        Those that were not heard yet do not count: code would miss exceptions that it catches whenever an orchestrator starts.
-        Should one of them be of a former release, what it has met is met so in replays (`WorkflowRun`).
+        Workers whose hello has not come yet do not count: code would miss exceptions that it catches whenever an orchestrator
+        starts. Should one of them be of a former release, what it has met is met so in replays (`WorkflowRun`).
         """
         return not any(w.reads_failures is False for w in self.workers.values() if w.namespace == namespace)
 
     def skills(self, namespace: str) -> Skills:
-        """What the live workers of a namespace can execute."""
+        """The definitions that the live workers of a namespace can execute."""
         known: dict[tuple[str, str], dict[str, Skill]] = {}
         for worker in self.workers.values():
             if worker.namespace == namespace:
@@ -162,7 +163,7 @@ class Live:
         return frozenset(queue for worker in self.workers.values() if worker.namespace == namespace for queue in worker.queues)
 
     def take_fresh(self) -> dict[str, dict[str, Said]]:
-        """Workers heard since the last call, with what they said: by namespace, then id."""
+        """Workers whose heartbeats have come since the last call, with their content: by namespace, then id."""
         out: dict[str, dict[str, Said]] = {}
         for worker in self._fresh.values():
             out.setdefault(worker.namespace, {})[worker.id] = worker.said
@@ -170,7 +171,7 @@ class Live:
         return out
 
     def take_asking(self) -> dict[str, list[str]]:
-        """Workers that have asked since the last call whether they are heard, by namespace."""
+        """Workers that have asked since the last call whether their beats are received, by namespace."""
         asked, self._asked = self._asked, {}
         return asked
 

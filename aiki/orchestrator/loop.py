@@ -65,7 +65,7 @@ HEARD_AT_ONCE = 1000
 BROKER_HEARTBEAT = 6
 """Seconds. An orchestrator that is stopped holds the report partitions until RabbitMQ gives it up, after two of these."""
 IDLE_LIMIT = 8
-"""Seconds after which the database ends a session of ours that says nothing: a stopped orchestrator frees its locks."""
+"""Seconds of silence after which the database ends a session: so the locks of a stopped orchestrator are freed."""
 
 
 class Orchestrator:
@@ -117,7 +117,7 @@ class Orchestrator:
         self._reading = 0
         """How many report partitions are subscribed to."""
         self._misconfigured = ("", 0.0)
-        """What was said of it, and until when that counts."""
+        """The note about it, and until when that counts."""
         trust = Trust(ring, store.clock)
         letters = Letters(store, self.isolation, settings.namespace, trust.why_refused)
         self._intake = Intake(
@@ -175,7 +175,7 @@ class Orchestrator:
         self.close()
 
     def _say_why(self, error: StorageUnavailable | BrokerUnavailable, pause: float) -> None:
-        """What somebody has to mend is said once, and then once in a while, however often it is tried again."""
+        """A fault that a person has to mend is logged once, and then once in a while, however often it is tried again."""
         self._page.tell(vitals.BROKER, logs.masked(str(error)))
         if not isinstance(error, BrokerMisconfigured):
             self._misconfigured = ("", 0.0)
@@ -281,7 +281,7 @@ class Orchestrator:
 
     # ------------------------------------------------------------ duties
     def _read_partitions(self, now: float) -> None:
-        """Take reports from all partitions that there are: somebody may have raised their number."""
+        """Take reports from all partitions that there are: their number may have been raised."""
         reading = self._store.installation().reading
         for partition in range(self._reading, reading):
             self._context.session.subscribe(reports(partition), REPORT_PREFETCH)
@@ -328,7 +328,7 @@ class Orchestrator:
         inquire(self._context.session, worker.namespace, keys)
 
     def _announce(self, now: float) -> None:
-        """Tell the workers of revocations that whoever recorded them may not have told."""
+        """Send the workers the revocations that the process which recorded them may not have sent."""
         told = self._context.take_told()
         if told:
             self._store.announced(told)
@@ -344,7 +344,7 @@ class Orchestrator:
             self.duties.soon("announce")
 
     def _tell_heard(self, now: float) -> None:
-        """Answer the workers that ask whether anybody hears them, many in a message: all workers receive each."""
+        """Answer the workers that ask whether their beats are received, many in a message: all workers receive each."""
         for namespace, workers in self._live.take_asking().items():
             for at in range(0, len(workers), HEARD_AT_ONCE):
                 names = [m.called(worker) for worker in workers[at : at + HEARD_AT_ONCE]]
@@ -360,7 +360,7 @@ class Orchestrator:
                 self._context.out.control(namespace, m.PAUSE_SOON, worked.pause_soon)
 
     def _save(self, now: float) -> None:
-        """Put on record who was heard and how long runs take, and that this orchestrator lives."""
+        """Record the workers whose heartbeats have come, the durations of runs, and that this orchestrator lives."""
         failing = (f"duty {name} fails again and again: {why}" for name, why in self.duties.broken.items())
         self._page.tell(vitals.INSIDE, logs.masked(next(failing, "")))
         self._wishes.say_alive(ALIVE)

@@ -1,7 +1,7 @@
-"""Markers: sent down the queues in which something is to be proven, one at a time (`aiki.storage.marking`).
+"""Markers: one at a time is sent down each queue about which something is to be proven (`aiki.storage.marking`).
 
-A queue gets a marker only if somebody takes from it, so that a queue without workers, or a paused one, is not filled. One that
-does not come back is lost if its queue was seen to be empty: then the next one is sent in its place.
+Only a queue that workers consume from gets a marker, so that a queue without workers, or a paused one, is not filled. A marker
+that does not come back counts as lost once its queue was seen empty: then the next one is sent in its place.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from aiki.storage.marking import SEEN, UNSEEN
 EMPTY_FOR: Final = 10.0
 """Seconds for which a queue is seen empty before its marker is taken for lost: it may be in a worker's hands."""
 LOST_AFTER: Final = 900.0
-"""Seconds after which a marker is taken for lost though its queue, from which somebody takes, is never seen empty."""
+"""Seconds after which a marker counts as lost though its queue, which workers consume from, is never seen empty."""
 SETTLE: Final = 60.0
-"""Seconds after which nobody publishes a dispatch that was revoked: much longer than a delivery is claimed for."""
+"""Seconds after which no process publishes a dispatch that was revoked: much longer than the claim on a delivery."""
 CHORE: Final = "revocations"
 HELD: Final = 30.0
 EVERY: Final = 5.0

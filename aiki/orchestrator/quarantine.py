@@ -73,7 +73,7 @@ class Quarantine:
             self._noted.clear()
 
     def interrupted(self, *, sound: bool) -> None:
-        """The session is gone. `sound`: the database or the broker went away, which says nothing of the messages."""
+        """The session is gone. `sound`: because the database or the broker went away, so the messages are no suspects."""
         if sound and len(self._survived) < REMEMBERED:
             self._survived.update(self._noted)
         self._noted.clear()

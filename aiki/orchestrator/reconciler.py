@@ -40,7 +40,7 @@ PAGE: Final = 500
 PAGES: Final = 20
 """Pages of a state of a namespace that a round looks at."""
 BEATS_TO_TRUST: Final = 3
-"""Beats of a worker, heard in a row, that must not name a run before it is inquired."""
+"""Beats of a worker, received in a row, that must not name a run before it is inquired."""
 
 Found = Iterator[tuple[str, Applied]]
 Page = Callable[[bytes], tuple[list[Applied], bytes | None]]
@@ -77,7 +77,7 @@ class Reconciler:
         """Runs that their worker did not name, and in which round that was."""
         self._cursors: dict[tuple[str, str], bytes] = {}
         self._hurry: dict[str, bytes] = {}
-        """Namespaces in which a worker has said hello: how far their stalled runs were looked at since."""
+        """Namespaces in which a worker has sent a hello, with how far their stalled runs were looked at since."""
         self._round: Found | None = None
 
     @property
@@ -231,7 +231,7 @@ class Reconciler:
 
     # ------------------------------------------------------------ stalled
     def unpark(self, namespace: str) -> list[Applied]:
-        """A worker has said hello: dispatch a page of the stalled runs that it can execute; `unpark_more` goes on."""
+        """A worker has sent a hello: dispatch a page of the stalled runs that it can execute; `unpark_more` goes on."""
         applied, place = self._stalled(namespace, b"")
         self._hurry.pop(namespace, None)
         if place is not None:
@@ -239,7 +239,7 @@ class Reconciler:
         return applied
 
     def unpark_more(self) -> Found:
-        """The next page of the stalled runs of a namespace in which a worker has said hello."""
+        """The next page of the stalled runs of a namespace in which a worker has sent a hello."""
         for namespace, after in list(self._hurry.items())[:1]:
             del self._hurry[namespace]
             applied, place = self._stalled(namespace, after)

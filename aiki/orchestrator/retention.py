@@ -83,7 +83,7 @@ class Retention:
         """See `background.Chore`."""
 
     def _work(self) -> Iterator[int]:
-        """One round over everything; a step a transaction that deleted so many rows."""
+        """One round over everything. Each step is a transaction and gives how many rows it deleted."""
         now = self._store.clock()
         while count := self._store.purge_leftovers():
             yield count
@@ -105,7 +105,7 @@ class Retention:
             yield count
 
     def _isolated(self, steps: Iterator[int], what: str) -> Iterator[int]:
-        """What cannot be deleted in one place is no reason to keep everything else."""
+        """Go on with the rest where something cannot be deleted."""
         try:
             yield from steps
         except AikiError:

@@ -1,7 +1,7 @@
-"""Snapshots: what a worker that says hello must never begin, told a page at a time.
+"""Snapshots: all revocations that concern a worker, sent in pages after its hello.
 
-There may be a million revocations, so a snapshot is of the worker's own queues alone, and is sent a little in each turn: what
-is revoked meanwhile the worker hears as everybody does, for it listens already.
+There may be a million of them, so a snapshot has only those of the worker's own queues, and a little of it is sent in each
+turn. The worker listens already, so it receives what is revoked meanwhile as all workers do.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Snapshots:
         return len(self._open)
 
     def clear(self) -> None:
-        """The session is gone: workers will say hello again."""
+        """The session is gone: workers will send their hello again."""
         self._open.clear()
         self._queues.clear()
         self._later.clear()
 
     def begin(self, namespace: str, worker: str, queues: list[str], fields: dict[str, Any]) -> None:
-        """A worker said hello. `fields`: what the last message of its snapshot says beside."""
+        """A worker has sent a hello. `fields`: what the last message of its snapshot contains beside the revocations."""
         if worker in self._open:
             self._later[worker] = (namespace, queues, fields)  # one that is begun over and over is never done
             return

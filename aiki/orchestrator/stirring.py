@@ -1,7 +1,8 @@
-"""Looking at runs that something has come to: an event, the end of a child, an order of a parent.
+"""Wake-ups: looking at runs that have new arrivals, such as an event, the end of a child or an order of a parent.
 
-Whoever records such a thing says so (`note`); what nobody said, because its process died, is found in the inbox (`find`). A run
-to which very much comes is looked at less often, so that this costs little: it is brought on by all that has come, not by each.
+The code that records an arrival notes the run here (`note`). If its process died before that, the arrival is found in the
+inbox (`find`). A run with very many arrivals is looked at less often, so that this costs little: one look brings it on for all
+of them.
 """
 
 from __future__ import annotations

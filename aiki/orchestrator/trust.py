@@ -28,7 +28,7 @@ class Trust:
         self._introducing = None if ring is None else Introducing(lambda: ring.installation, clock)
 
     def admits(self, delivery: Delivery, beat: Heartbeat, out: Outbound) -> bool:
-        """Whether a heartbeat counts. Its worker is told what it lacks: a key, or the time."""
+        """Whether a heartbeat counts. If not, its worker is sent what it lacks: a key, or the time."""
         signed = delivery.believed and bool(delivery.namespace)
         if self._introducing is not None:
             self._introducing.greet(beat, signed, out)
@@ -46,6 +46,6 @@ class Trust:
 
 
 def see_whose(delivery: Delivery, namespace: str) -> None:
-    """The key of one namespace says nothing about another. Raises `MessageError`."""
+    """The key of one namespace proves nothing about another. Raises `MessageError`."""
     if delivery.namespace not in ("", namespace):
         raise MessageError(f"a message of namespace {namespace!r} that is signed for {delivery.namespace!r}")

@@ -67,7 +67,7 @@ _SPECIAL_6: Final = tuple(
 
 
 class NotDelivered(AikiError):
-    """It was not taken; the text says why."""
+    """It was not taken; the text is the reason."""
 
 
 class Refused(NotDelivered):

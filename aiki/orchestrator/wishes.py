@@ -1,7 +1,7 @@
-"""What operators want of workers, told to them until they do it: take nothing from paused queues, drain, stop.
+"""Operators' requests to workers, repeated until they are met: take nothing from paused queues, drain, stop.
 
-Whoever records a wish tells the workers at once, if it can. Control messages are not confirmed, so an orchestrator compares
-what is recorded with what each heartbeat says, and tells again where they differ.
+The process that records a request sends it to the workers at once, if it can. Control messages are not confirmed, so an
+orchestrator compares the record with each heartbeat and sends the request again where they differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Wishes:
 
     # ------------------------------------------------------------ paused queues
     def paused(self, namespace: str, *, fresh: bool = False) -> dict[str, object]:
-        """What the workers of a namespace are told of paused queues; `fresh`: as the database has it now."""
+        """The paused queues as they are sent to the workers of a namespace; `fresh`: as the database has them now."""
         if fresh:
             self._pauses = self._store.all_pauses()
         number, names = self._pauses.get(namespace, (0, []))
@@ -51,7 +51,8 @@ class Wishes:
                 out.control(namespace, m.QUEUES, (), **self.paused(namespace))
 
     def compare(self, worker: Worker, out: Outbound) -> bool:
-        """A beat said which queues its worker holds to be paused: tell it again if it is wrong. True: it said something new."""
+        """A beat contains the queues that its worker takes for paused: send them again if they are wrong. True: they have
+        changed."""
         said = frozenset(worker.said.paused)
         if said != worker.queues.intersection(self._pauses.get(worker.namespace, (0, []))[1]):
             out.control(worker.namespace, m.QUEUES, (), **self.paused(worker.namespace))

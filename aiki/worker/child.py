@@ -51,7 +51,7 @@ SLICE_NS: Final = 5_000_000
 IDLE_SECONDS: Final = 2.0
 SLOW_SECONDS: Final = 0.1
 PATIENCE_SECONDS: Final = 1.0
-"""What waits behind a slow task for this long is given back even if no other child of this worker is idle."""
+"""Jobs that wait behind a slow task for this long are given back even if no other child of this worker is idle."""
 LEASE_SECONDS: Final = 10.0
 BEAT_SECONDS: Final = 2.0
 LEAVE_SECONDS: Final = 30.0
@@ -280,7 +280,7 @@ class Child:
         self._after(dispatch, report)
 
     def _keep_logging(self) -> None:
-        """An earlier run may have set up logging anew: ours is there all the same."""
+        """Install Aiki's log handlers again: an earlier run may have replaced them."""
         if _log.disabled:
             logs.revive()
         if self._log is not None:
@@ -335,9 +335,9 @@ class Child:
             self._current = self._durable = None
 
     def _clear_away(self, attempt: Attempt, report: Report) -> None:
-        """What an interrupted attempt has started does not outlive it.
+        """Kill the processes that an interrupted attempt has started.
 
-        A pool among that may be one that other runs would use, and a thread cannot be ended, so this child is replaced then.
+        They may have been a pool that other runs would use, and a thread cannot be ended, so this child is replaced then.
         """
         if self._gate.raised and report.kind != messages.COMPLETED:
             killed = kill_own(self._identity.mark, os.getppid(), attempt.began)
@@ -378,8 +378,8 @@ class Child:
     def _bind(self, job: Job, began: int) -> bool:
         """Report `started` and wait until that is confirmed; False when the child is to leave first.
 
-        The run may end this process. So all else that is here goes back before, and is confirmed and acked when this returns:
-        nobody has to be asked about it afterwards.
+        The run may end this process. So all other jobs go back first, and this is confirmed and acked when the method returns:
+        no inquiry about them is needed afterwards.
         """
         dispatch = job.dispatch
         self._sources.unsubscribe()
@@ -407,7 +407,7 @@ class Child:
             self._clear_wake()
 
     def _after(self, dispatch: Dispatch, report: Report) -> None:
-        """What the run says about prefetching, and whether this child has had enough."""
+        """Adapt the prefetch to the duration of the run, and see whether this child is to be replaced."""
         if report.kind in (messages.FAILED, messages.RETRY):
             run_id = ids.to_text(bytes.fromhex(dispatch.run_id))
             error = report.body["type"]
@@ -455,10 +455,11 @@ class Child:
             connection.beat()
 
     def _settle_backlog(self) -> None:
-        """Have redelivered messages settled although this child is busy: nobody is to execute them as they are.
+        """Report redelivered messages although this child is busy: they must not be executed as they are.
 
-        After a crash of the broker a whole backlog is flagged. What is dispatched anew by the time a child is free can begin at
-        once. The first message that is not redelivered ends it; what may be begun is passed on.
+        After a crash of the broker a whole backlog is flagged as redelivered. Runs that are dispatched anew by the time a
+        child is free can begin at once. The first message that is not redelivered ends it; jobs that may be begun are passed
+        on.
         """
         self._sources.take_to_settle()
         for delivery in self._connection.receive(0):
@@ -472,7 +473,7 @@ class Child:
         self._ledger.flush()
 
     def _make_way(self, ran: float) -> None:
-        """Let nothing wait behind the slow task that somebody else could run."""
+        """Give back jobs that wait behind the slow task and that another child could run."""
         if self._sources.takes_ahead:
             self._sources.unsubscribe()
             for delivery in self._connection.receive(0):

@@ -1,8 +1,8 @@
-"""A broker session that is made anew whenever it is lost, and the messages that it has not confirmed.
+"""A broker session that is reopened whenever it is lost, and the messages that it has not confirmed.
 
-Invariant: what was posted is kept until the broker has confirmed it and all that was posted before it, and after each gap
-everything from the first unconfirmed message on is sent again, in order: so whoever reads in order never misses one before
-another. A gap is a lost session, a refused or a returned message. Used by one thread at a time.
+Invariant: a message that was posted is kept until the broker has confirmed it and all messages posted before it. After each
+gap everything from the first unconfirmed message on is sent again, in order: so a receiver that reads in order never misses a
+message before another. A gap is a lost session, a refused or a returned message. Used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Connection:
 
     # ------------------------------------------------------------ connecting
     def connect(self) -> bool:
-        """Have a session: the one there is, or a new one if it is time to try. What was unconfirmed is sent again first."""
+        """Return the session, or open a new one if it is time to try. Unconfirmed messages are sent again first."""
         if self.session is not None:
             return True
         now = self._clock()
@@ -167,7 +167,7 @@ class Connection:
         return True
 
     def tell(self, to: Address, body: bytes) -> bool:
-        """Send a transient message, which nobody confirms; False if there is no session."""
+        """Send a transient message, which is not confirmed; False if there is no session."""
         if self.session is None:
             return False
         try:

@@ -1,4 +1,4 @@
-"""What a child's death means for the runs that it held: the reports that the link sends in its place."""
+"""The consequences of a child's death for the runs that it held: the reports that the link sends in its place."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def death_reports(notice: Notice, run: LeftRun) -> list[Report]:
 
 
 def death_report(notice: Notice, run: LeftRun) -> Report:
-    """What a child's death means for a run that it held: charged only if its own code was executing."""
+    """The report for a run that a dead child held: it is charged only if its own code was executing."""
     body: dict[str, Any] = {"ms": run.ms}
     kind = messages.RETURNED
     if not run.executing or notice.reason == notices.COLD:

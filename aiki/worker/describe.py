@@ -64,7 +64,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def _user_frames(frames: TracebackType | None) -> TracebackType | None:
-    """The frames without ours at the beginning (the executor) and at the end (the signal handler)."""
+    """The frames without Aiki's at the beginning (the executor) and at the end (the signal handler)."""
     while frames is not None and _is_ours(frames):
         frames = frames.tb_next
     last, frame = frames, frames
@@ -82,7 +82,7 @@ def _is_ours(frame: TracebackType) -> bool:
 
 
 def _clean(text: str, limit: int) -> str:
-    """`text` as valid UTF-8 of at most about `limit` bytes; what is left out in the middle is told."""
+    """`text` as valid UTF-8 of at most about `limit` bytes; a note stands in place of a middle that is left out."""
     if len(text) > 2 * limit:  # do not encode a hundred megabytes to keep four thousand
         left_out = len(text) - 2 * limit
         text = text[:limit] + f"\n[… {left_out:,} characters left out …]\n" + text[-limit:]

@@ -52,7 +52,7 @@ _MAX_STACK: Final = 16 * 1024
 
 @dataclass(slots=True, eq=False)
 class Port:
-    """What a child lends to the workflow that it executes. `lock` is held by the main thread outside of user code."""
+    """The services of a child for the workflow that it executes. `lock` is held by the main thread outside of user code."""
 
     lock: threading.Lock
     connection: Connection
@@ -68,8 +68,8 @@ class Port:
     """Report the run as one whose function cannot be left, and end this process."""
     loop: Loop
     answers_at: str = field(default_factory=lambda: secrets.token_hex(16))
-    """Where answers come to. Whoever may bind a queue to the answers gets those whose address it knows, and executors are
-    named in what others hear."""
+    """The address for answers. A process that may bind a queue to the answers receives those whose address it knows, and
+    executors are named in messages that others receive."""
 
 
 class Host:
@@ -287,7 +287,8 @@ class Host:
         return loop.run(drive(gate, lambda: value, around), contextvars.copy_context())
 
     def _meant(self, raised: BaseException, before: int) -> BaseException:
-        """What a step has raised; a cancelled asyncio task stands for a cancel or a soft limit of ours, if there was one."""
+        """The error that a step has raised; for a cancelled asyncio task it is the cancel or the soft limit that caused it, if
+        there was one."""
         gate = self._port.gate
         if not isinstance(raised, asyncio.CancelledError):
             return raised

@@ -1,7 +1,7 @@
-"""Executing one run: load its input, run the user's code, classify what came of it, and report.
+"""Executes one run: loads its input, calls the user's code, classifies the outcome, and reports it.
 
-A pipeline over one struct, `Attempt`. It is the one boundary at which whatever user code raises is caught, be it SystemExit,
-an exception that cannot be printed, or an interrupt that arrives between two bytecodes of ours.
+A pipeline over one struct, `Attempt`. It is the one boundary at which all errors of user code are caught, be it SystemExit, an
+exception that cannot be printed, or an interrupt that arrives between two bytecodes of Aiki's code.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Executor:
     """Executes runs in this process, one after the other.
 
     :param leaving: whether this process is to end.
-    :ivar last_progress: what the task last said, for the keeper to send.
+    :ivar last_progress: the progress that the task reported last; the keeper sends it.
     """
 
     def __init__(self, settings: Settings, gate: Gate, leaving: Callable[[], bool] = lambda: False) -> None:
@@ -223,7 +223,7 @@ class Executor:
         return self.loop.run(drive(self._gate, lambda: work, around), context)
 
     def note_progress(self, fraction: float | None, message: str) -> None:
-        """Keep what the run says of its progress, for the keeper to send."""
+        """Keep the progress that the run reports; the keeper sends it."""
         self.last_progress = (fraction, message)
 
     # ------------------------------------------------------------ classify and report

@@ -25,7 +25,7 @@ CANCEL: Final = 2
 
 
 class Gate:
-    """Open while user code runs. `raised` tells afterwards which interrupts were delivered (bits `SOFT`, `CANCEL`)."""
+    """Open while user code runs. Afterwards `raised` has the interrupts that were delivered (bits `SOFT`, `CANCEL`)."""
 
     __slots__ = ("_loop", "_slot", "_soft", "_task", "index", "open", "raised", "soft_limit", "softened")
 
@@ -74,8 +74,8 @@ class Gate:
         return self._slot.softened == self.index and self._slot.softened_times > self.softened
 
     def take_soft_limit(self) -> SoftTimeLimitExceeded | None:
-        """The error of a soft limit that is over and was raised nowhere; the caller raises it. Once: what is done for it
-        (compensations, say) takes its time."""
+        """The error of a soft limit that has passed and was not raised; the caller raises it. Given once: compensations, for
+        example, take their time."""
         if self.raised & SOFT or not self._soft_limit_due():
             return None
         return self._take()

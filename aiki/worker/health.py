@@ -47,7 +47,7 @@ class Place(Protocol):
 
 
 class Trouble(NamedTuple):
-    """What is wrong with a child. `moves`: it is alive in some way, or will be."""
+    """The fault of a child. `moves`: it is alive in some way, or will be."""
 
     why: str
     moves: bool

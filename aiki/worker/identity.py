@@ -1,4 +1,4 @@
-"""Who a child is, and what it has instead of a terminal."""
+"""The identity of a child process, and its standard input."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aiki.worker.strays import Mark
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a child is. `worker` is the worker incarnation's id; `wake` an eventfd that others write to have it look up;
-    `mark` tells the processes that it starts."""
+    """The identity of a child. `worker` is the worker incarnation's id; `wake` an eventfd that wakes the child when others
+    write to it; `mark` identifies the processes that it starts."""
 
     worker: str
     slot: int
@@ -27,7 +27,7 @@ class Identity:
 
 
 def prepare_standard_streams() -> None:
-    """Give the child a standard input that is nobody's terminal."""
+    """Give the child a standard input that is not a terminal."""
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

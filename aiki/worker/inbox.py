@@ -1,4 +1,4 @@
-"""What a child has taken from the work queues: jobs to execute, and what is answered at once instead."""
+"""The prefetch buffer of a child: jobs to execute, and the messages that are answered at once instead."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MAX_KEPT: Final = 64 * 1024
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A run that may be begun. `run` is its id as 16 bytes; `leased` says that its message no longer waits for it; `number`
-    tells which was taken before which."""
+    """A run that may be begun. `run` is its id as 16 bytes; `leased`: its message no longer waits for it; `number` gives the
+    order in which jobs were taken."""
 
     dispatch: Dispatch
     run: bytes
@@ -101,9 +101,9 @@ class Inbox:
             self._queue(found.runs, message)
 
     def is_newer_than(self, complete: int) -> bool:
-        """Whether nothing is here any more that was taken before the revocations were told whole for the `complete`th time.
+        """Whether all jobs here were taken after the `complete`th complete snapshot of the revocations.
 
-        To be asked once in each turn, after what has come was taken in.
+        To be asked once in each turn, after the received messages were taken in.
         """
         if self._noticed != complete:
             self._noticed = complete  # what was sent to this child by now is received in the next turn
@@ -126,7 +126,7 @@ class Inbox:
         self._ledger.add(0, Report(messages.REFUSED, "", 0, body), message)
 
     def _inquire(self, refused: Refused) -> None:
-        """Have the run asked about that a dispatch names: perhaps nobody else has it. If somebody has, it stays with them."""
+        """Have orchestrators ask who executes the run that a refused dispatch names. If a worker holds the run, it keeps it."""
         if refused.run_id and refused.partition is not None:
             inquiry = Report(messages.INQUIRE, refused.run_id, refused.epoch, {"why": "again"})
             self._ledger.add(refused.partition, inquiry, None)

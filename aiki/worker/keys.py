@@ -45,7 +45,8 @@ class WorkerRing:
 
     @property
     def state(self) -> str:
-        """Which key the worker has, without telling it, and whether it asks for signatures; as `Introducing` compares it."""
+        """A digest of the worker's key, which does not reveal it, and whether the worker requires signatures; `Introducing`
+        compares it."""
         self.refresh()
         return "" if self._keys is None else key_state(self._keys.signing, self._required)
 
@@ -68,7 +69,8 @@ class WorkerRing:
         return True
 
     def take(self, control: Mapping[str, Any], proven: bool, opener: Opener) -> bool:
-        """The link was told keys; whether they were taken. `proven`: the message was signed with a key that is known here."""
+        """The link has received keys; whether they were accepted. `proven`: the message was signed with a key that is known
+        here."""
         sealed, proof = str(control.get("sealed", "")), str(control.get("proof", ""))
         try:
             data = opener.open(sealed)

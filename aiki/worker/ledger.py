@@ -173,5 +173,5 @@ def _parts(
 
 
 def _shrunk(sent: Sent, limit: int) -> bytes | None:
-    """What is sent in place of a message that the broker does not take; None for dispatches that are given back."""
+    """The message that is sent in place of one that the broker does not take; None for dispatches that are given back."""
     return without_what_is_too_large(sent.body, limit, SIGNATURE) if sent.to.kind is Kind.REPORTS else None

@@ -1,4 +1,4 @@
-"""How long a child lives: for so many runs, and while it has no more than so much memory. Then another one takes its place."""
+"""The lifetime of a child: a number of runs and a limit of memory, after which another child takes its place."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The link: the worker's own conversation with the orchestrators, in a process that never runs user code.
+"""The link: the worker's connection to the orchestrators, in a process that never runs user code.
 
-It says hello and takes the snapshot of revocations, names in each heartbeat what the worker holds, answers who holds what,
-reports what has started and how children died, and passes cancels on to the supervisor. It shares no interpreter with user
-code, so nothing that a task does keeps it from speaking.
+It sends the hello and receives the snapshot of revocations, names the held runs in each heartbeat, answers ownership
+inquiries, reports started runs and dead children, and passes cancels on to the supervisor. It shares no interpreter with user
+code, so no task can keep it from doing this.
 
 It reads the slots first and the supervisor's notices second: a dead child's runs leave the slot only after the notice of them
-is on its way, so what is held is never missing from both.
+has been sent, so a held run is never missing from both.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ STARTED_NS: Final = 250_000_000
 STOP_SECONDS: Final = 5.0
 BARRIER_SECONDS: Final = 0.001
 DEATHS: Final = 200
-"""Reports in a message about a child that died: each tells the same message of up to some kB."""
+"""Reports in one message about a dead child: each contains the same message of up to some kB."""
 _CONTROL_PREFETCH: Final = 1000
 ASK_SECONDS: Final = 10.0
-"""Between two times of asking whether an orchestrator hears this worker."""
+"""Seconds between two beats that ask whether an orchestrator receives them."""
 UNHEARD_SECONDS: Final = 30.0
-"""Without an answer for so long it says hello again: an older release answers nothing else."""
+"""Seconds without an answer after which it sends a hello again: orchestrators of an older release answer nothing else."""
 TURN_SECONDS: Final = 60.0
-"""Between two times of asking which revocations are of use."""
+"""Seconds between two questions which revocations are still in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Link:
     """See the module.
 
     :param wakes: an eventfd for each child, to have it look at the shared memory.
-    :param page: where it says how it does; None: nobody asks.
+    :param page: the page that its health is written to; None: none.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Link:
         """Notice number to how many of its report messages are unconfirmed."""
         self._started: dict[int, _Started] = {}
         self._telling = False
-        """Whether it is being said that the worker stops."""
+        """Whether heartbeats announce that the worker stops."""
         self._deadline: float | None = None
         self._pauses = -1
         """The number of the newest word on which queues are paused."""
@@ -118,11 +118,11 @@ class Link:
         self._page = page
         self._heard = 0.0
         self._next_ask = float("inf")
-        """Infinite while nobody has said that it would answer."""
+        """Infinite while no orchestrator has announced that it answers."""
 
     # ------------------------------------------------------------ life
     def run(self) -> int:
-        """Until the supervisor says stop; returns the exit code."""
+        """Work until the supervisor sends `stop`; returns the exit code."""
         while not self._may_stop():
             self.turn()
         if self._deadline is not None and self._notices:
@@ -140,7 +140,7 @@ class Link:
         return not (self._notices or self._connection.unconfirmed) or self._clock() >= self._deadline
 
     def turn(self) -> None:
-        """Once round: connect, hear, say."""
+        """One turn: connect, receive, send."""
         connection = self._connection
         connected = connection.connect()
         if self._page is not None:
@@ -313,7 +313,7 @@ class Link:
             self._note_heard(answers=True)
 
     def _pause_queues(self, control: Control) -> None:
-        """Take over which queues are paused, unless something newer was said already."""
+        """Take over the paused queues, unless a newer list has been received already."""
         number, names = control.fields.get("number"), control.fields.get("paused")
         if not isinstance(number, int) or not isinstance(names, list) or number < self._pauses:
             return

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: its progress and what it logs, as reports, not more often than each may come."""
+"""Progress and logs of a run while it executes, as reports that are limited in their rate."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _OURS: Final = "aiki"
 _NOISY: Final = ("amqp", "kombu", "asyncio")
 _MAILS: Final = frozenset({"logging.handlers.SMTPHandler", "django.utils.log.AdminEmailHandler"})
 _TAKEN: Final = "_aiki_taken"
-"""What a record is marked with when it has passed the filters of a handler."""
+"""The attribute of a record that has passed the filters of a handler."""
 
 
 @contextmanager

@@ -24,7 +24,7 @@ _log = logging.getLogger("aiki.worker")
 
 
 def main(options: Options) -> int:
-    """Run a worker in this process until it is told to stop; returns the exit code (`options.EXIT_*`)."""
+    """Run a worker in this process until it is stopped; returns the exit code (`options.EXIT_*`)."""
     page = Vitals("worker", name=options.name)
     page.tell(vitals.INSIDE, f"it is importing {', '.join(options.apps)}")
     try:

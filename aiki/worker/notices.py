@@ -1,7 +1,7 @@
-"""What supervisor and link tell each other: JSON lines over a socket pair.
+"""The messages between supervisor and link: JSON lines over a socket pair.
 
-To the link: `death` (a `Notice`), `draining`, `stop`. To the supervisor: `confirmed` (a notice's number), `interrupt`, `drain`.
-The supervisor keeps a notice, and tells it to each new link, until it is confirmed.
+To the link: `death` (a `Notice`), `draining`, `stop`. To the supervisor: `confirmed` (a notice's number), `interrupt`,
+`drain`. The supervisor keeps a notice, and sends it to each new link, until it is confirmed.
 """
 
 from __future__ import annotations

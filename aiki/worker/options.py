@@ -1,4 +1,4 @@
-"""What `aiki-worker` was asked to be."""
+"""The options of `aiki-worker`."""
 
 from __future__ import annotations
 

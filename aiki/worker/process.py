@@ -1,4 +1,4 @@
-"""What the operating system is asked about processes: dying with the parent, why a process died, how much memory it has."""
+"""Calls of the operating system about processes: dying with the parent, why a process died, how much memory it has."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def call(apps: Iterable[Hooks], kind: str, loop: Loop | None = None) -> None:
 
 
 def call_last(apps: Iterable[Hooks], loop: Loop) -> None:
-    """Call the hooks for the end of a child, the last one first. What one raises is logged, and the others are called."""
+    """Call the hooks for the end of a child, the last one first. Their errors are logged, and the others are called."""
     for hook in reversed([hook for hooks in apps for hook in hooks.child_stop]):
         try:
             _call(hook, loop)

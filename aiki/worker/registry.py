@@ -1,4 +1,4 @@
-"""What a worker can execute: the apps named with `-A`, and their definitions."""
+"""The definitions that a worker can execute: those of the apps named with `-A`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Definition(Protocol):
 
     @property
     def name(self) -> str:
-        """What dispatches call it."""
+        """Its name in dispatches."""
 
     @property
     def version(self) -> str:
@@ -49,7 +49,7 @@ class Definition(Protocol):
 
     @property
     def retry(self) -> RetryPolicy:
-        """What follows when it raises."""
+        """Its retry policy."""
 
     @property
     def time_limit(self) -> float | None:
@@ -61,7 +61,7 @@ class Definition(Protocol):
 
     @property
     def hooks(self) -> Hooks:
-        """What is called around its runs."""
+        """The hooks around its runs."""
 
 
 def tries_of(dispatch: Dispatch, definition: Definition) -> Tries:
@@ -71,7 +71,7 @@ def tries_of(dispatch: Dispatch, definition: Definition) -> Tries:
 
 
 class App(Protocol):
-    """What `-A` names."""
+    """The apps that `-A` names."""
 
     @property
     def versions(self) -> Mapping[tuple[str, str], Definition]:
@@ -83,7 +83,7 @@ class App(Protocol):
 
     @property
     def hooks(self) -> Hooks:
-        """What it has a worker call."""
+        """The app's hooks for workers."""
 
     def use_broker(self, url: str) -> None:
         """Have this broker in place of the app's own, as if the app had named it."""
@@ -107,7 +107,7 @@ class Registry:
             raise ConfigurationError(f"{len(self.names):,} definitions; a worker carries at most 65,000")
 
     def triples(self) -> list[list[str]]:
-        """`[name, version, kind]` of each, as heartbeats tell them; of several versions the newest is the one defined last."""
+        """`[name, version, kind]` of each, as heartbeats carry them; of several versions the newest is the one defined last."""
         return [[d.name, d.version, d.kind] for d in self.definitions.values()]
 
 

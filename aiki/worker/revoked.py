@@ -108,12 +108,13 @@ class Revoked:
 
     @property
     def turning(self) -> bool:
-        """Whether a snapshot is awaited, which says what is of use. Also for a link that takes the place of another."""
+        """Whether a snapshot is awaited that contains the revocations still in use. Also for a link that takes the place of
+        another."""
         return bool(self._header[_TURNS] != self._header[_COMPLETE])
 
     @property
     def should_turn(self) -> bool:
-        """Whether there are so many that it is time to ask which of them are of use."""
+        """Whether there are so many that it is time to ask for those still in use."""
         return len(self) > self._header[_MANY] and not self.turning
 
     def turn(self) -> None:

@@ -37,7 +37,7 @@ class RunLog(logging.Handler):
         self.waiting = False
 
     def install(self) -> None:
-        """Take part in all logging of this process; again, if somebody has set that up anew meanwhile."""
+        """Install the handler; again, if logging has been set up anew meanwhile."""
         if self not in _ROOT.handlers:
             _ROOT.addHandler(self)
 
@@ -64,7 +64,7 @@ class RunLog(logging.Handler):
         self.waiting = True
 
     def take(self, run_id: str) -> list[Line]:
-        """What this run (hex) has logged since the last call; what another one has left is dropped."""
+        """The records of this run (hex) since the last call; those that another run has left are dropped."""
         self.acquire()
         try:
             lines, self._lines = self._lines, deque()

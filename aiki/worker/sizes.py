@@ -1,7 +1,7 @@
-"""How large reports are, and what becomes of those that no message can carry.
+"""The size of reports, and what happens to those that no message can carry.
 
-A report that is over what the broker takes would end the session of whoever sends it, and be sent again for ever. In its place
-goes one that says so: the run fails, readably, and everything else goes on.
+A report larger than the broker takes would end the sender's session, and be sent again for ever. A report of the failure goes
+in its place: the run fails readably, and everything else goes on.
 """
 
 from __future__ import annotations

@@ -229,12 +229,12 @@ class Slot:
 
     @property
     def softened(self) -> int:
-        """The index last told of its soft limit, -1 for none."""
+        """The index whose soft limit was signalled last, -1 for none."""
         return int(self._words[_SOFT]) - 1
 
     @property
     def softened_times(self) -> int:
-        """How often the entry `softened` was told of it."""
+        """How often the entry `softened` was signalled."""
         return int(self._words[_SOFT_TIMES])
 
     @property
@@ -266,7 +266,7 @@ class Slot:
 
     @property
     def rid(self) -> int:
-        """The child has nothing any more that it took before so many turns of the revocations were complete."""
+        """The child has no job any more that it took before this many snapshots of the revocations were complete."""
         return int(self._words[_RID])
 
     @rid.setter
@@ -343,7 +343,7 @@ class Shared:
 
     @property
     def clock_offset(self) -> int:
-        """The server's time less this machine's monotonic time, microseconds; 0 while nobody has told it."""
+        """The server's time less this machine's monotonic time, microseconds; 0 while it is not known."""
         return int(self._words[_CLOCK])
 
     @clock_offset.setter
@@ -351,7 +351,7 @@ class Shared:
         self._words[_CLOCK] = max(0, value)
 
     def now(self) -> int:
-        """The server's clock, microseconds since the Unix epoch; this machine's while nobody has told it."""
+        """The server's clock, microseconds since the Unix epoch; this machine's while the server's is not known."""
         offset = self.clock_offset
         return offset + time.monotonic_ns() // 1000 if offset else now_us()
 
@@ -395,7 +395,7 @@ class Shared:
 
     @property
     def identity_bytes(self) -> bytes:
-        """What `identify` wrote last; empty if it wrote nothing. For the link, which alone writes it."""
+        """The content that `identify` wrote last; empty if there was none. For the link, which alone writes it."""
         found = self.identity
         return b"" if found is None else found[1]
 

@@ -12,7 +12,7 @@ from aiki.worker.describe import describe
 
 _BY_SIGNAL: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL)
 _CODES: Final = frozenset(code for number in _BY_SIGNAL for code in (-number, 128 + number))
-"""How a program ended that one of these signals has stopped: told by Python, or by a shell."""
+"""The exit codes of a program that one of these signals has stopped, as Python or as a shell gives them."""
 
 
 def fell_with_the_worker(error: BaseException) -> bool:

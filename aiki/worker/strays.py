@@ -136,7 +136,7 @@ def ticks_at(monotonic_ns: int) -> int:
 
 
 class Mark:
-    """What tells the processes of one child: made by the supervisor, put on by the child.
+    """The mark that identifies the processes of one child: made by the supervisor, put on by the child.
 
     :param worker: the worker's id, 32 hex digits.
     """
@@ -214,7 +214,7 @@ def _shows(pid: int, text: str) -> bool:
 
 
 class Strays:
-    """What the supervisor knows of the processes that are its own without being its children or its link.
+    """The processes that have become the supervisor's children without being its children or its link.
 
     :param worker: the worker's id, with which all its marks begin.
     """
@@ -301,9 +301,11 @@ def threads_begun(since_ns: int, known: Collection[int | None]) -> list[int]:
 
 
 class Undertaker(threading.Thread):
-    """Kills what a worker leaves behind whose supervisor was killed. It lives in the link, which outlives it for that.
+    """Kills the processes of a worker whose supervisor was killed. It lives in the link, which outlives the supervisor for
+    that.
 
-    :param parent: the supervisor; `children`: tells the ids of its children.
+    :param parent: the supervisor.
+    :param children: gives the ids of its children.
     """
 
     def __init__(self, worker: str, parent: int, children: Callable[[], Iterable[int]]) -> None:

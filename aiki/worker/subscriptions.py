@@ -18,7 +18,7 @@ FAIR_MS: Final = 100
 """A child prefetches about this much work, and with tasks that are not short, no more than it needs."""
 SHORT_STREAK: Final = 5
 SLOW_STREAK: Final = 2
-"""A run that took a little longer amid short ones perhaps only waited for a processor: that says nothing of the next."""
+"""One run that took a little longer amid short ones perhaps only waited for a processor; it takes several in a row to count."""
 SETTLE_PREFETCH: Final = 8
 """Messages that a busy child takes ahead to have them settled."""
 

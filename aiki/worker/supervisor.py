@@ -74,7 +74,7 @@ class _Place:
 class Supervisor:
     """See the module.
 
-    :param page: where it says how the worker does.
+    :param page: the page that the worker's health is written to.
     """
 
     def __init__(self, options: Options, registry: Registry, broker: Broker, page: Vitals | None = None) -> None:
@@ -105,7 +105,7 @@ class Supervisor:
 
     # ------------------------------------------------------------ life
     def run(self) -> int:
-        """Until told to stop; returns the exit code."""
+        """Work until the worker is stopped; returns the exit code."""
         self._install_signals()
         self._strays = Strays(self.worker, os.getpid())
         for place in self._places:
@@ -202,7 +202,7 @@ class Supervisor:
             self._reap()
 
     def _stop_link(self) -> None:
-        """The link goes last: it reports what dead children held, and says bye."""
+        """End the link last: it reports the runs that dead children held, and sends the bye."""
         deadline = time.monotonic() + LINK_STOP_SECONDS
         if self._link is not None:
             self._link.send("stop")
@@ -312,9 +312,10 @@ class Supervisor:
                 os._exit(code)
 
     def _leave_behind(self) -> None:
-        """In a new process: let go of what is the supervisor's.
+        """In a new process: let go of the supervisor's signals and files.
 
-        The session is its own: what is sent to the worker's group (by a terminal, say) does not reach tasks' processes.
+        The session is the process's own: a signal to the worker's group (by a terminal, for example) does not reach tasks'
+        processes.
         """
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -441,7 +442,7 @@ class Supervisor:
 
     @staticmethod
     def _soft_due(slot: Slot, index: int, soft: float) -> float:
-        """After how many seconds the entry is to be told of its soft limit, perhaps once more."""
+        """Seconds after which the soft limit of the entry is to be signalled, perhaps once more."""
         return soft + (AGAIN_SECONDS * slot.softened_times if slot.softened == index else 0.0)
 
     def _kill(self, place: _Place, reason: str, index: int) -> None:
