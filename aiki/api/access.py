@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class Role(StrEnum):
-    """What somebody is, from least to most: each may do what those before it may."""
+    """The roles, from least to most: each may do everything that those before it may."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -76,17 +76,17 @@ class Principal:
         return self.namespaces is None or namespace in self.namespaces
 
     def sees_all_of(self, namespaces: Collection[str] | None) -> bool:
-        """Whether it sees all that somebody with these namespaces (None: all there are) sees, and so may manage them."""
+        """Whether it sees all of these namespaces (None: all there are), and so may manage a principal that has them."""
         return self.namespaces is None or (namespaces is not None and self.namespaces.issuperset(namespaces))
 
 
 LOCAL: Final = Principal("local", Role.ADMIN, "local")
 ENVIRONMENT: Final = Principal("key:AIKI_API_KEY", Role.ADMIN, "key")
-"""Whoever has the key that the server's environment names."""
+"""The principal of requests with the key from the server's environment."""
 
 
 def principal() -> Principal:
-    """Who asks; set by the guard before any endpoint is called. Raises `Refused` (401) if nobody was recognised."""
+    """The principal of this request, set by the guard before any endpoint runs. Raises `Refused` (401) if there is none."""
     found = g.get("principal")
     if not isinstance(found, Principal):
         raise Refused(401, "unauthorized", "sign in, or send an API key: Authorization: Bearer <key>")
@@ -94,7 +94,7 @@ def principal() -> Principal:
 
 
 def check(action: str) -> None:
-    """Raise `Refused` (403) unless whoever asks may do `action`."""
+    """Raise `Refused` (403) unless the principal may do `action`."""
     who = principal()
     if not who.may(action):
         g.refused = action

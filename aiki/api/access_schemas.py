@@ -1,4 +1,4 @@
-"""What the endpoints of keys, users and the audit take and answer."""
+"""Schemas of keys, users and the audit: requests and answers."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _TIME: Final = {"format": "date-time"}
 
 
 class Answer(Schema):
-    """What is answered; see the module."""
+    """The base of all answers; see the module."""
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:  # noqa: ARG002
         """See marshmallow."""

@@ -1,4 +1,4 @@
-"""The Flask app: endpoints, who may ask, how errors are told, and what every answer carries."""
+"""The Flask app: endpoints, authentication, errors, and the headers that every answer has."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _log_access(response: Response, took: float) -> None:
 
 
 def _admit(app: Flask, limiter: Limiter) -> Response | None:
-    """See that whoever asks does not ask too much, nor the same thing twice; the answer, if it was given before."""
+    """Apply the rate limit, and answer a repeated request with the answer that was given before, if there is one."""
     if request.endpoint in OPEN:
         return None
     who = principal()
@@ -230,14 +230,14 @@ def _admit(app: Flask, limiter: Limiter) -> Response | None:
 
 
 def backend_of(app: Flask) -> Backend:
-    """What an app asks."""
+    """The backend of an app."""
     backend = app.extensions[EXTENSION]
     assert isinstance(backend, Backend)
     return backend
 
 
 def _audit_refused(action: str) -> None:
-    """Record that somebody known tried what its role does not allow."""
+    """Record that a known principal tried what its role does not allow."""
     try:
         store().audit(principal().name, action, request.path[:255], outcome=REFUSED)
     except Unavailable as error:

@@ -1,4 +1,4 @@
-"""What the endpoints ask: the embedded client of this process, its definitions, and the one waiter of all held requests."""
+"""The backend of the endpoints: the embedded client of this process, its definitions, and one waiter for all held requests."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Backend:
         return self._opened
 
     def now(self) -> int:
-        """The server's clock, microseconds since the Unix epoch; asks nobody."""
+        """The server's clock, microseconds since the Unix epoch; without a call of the database."""
         return self._client.now() if self._opened else now_us()
 
     def broker_state(self) -> str:
@@ -91,9 +91,10 @@ class Backend:
 
     # ------------------------------------------------------------ definitions
     def definition(self, store: Store, name: str, version: str | None = None, kind: str | None = None) -> DefinitionInfo:
-        """What is registered under a name in the store's namespace, in this version or in that which was registered last.
+        """The definition that is registered under a name in the store's namespace, in this version or in that which was
+        registered last.
 
-        :param kind: what the caller takes it for.
+        :param kind: the kind that the caller expects.
         :raises UnknownTask: with the closest names, or with the versions that there are.
         :raises ConfigurationError: it is of another kind.
         """

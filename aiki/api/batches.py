@@ -24,7 +24,7 @@ from aiki.storage.batches import MAX_IDS, BatchItem, BatchState, BatchView, Oper
 blueprint = Blueprint("batches", __name__)
 
 FREE: Final = 100
-"""Up to so many runs nothing needs to be confirmed."""
+"""Number of runs up to which an operation needs no confirmation."""
 _REASON: Final = schemas.ReasonSchema()
 _EMPTY: Final = schemas.EmptySchema()
 

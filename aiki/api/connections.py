@@ -1,11 +1,11 @@
-"""The connections of a server process: a request gets a thread when it has arrived, so that slow ones hold nobody.
+"""The connections of a server process: a request gets a thread once it has arrived, so that slow requests hold up no other.
 
 Gunicorn's worker gives each connection a thread at once, which then waits for the request: as many half-sent requests as there
-are threads stop the server. Here the main thread reads, without waiting for anybody, until the head is complete, and a body of
-up to `SMALL` bytes with it. A longer body is read by the thread, at no less than `LEAST_RATE`, and by few threads at a time.
+are threads stop the server. Here the main thread reads, without blocking, until the head is complete, and a body of up to
+`SMALL` bytes with it. A longer body is read by the thread, at no less than `LEAST_RATE`, and by few threads at a time.
 
-Who has too many connections open loses its oldest that has no request, and so does whoever holds the oldest of them all when
-the process has as many as it takes.
+A client with too many connections loses its oldest one that has no request. If the process has as many as it takes, the oldest
+of all that have no request is closed.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -115,7 +115,7 @@ class Arriving(TConn):
         self.data = bytearray()
 
     def close(self, graceful: bool = False) -> None:
-        """Close it, unless its socket is somebody else's by now."""
+        """Close it, unless its socket has been handed over."""
         self._gone(self)
         if not self.handed_over:
             super().close(graceful)
@@ -238,7 +238,7 @@ class Connections(ThreadWorker):
         self._expect(conn)
 
     def on_client_socket_readable(self, conn: Arriving, client: Any) -> None:
-        """A connection that was kept has something to say."""
+        """A kept-alive connection has data."""
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
         self._expect(conn)

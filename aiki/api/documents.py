@@ -1,4 +1,4 @@
-"""The API told of by itself: the OpenAPI document, and the same as a page."""
+"""The API's own documentation: the OpenAPI document, and the same as a page."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def style() -> Response:
 
 
 def _shown(shape: Mapping[str, Any]) -> str:
-    """What a schema says, in a few words."""
+    """A schema, described in a few words."""
     if "$ref" in shape:
         return _name(shape)
     if "enum" in shape:
@@ -114,11 +114,11 @@ def _linked(shape: Mapping[str, Any]) -> Markup:
 
 
 def _meaning(document: Mapping[str, Any], response: Mapping[str, Any]) -> str:
-    """What a response that is referred to says."""
+    """The response behind a reference."""
     name = _name(response)
     return str(document["components"]["responses"].get(name, {}).get("description", ""))
 
 
 def _name(node: Mapping[str, Any]) -> str:
-    """What a reference names; empty if it is none."""
+    """The name in a reference; empty if it is none."""
     return str(node.get("$ref", "")).rpartition("/")[2]

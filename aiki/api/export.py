@@ -65,7 +65,7 @@ def export_runs() -> Response:
 
 
 def _found(at: Store, where: Filter, limit: int) -> Iterator[list[RunView]]:
-    """Pages of runs; the first one was read before the answer begins, so that what is wrong is told as a problem."""
+    """Pages of runs. The first one is read before the answer begins, so that an error is answered as a problem."""
     page = at.search(where, limit=min(PAGE, limit))
 
     def pages() -> Iterator[list[RunView]]:

@@ -68,7 +68,7 @@ def _kind(data: Any) -> str:
 
 
 class Strict(Schema):
-    """A schema that refuses unknown fields and says which there are."""
+    """A schema that refuses unknown fields and names the known ones."""
 
     class Meta:
         """Options of marshmallow's."""
@@ -84,7 +84,7 @@ class Strict(Schema):
 class Checked(fields.Field[Any]):
     """A field whose value goes through a function, which raises `ValueError` or `ConfigurationError` for a wrong one.
 
-    `shape` describes the values that pass, as a JSON schema; by default what `shaped` says of the function.
+    `shape` describes the values that pass, as a JSON schema; by default that which `shaped` gave the function.
     """
 
     def __init__(self, check: Callable[[Any], Any], *, shape: Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -109,7 +109,7 @@ def shaped(check: C, **shape: Any) -> C:
 
 
 def text(longest: int, *, printable: bool = True) -> Callable[[Any], str]:
-    """Text of 1 to so many characters."""
+    """Text of 1 to `longest` characters."""
 
     def check(value: Any) -> str:
         if not isinstance(value, str):
@@ -342,4 +342,4 @@ def filter_text(value: Any) -> str:
 
 shaped(filter_text, type="string", maxLength=filters.MAX_TEXT)
 token = text(200)
-"""Where a page begins, as an answer said it."""
+"""The token of a page, from an earlier answer."""

@@ -1,8 +1,9 @@
-"""Who asks: a key, somebody who is signed in, or, on a server that only this machine reaches and that knows nobody, anybody.
+"""Authentication: a key, a signed-in user, or, on a server that only this machine reaches and that has no users or keys,
+anybody.
 
 In that last case a web page in the user's browser must not be able to do anything: a page that has its own name resolve to
-127.0.0.1 is told by its `Host`, one that posts across sites by `Origin` and `Sec-Fetch-Site`. Who is signed in proves with each
-change that the form is ours, by a token that belongs to the session.
+127.0.0.1 is recognised by its `Host`, one that posts across sites by `Origin` and `Sec-Fetch-Site`. A signed-in user proves
+with each change that the form is Aiki's own, by a token that belongs to the session.
 """
 
 from __future__ import annotations
@@ -71,11 +72,11 @@ PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; font-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""The Content-Security-Policy of HTML pages: no script or style but from files of ours."""
+"""The Content-Security-Policy of HTML pages: no script or style but from the server's own files."""
 
 
 class _Known:
-    """What was looked up a moment ago."""
+    """Cached look-ups of the last moments."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -84,7 +85,7 @@ class _Known:
         self._lock = threading.Lock()
 
     def get(self, key: bytes, look_up: Callable[[], T | None]) -> T | None:
-        """What is known under `key`, or what `look_up` finds. That there is nothing is not kept."""
+        """The cached entry of `key`, or the result of `look_up`. An empty result is not cached."""
         now = self._clock()
         kept = self._found.get(key)
         if kept is not None and now < kept[0]:
@@ -164,7 +165,8 @@ class Guard:
         self._people_until = 0.0
 
     def still(self) -> Callable[[], bool]:
-        """Whether whoever asks now may go on asking: for later, and for any thread. May raise `StorageUnavailable`."""
+        """Whether the principal of this request may go on; to be called later, from any thread. May raise
+        `StorageUnavailable`."""
         who, namespace = principal(), str(g.namespace)
         secret = request.headers.get("Authorization", "").partition(" ")[2].strip()
         token = request.cookies.get(cookie_name(), "")
@@ -275,7 +277,7 @@ class Guard:
 
 
 def csrf_token() -> str:
-    """What a form of a page, or a request of its script, must send as `csrf_token` or `X-CSRF-Token`."""
+    """The token that a form of a page, or a request of its script, must send as `csrf_token` or `X-CSRF-Token`."""
     session = g.get("session")
     return session.csrf if isinstance(session, Session) else ""
 
@@ -365,7 +367,7 @@ def is_loopback_name(host: str) -> bool:
 
 
 def _names(settings: Settings) -> frozenset[str]:
-    """The names under which the server is reached, as settings say."""
+    """The host names of the server, as settings give them."""
     given = [urlsplit_netloc(settings.public_url), *settings.allowed_hosts.lower().split(",")]
     return frozenset(_name_of(name.strip()) for name in given if name.strip())
 

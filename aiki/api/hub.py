@@ -1,7 +1,8 @@
-"""Event streams: one thread a process asks the database for all that is listened to, and tells everybody.
+"""Event streams: one thread a process polls the database for all that is listened to, and sends the changes to all listeners.
 
-However many listen, a turn asks the database at most `STATEMENTS` times. There are two turns a second, and up to four where new
-listeners come. A list that many people look at is asked for once. If there are more topics than statements, they take turns.
+However many listen, a turn asks the database at most `STATEMENTS` times. There are two turns a second, and up to four where
+new listeners come. A list that many people look at is asked for once. If there are more topics than statements, they take
+turns.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Hub:
 
         :param seen: the id of the last event that it had.
         :param holds: it will hold a thread.
-        :param allowed: whether whoever listens still may; once it is False, the stream ends.
+        :param allowed: whether the listener may still listen; once it is False, the stream ends.
         """
         listener = Listener(allowed)
         with self._changed:
@@ -166,7 +167,7 @@ class Hub:
         return {watch.store.namespace: watch.store for watch in self._watches.values() if isinstance(watch, RunWatch)}
 
     def turn(self, now: float) -> None:
-        """Ask for what is due, and tell."""
+        """Poll the topics that are due, and send their changes."""
         with self._changed:
             jobs: list[tuple[float, Callable[[], None]]] = [
                 (self._runs_due.get(name, 0.0), lambda store=store: self._look_at_runs(store, now))  # type: ignore[misc]

@@ -106,7 +106,7 @@ def repeated() -> bool:
 
 
 def reference() -> str | None:
-    """What names what this request sends, so that sending it twice counts once; None if it has no key."""
+    """The name of the effect of this request, so that a repeated request counts once; None if it has no key."""
     found = g.get("idempotency")
     return None if found is None else f"idempotency:{found[0].hex()}"
 

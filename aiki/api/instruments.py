@@ -1,7 +1,7 @@
-"""What a server process measures of itself: durations of requests, requests that are held, open streams.
+"""Metrics that a server process measures of itself: durations of requests, requests that are held, open streams.
 
-Gunicorn's workers are processes: each writes its values into files of one directory (`MULTIPROCESS`, made by the master
-before it forks), and whichever of them is scraped adds them up. Without that directory the values are this process's own.
+Gunicorn's workers are processes: each writes its values into files of one directory (`MULTIPROCESS`, made by the master before
+it forks), and the one that is scraped adds them up. Without that directory the values are this process's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MULTIPROCESS: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that prometheus_client looks at when it is first imported: so nothing here imports it at the top."""
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0, 30.0)
 SINCE: Final = "since"
-"""The file that says when the counters of all processes begin."""
+"""The file with the time at which the counters of all processes begin."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -73,7 +73,7 @@ class Instruments:
         self._streams.set(count)
 
     def registry(self) -> CollectorRegistry:
-        """What the server's processes have measured."""
+        """The values of all processes of the server."""
         if self._registry is not None:
             return self._registry
         from prometheus_client import CollectorRegistry

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 BURST_SECONDS: Final = 2.0
-"""The bucket holds what may be asked in so many seconds."""
+"""Seconds: the bucket holds the requests of this span."""
 MAX_BUCKETS: Final = 10_000
 
 

@@ -42,9 +42,9 @@ def frame(event: str, data: str, event_id: str = "") -> bytes:
 
 
 class Listener:
-    """One stream: what waits to be sent, and who is told when there is something.
+    """One stream: the events that wait to be sent, and whom to notify of new ones.
 
-    :param allowed: whether whoever listens still may; asked now and then, and may raise `Unavailable`.
+    :param allowed: whether the listener may still listen; asked now and then, and may raise `Unavailable`.
     """
 
     def __init__(self, allowed: Callable[[], bool] = lambda: True) -> None:
@@ -99,7 +99,7 @@ class Listener:
         self._tell = tell
 
     def take(self, most: int = _TAKEN) -> bytes:
-        """Up to about so many bytes of what waits."""
+        """The waiting events, up to about this many bytes."""
         with self._changed:
             out = []
             size = 0
@@ -115,7 +115,7 @@ class Listener:
         return self.closed or (self.ended and not self._frames)
 
     def pull(self) -> Iterator[bytes]:
-        """What is to be sent, for a thread that sends it itself; a heartbeat where nothing was for a while."""
+        """The events to be sent, for a thread that sends them itself; a heartbeat after a silence."""
         until = self.since + LIFE
         while not self.closed and time.monotonic() < until:
             with self._changed:
@@ -146,7 +146,7 @@ class _Sink:
 class Sender:
     """The thread that writes to all sockets that were handed over.
 
-    :param gone: told of each listener that is no more.
+    :param gone: called with each listener that has left.
     """
 
     def __init__(self, gone: Callable[[Listener], None]) -> None:
@@ -280,7 +280,7 @@ class Sender:
             self._selector.modify(sink.sock, events, sink)
 
     def _alive(self, sink: _Sink) -> bool:
-        """Read what the client says, which is of no interest, to see whether it is there."""
+        """Read and drop the client's bytes, to see whether it is there."""
         try:
             return bool(sink.sock.recv(4096))
         except _AGAIN:
@@ -301,7 +301,7 @@ class Sender:
 
 
 class HandedOver(BaseException):
-    """Raised to the server: the socket is somebody else's from now on. A `BaseException`, so that nobody answers it."""
+    """Raised to the server: the socket has been handed over. A `BaseException`, so that no handler answers it."""
 
 
 class HandsOver:

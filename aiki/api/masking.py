@@ -47,19 +47,19 @@ def mask() -> Mask:
 
 
 def masked(plain: Any, who: Principal | None = None) -> Masked:
-    """A value as whoever asks may see it."""
+    """A value as the principal may see it."""
     return Masked(plain, 0) if sees_all(who) else mask().apply(plain)
 
 
 def visible(payload: Payload | None, who: Principal | None = None) -> Payload | None:
-    """A payload as whoever asks may see it: the same, one with masked values, or None: it cannot be looked through here."""
+    """A payload as the principal may see it: unchanged, with masked values, or None where it cannot be looked through here."""
     if payload is None or sees_all(who):
         return payload
     return mask().apply_to_payload(payload)
 
 
 def check_filter(where: Filter) -> Filter:
-    """The filter itself. Raises `FilterError` if it asks for a value that is hidden: whether runs match would tell it."""
+    """The filter itself. Raises `FilterError` if it compares a hidden value, for the matching runs would reveal it."""
     for term in where.of("args"):
         secret = next((key for key in term.path if mask().is_secret(key)), None)
         if secret is not None and not sees_all():
@@ -68,7 +68,7 @@ def check_filter(where: Filter) -> Filter:
 
 
 def visible_filter(text: str) -> str:
-    """A filter that somebody wrote who may see more, without the values of what is masked for whoever asks."""
+    """A filter, written by a principal that may see more, without the values that are masked for this one."""
     if sees_all():
         return text
     where = parse(text)
@@ -77,12 +77,12 @@ def visible_filter(text: str) -> str:
 
 
 def visible_text(text: str) -> str:
-    """The beginning of a JSON text as whoever asks may see it."""
+    """The beginning of a JSON text as the principal may see it."""
     return text if sees_all() else str(mask().apply_to_text(text).value)
 
 
 def sees_all(who: Principal | None = None) -> bool:
-    """Whether whoever asks sees secrets."""
+    """Whether the principal sees secrets."""
     return (who or principal()).may("payloads.unmasked")
 
 

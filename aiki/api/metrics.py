@@ -1,9 +1,9 @@
-"""`GET /metrics`: what a Prometheus server scrapes.
+"""`GET /metrics`, for Prometheus.
 
-What is in the database and the broker is looked at once in a few seconds, however many ask, at a cost that is bounded by
-`aiki.storage.gauging`; every server process would tell the same. What the processes measure of themselves is in
-`instruments.py`, how all of it is written in `series.py`. Where the database or the broker is away, `aiki_up` says so and
-the rest of what can be told is told.
+The database and the broker are asked once in a few seconds, however many scrape, at a cost that is bounded by
+`aiki.storage.gauging`; every server process gives the same values. The processes' own measurements are in `instruments.py`,
+the format is in `series.py`. While the database or the broker is away, `aiki_up` shows it, and the metrics that do not need it
+remain.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/metrics"
 TTL: Final = 5.0
-"""Seconds for which what was looked at is told again."""
+"""Seconds for which a snapshot is served again."""
 MAX_NAMESPACES: Final = 50
-"""Namespaces whose counters are told."""
+"""Namespaces whose counters are shown."""
 MAX_QUEUES: Final = 200
 """Queues that have series of their own; what a broker is asked about is bounded too."""
 
@@ -42,7 +42,7 @@ blueprint = Blueprint("metrics", __name__)
 
 @dataclass(slots=True)
 class Seen:
-    """What was found in the database and the broker; None where it could not be asked."""
+    """A snapshot of the database and the broker; None where one could not be asked."""
 
     database: Gauged | None = None
     depths: dict[tuple[str, str], Depth] | None = None

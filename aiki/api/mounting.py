@@ -22,7 +22,7 @@ OWN: Final = frozenset(
     {"audit", "batches", "dead", "definitions", "find", "healthz", "keys", "metrics", "names", "namespace", "queues", "readyz"}
     | {"runs", "schedules", "settings", "sign-in", "sign-out", "static", "theme", "time-zone", "users", "webhooks", "workers"}
 )
-"""How addresses of ours begin, beside those of the API."""
+"""First segments of the dashboard's addresses, beside those of the API."""
 API: Final = ("api", "v1")
 
 

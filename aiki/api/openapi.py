@@ -59,7 +59,7 @@ _PATH: Final[Mapping[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What an endpoint says of itself."""
+    """The declaration of an endpoint."""
 
     query: Schema | None = None
     repeatable: tuple[str, ...] = ()
@@ -130,7 +130,7 @@ def endpoints(app: Flask) -> Iterator[tuple[Rule, str, Callable[..., Any]]]:
 
 
 def undeclared(app: Flask) -> list[str]:
-    """The endpoints that do not say what they are."""
+    """The endpoints without a declaration."""
     return sorted({rule.rule for rule, _, view in endpoints(app) if not isinstance(getattr(view, "declared", None), Declared)})
 
 
@@ -299,7 +299,7 @@ def _schema_name(schema: Any) -> str:
 
 
 def _shape_of(_converter: Any, item: ma.Field[Any], **_rest: Any) -> dict[str, Any]:
-    """What a `Checked` field says of itself."""
+    """The JSON schema of a `Checked` field."""
     shape: Mapping[str, Any] | None = getattr(item, "shape", None)
     if shape is None:
         return {}

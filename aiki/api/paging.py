@@ -1,4 +1,4 @@
-"""Tokens that say where the next page of a list begins. They belong to the filter that they were made for."""
+"""Tokens for the next page of a list. Each belongs to the filter that it was made for."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def me() -> Response:
 
 
 def known_namespaces() -> list[str]:
-    """The namespaces that there are, as far as whoever asks may see them, and the request's own."""
+    """The namespaces that the principal may see, and the request's own."""
     who = principal()
     named = who.namespaces if who.namespaces is not None else store().namespaces()
     return sorted({*named, store().namespace})

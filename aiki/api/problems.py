@@ -67,7 +67,7 @@ _KNOWN: Final[dict[int, tuple[str, str]]] = {
 
 
 class Refused(Exception):
-    """A request that is refused, with all that the answer says."""
+    """A refused request, with all fields of the answer."""
 
     def __init__(self, status: int, code: str, detail: str, **more: Any) -> None:
         self.status = status
@@ -78,12 +78,12 @@ class Refused(Exception):
 
 
 def invalid(detail: str, errors: dict[str, list[str]] | None = None) -> Refused:
-    """400: the request does not say what it should. `errors` holds messages by field."""
+    """400: the request is wrong. `errors` holds messages by field."""
     return Refused(400, "invalid", detail, **({"errors": errors} if errors else {}))
 
 
 def answer(data: Any, status: int = 200, mimetype: str = "application/json") -> Response:
-    """A JSON answer, all ASCII, and such that nothing in it is markup whoever takes it for that."""
+    """A JSON answer in ASCII, in which nothing is markup even for a client that takes it for a page."""
     text = json.dumps(data, separators=(",", ":")).translate(_NO_MARKUP)
     return Response(text + "\n", status, mimetype=mimetype)
 
@@ -95,7 +95,7 @@ def problem(status: int, code: str, detail: str, **more: Any) -> Response:
 
 
 def install(app: Flask) -> None:
-    """Have all errors of an app told as problems."""
+    """Answer all errors of an app as problems."""
     app.register_error_handler(Refused, _refused)
     app.register_error_handler(AikiError, _ours)
     app.register_error_handler(RowTooLarge, _too_large)

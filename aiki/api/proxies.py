@@ -1,4 +1,4 @@
-"""Proxies in front of the server: what they say of the client is believed if they are trusted, and only then.
+"""Proxies in front of the server: their headers about the client are believed if the proxy is trusted, and only then.
 
 Anybody can send `X-Forwarded-For`. It is read from the right, where the nearest proxy writes, as far as addresses are trusted:
 the first that is not is the client.
@@ -32,7 +32,7 @@ FORWARDED: Final = "aiki.forwarded"
 
 
 class TrustedProxies:
-    """WSGI: the client's address, scheme and host as trusted proxies tell them."""
+    """WSGI: the client's address, scheme and host, as trusted proxies give them."""
 
     def __init__(self, app: WSGIApplication, trusted: Iterable[Network]) -> None:
         self._app = app

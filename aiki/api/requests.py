@@ -33,7 +33,7 @@ def backend() -> Backend:
 
 
 def client() -> EmbeddedClient:
-    """The client of this request's namespace, acting for whoever asks, whom audit records name."""
+    """The client of this request's namespace, acting for the principal, whom audit records name."""
     found = g.get("client")
     if not isinstance(found, EmbeddedClient):
         origin = Origin(g.get("request_id", ""), request.remote_addr or "")
@@ -43,7 +43,7 @@ def client() -> EmbeddedClient:
 
 
 def namespace() -> str:
-    """This request's namespace; it was seen to be one that whoever asks may see. Raises `Refused` (404) if it was not."""
+    """This request's namespace, which the principal may see. Raises `Refused` (404) if it may not."""
     if "namespace" not in g:  # this is the page that says so
         raise Refused(404, "not_found", "there is no such namespace, or it is not yours to see")
     return str(g.namespace)
@@ -132,7 +132,7 @@ def given(data: Mapping[str, Any], *names: str) -> Any:
 
 
 def make_conditional(response: Response) -> None:
-    """Give the answer of an endpoint that says so an `ETag`; it is 304 if the client has that already (`If-None-Match`)."""
+    """Give the answer an `ETag` where the endpoint declares one; 304 if the client has it already (`If-None-Match`)."""
     view = current_app.view_functions.get(request.endpoint or "")
     if response.status_code != 200 or not getattr(getattr(view, "declared", None), "conditional", False):
         return

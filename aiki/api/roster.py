@@ -1,4 +1,4 @@
-"""The endpoints of definitions, and those that tell whether the server is well."""
+"""The endpoints of definitions and of the server's health."""
 
 from __future__ import annotations
 

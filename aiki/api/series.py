@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_NAMES: Final = 100
 """Names and queues of a namespace that have series of their own."""
 SOURCES: Final = ("reports", "heartbeat", "work", "runs")
-"""What is told from the start, so that the first refusal is seen as a rise."""
+"""Counters that are shown from the start, so that the first refusal is seen as a rise."""
 OUTCOMES: Final = ("completed", "failed", "dead", "cancelled")
 TOLD: Final = (10, 50, 100, 500, 1_000, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000, 3_600_000)
 """Milliseconds: those of the bounds of the histograms in the database that are told."""
@@ -40,7 +40,7 @@ assert set(TOLD) <= set(BOUNDS)
 
 
 class Series(Collector):
-    """What was seen in the database and the broker, as metrics; of `namespaces` alone, if they are named."""
+    """A snapshot as metrics, of `namespaces` alone if they are named."""
 
     def __init__(self, seen: Seen, now: int, namespaces: frozenset[str] | None) -> None:
         self._seen = seen

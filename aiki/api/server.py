@@ -319,7 +319,7 @@ class Worker(connections.Connections):
             threading.Thread(target=backend_of(app).release, daemon=True).start()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """What is wrong before the app is reached, as a problem like any other."""
+        """An error before the app is reached, as a problem like any other."""
         status, code, detail = 500, "internal", "something went wrong in the server"
         if isinstance(exc, LimitRequestLine):
             status, code, detail = 414, "uri_too_long", "the address is too long"

@@ -40,7 +40,8 @@ def sign_in(name: str, password: str) -> str | None:
 
 
 def _is_from_here() -> bool:
-    """Whether the request comes from this machine, by the address: a proxy hands on what the client says of the host."""
+    """Whether the request comes from this machine: by its address and its `Host`, and not through a proxy, which passes on any
+    `Host`."""
     through = request.environ.get(FORWARDED) or any(name in request.headers for name in guard.FORWARDED)
     return guard.is_loopback_name(request.host) and guard.is_loopback_name(request.remote_addr or "") and not through
 

@@ -107,7 +107,8 @@ def _stream(topics: list[Topic], seen: str) -> Response:
 
 
 def _owner() -> tuple[str, str] | None:
-    """Whose share of the streams it is; None: of a server that knows nobody, whoever asks has all."""
+    """The owner of the share of streams that this one counts for; None: on a server without users and keys there is one share
+    for all."""
     who = principal()
     return None if who.kind == "local" else (who.kind, who.name)
 

@@ -35,7 +35,7 @@ _BESIDE: Final[Mapping[str, Mapping[str, tuple[type, ...]]]] = {
     "deque": {"n": (int, type(None))},
     "tuple": {"t": (str,), "n": (list,), "u": (list,)},
 }
-"""What may stand beside `v` in a tagged value, and its type."""
+"""The fields that may stand beside `v` in a tagged value, and their types."""
 _CLASSES: Final[Mapping[str, tuple[type, Mapping[str, tuple[type, ...]]]]] = {
     "enum": (str, {}),
     "flag": (object, {}),

@@ -1,4 +1,4 @@
-"""What streams tell of: a run, a list of runs. Each is asked for once, however many listen to it."""
+"""The topics of streams: a run, a list of runs. Each is polled once, however many listen to it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aiki.storage.watching import StepMark, Watched
 
 STEPS_AT_ONCE: Final = 500
 RECENT: Final = 500
-"""Steps of a run that are followed, the newest; whoever wants older ones asks for the history."""
+"""The newest steps of a run, which a stream follows; for older ones ask for the history."""
 OPEN_AT_ONCE: Final = 200
 LIST_SECONDS: Final = 1.0
 LISTENERS_A_SECOND: Final = 100
-"""A list is told of so rarely that no more than so many listeners are sent it in a second."""
+"""Limit of listeners that are sent a list in a second; a list with more of them is sent less often."""
 CHILDREN_SECONDS: Final = 2.0
 
 
@@ -99,7 +99,7 @@ class ListWatch(Watch):
 
 
 class NumbersWatch(Watch):
-    """Numbers that are told whenever they change, under a name."""
+    """Numbers under a name, sent whenever they change."""
 
     seconds = 2.0
 
@@ -146,7 +146,7 @@ class RunWatch(Watch):
         return f"{self._seen.run.updated_at if self._seen else 0}.{self._last}"
 
     def found(self, watched: Watched | None, now: float) -> None:
-        """What the run is now; None if it is gone."""
+        """The run as it is now; None if it is gone."""
         before, self._seen = self._seen, watched
         if watched is None:
             self.tell(frame("end", to_json({"state": None})))

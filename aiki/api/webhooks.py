@@ -1,4 +1,4 @@
-"""The endpoints of webhooks: who is told when runs end."""
+"""The endpoints of webhooks: addresses that are notified when runs end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `aiki users` and `aiki keys` share: options, the store, and who is at the keyboard."""
+"""Shared by `aiki users` and `aiki keys`: options, the store, and the name of the actor."""
 
 from __future__ import annotations
 

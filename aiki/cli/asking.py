@@ -20,10 +20,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Api(Protocol):
-    """What answers."""
+    """An API to send requests to."""
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """What is answered at a path below `/api/v1`; raises the error that a problem tells of."""
+        """The answer at a path below `/api/v1`; raises the error of a problem."""
 
     def now(self) -> int:
         """The time there, microseconds since the Unix epoch."""
@@ -33,7 +33,7 @@ class Api(Protocol):
 
 
 class Inside:
-    """The API in this process. Whoever knows the database's URL may do everything, and is named by the system's user."""
+    """The API in this process. With the database's URL everything is allowed; the actor is the system's user."""
 
     def __init__(self, settings: Settings) -> None:
         # Imported here: a command that asks a server needs neither.
@@ -68,7 +68,7 @@ class Inside:
 
 @contextmanager
 def opened(**given: str | None) -> Iterator[Api]:
-    """What the options and the environment name; closed afterwards."""
+    """The API that the options and the environment name; closed afterwards."""
     settings = common.settings_of(**given)
     api: Api
     if settings.server_url:

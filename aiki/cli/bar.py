@@ -37,7 +37,7 @@ def progress(label: str) -> Iterator[Show]:
 
 
 def line(label: str, share: float | None, words: str) -> str:
-    """What is shown."""
+    """The text that is shown."""
     if share is None:
         return printable(f"{label} … {words}")
     full = round(_WIDTH * min(1.0, max(0.0, share)))

@@ -114,14 +114,14 @@ def begin(
 
 
 def typed(question: str, option: str) -> str:
-    """What the user types; where nobody sits at a terminal, an error that names the option."""
+    """The user's answer; without a terminal an error that names the option."""
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question}; without a terminal say {option}")
     return str(click.prompt(question, err=True)).strip()
 
 
 def follow(api: Api, batch: dict[str, Any], output: str, *, wait: bool = True) -> None:
-    """Show how far a batch is until it ends. Interrupted, it goes on without us, and how to stop it is told."""
+    """Show the progress of a batch until it ends. After Ctrl-C the batch goes on, and the command that stops it is printed."""
     if wait:
         try:
             batch = _followed(api, batch)

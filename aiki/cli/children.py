@@ -1,4 +1,4 @@
-"""The processes that `aiki dev` runs: started, their lines told apart, their end noticed.
+"""The processes that `aiki dev` runs: starts them, labels their lines, notices their end.
 
 Each has a session of its own, so that Ctrl-C in the terminal reaches `aiki dev` alone, which stops the others in order. Should
 `aiki dev` be killed, the kernel kills them. They must be started from the main thread: they die with the thread that did it.
@@ -44,9 +44,9 @@ class Exited:
 
 
 class Orphans(threading.Thread):
-    """Reaps what is no child of ours and has become one, for this is process 1 of a container.
+    """Reaps orphans that have become children of this process, which is process 1 of a container.
 
-    :param ours: the ids of the processes that were started here, and whose end somebody waits for.
+    :param ours: the ids of the processes that were started here and are waited for elsewhere.
     """
 
     def __init__(self, ours: Callable[[], set[int]]) -> None:

@@ -1,4 +1,4 @@
-"""What several commands share: options, settings, output."""
+"""Shared by several commands: options, settings, output."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def settings_of(
 
 
 def set_up_logging(level: str) -> None:
-    """Log lines on standard error, as `AIKI_LOG_FORMAT` says."""
+    """Log to standard error, in the format of `AIKI_LOG_FORMAT`."""
     logs.set_up(level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its parts
 
@@ -145,7 +145,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def table_lines(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """What `print_table` prints."""
+    """The lines that `print_table` prints."""
     lines = [[str(cell) for cell in header], *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

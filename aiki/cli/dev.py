@@ -42,7 +42,7 @@ READY_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `aiki dev` was asked for. `queues` empty: all that the app's tasks name."""
+    """The options of `aiki dev`. `queues` empty: all queues of the app's tasks."""
 
     apps: tuple[str, ...]
     concurrency: int
@@ -146,7 +146,7 @@ class Dev:
 
     # ------------------------------------------------------------ life
     def run(self) -> int:
-        """Until told to stop; returns the exit code."""
+        """Run until stopped; returns the exit code."""
         check_port(self._options.port)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
@@ -391,7 +391,7 @@ def answers(port: int) -> bool:
 
 
 def check_port(port: int) -> None:
-    """Raise `ConfigurationError` if somebody listens there already."""
+    """Raise `ConfigurationError` if the address is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

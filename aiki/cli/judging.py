@@ -30,7 +30,7 @@ DATABASE_SECONDS: Final = 20.0
 
 
 class Probe(StrEnum):
-    """What is asked."""
+    """A probe."""
 
     LIVE = "live"
     READY = "ready"
@@ -38,7 +38,7 @@ class Probe(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """An exit code, and a line that says why."""
+    """An exit code, and a line with the reason."""
 
     code: int
     line: str

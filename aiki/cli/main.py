@@ -36,7 +36,7 @@ Exit codes:
 
 
 class _Where(NamedTuple):
-    """Where a command is, and what the list of commands says of it."""
+    """The module of a command, and its line in the list of commands."""
 
     module: str
     attribute: str
@@ -142,7 +142,7 @@ def heed_term() -> None:
 
 
 def exit_code(error: AikiError) -> int:
-    """What the shell is told of an error."""
+    """The exit code of an error."""
     if isinstance(error, ConfigurationError):
         return EXIT_USAGE
     return EXIT_UNAVAILABLE if isinstance(error, Unavailable) else EXIT_FAILED

@@ -1,7 +1,7 @@
-"""What `aiki dev` must know of an app, found out in a process of its own: `python -m aiki.cli.probe SPEC...`.
+"""Facts about an app for `aiki dev`, collected in a process of its own: `python -m aiki.cli.probe SPEC...`.
 
 The app is imported there and not in `aiki dev`: so a file that changed is read anew, and one that is broken breaks nothing.
-The answer is the last line of standard output, as JSON; what is wrong is on standard error, with exit code 2.
+The answer is the last line of standard output, as JSON; errors are on standard error, with exit code 2.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def sample_arguments(function: Callable[..., Any]) -> list[str] | None:
 
 
 def read_answer(output: str) -> Found:
-    """What a probe has printed; lines that the app itself printed come before. Raises `DecodeError`."""
+    """The answer in a probe's output; lines that the app itself printed come before it. Raises `DecodeError`."""
     try:
         return Found(**json.loads(output.strip().rpartition("\n")[2]))
     except (ValueError, TypeError) as error:

@@ -54,7 +54,7 @@ def _line(step: StepView, now: int) -> tuple[Any, ...]:
 
 
 def _why(step: StepView, now: int) -> str:
-    """What went wrong, and until when an open step waits."""
+    """The error, and until when an open step waits."""
     error = ": ".join(text for text in (step.error_type, step.error_message) if text)
     until = f"due {common.ago(step.due_at, now)}" if step.state == OPEN and step.due_at is not None else ""
     return "; ".join(text for text in (until, error) if text)[:200]
@@ -72,7 +72,7 @@ def step_json(step: StepView) -> dict[str, Any]:
 
 
 def payload_json(payload: Payload | None) -> Any:
-    """What a payload says, as the JSON it is; its encoding where it cannot be read here."""
+    """The JSON of a payload; its encoding where it cannot be read here."""
     if payload is None:
         return None
     try:

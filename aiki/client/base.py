@@ -47,7 +47,8 @@ class Client(Protocol):
         """The run with its payloads and attempts; `wait` as in `get`. Raises `RunNotFound`."""
 
     def soon(self, run_id: str, timeout: float) -> End | None:
-        """How the run ended, if it does within `timeout` seconds and there is a short way to know; None says nothing."""
+        """The end of the run, if it comes within `timeout` seconds and this client has a fast way to see it; None proves
+        nothing."""
 
     async def aended(self, run_id: str, timeout: float | None) -> bool:
         """Whether the run ends within `timeout` seconds (None: wait for ever). Many may wait at once: none holds a thread."""
@@ -81,7 +82,7 @@ class Client(Protocol):
         """Send an event to a workflow; once for each `reference_id`. Raises `RunConflict` if it takes none."""
 
     def history(self, run_id: str, *, after: int = -1, limit: int = 1000) -> Sequence[StepView]:
-        """What a workflow has issued, by ordinal; `after`: the last ordinal of the page before. Raises `RunNotFound`."""
+        """The steps of a workflow, by ordinal; `after`: the last ordinal of the page before. Raises `RunNotFound`."""
 
     def retry(self, run_id: str, *, reason: str = "") -> RunView:
         """Have a failed, dead or cancelled run go on under the same id, its retry policy from the beginning.

@@ -40,11 +40,11 @@ T = TypeVar("T")
 MAX_NAMESPACES: Final = 1000
 """How many namespaces' stores a client keeps at hand."""
 PAUSE_HEARD = 2.0
-"""Seconds that a pause waits for the workers to say that they have heard it."""
+"""Seconds that a pause waits for the workers to confirm it."""
 
 
 class _Parts:
-    """What belongs to one process: the store, the publisher's thread, the waiter's thread."""
+    """The parts that a process has once: the store, the publisher's thread, the waiter's thread."""
 
     def __init__(self, store: Store, publisher: Publisher | Recorder) -> None:
         self.store = store
@@ -203,7 +203,7 @@ class EmbeddedClient:
         return cancelled.run
 
     def _steer(self, verb: Callable[[Store], Steered]) -> RunView:
-        """Do one of the store's verbs, then publish and tell what it asks for."""
+        """Call one of the store's verbs, then publish and send to the workers what it asks for."""
         parts = self._open()
         parts.publisher.accepting()  # the store claims for us in any case: have the thread running
         claimed_at = time.monotonic()
@@ -277,7 +277,8 @@ class EmbeddedClient:
 
     # ------------------------------------------------------------ queues and workers
     def pause_queue(self, queue: str, *, reason: str = "", wait: float = PAUSE_HEARD) -> Pauses:
-        """Have no run of a queue begun until it is resumed. Returns once all workers have heard it, or after `wait` seconds."""
+        """Have no run of a queue begun until it is resumed. Returns once all workers have confirmed it, or after `wait`
+        seconds."""
         until = time.monotonic() + wait
         pauses = self._tell_pauses(lambda store: store.pause_queue(queue, reason=reason, actor=self._actor))
         store = self._open().store
@@ -307,7 +308,7 @@ class EmbeddedClient:
         return store.create_batch(batch_id, operation, target, expected=expected, reason=reason, actor=self._actor)
 
     def forget_letters(self, letter_ids: Sequence[str], *, requeued: bool, reason: str = "") -> int:
-        """Delete dead letters that were published again, or that nobody wants; how many there were."""
+        """Delete dead letters that were published again or are not wanted; returns how many there were."""
         return self._open().store.forget_dead_letters(letter_ids, requeued=requeued, reason=reason, actor=self._actor)
 
     def stop_batch(self, batch_id: str, *, reason: str = "") -> BatchView | None:

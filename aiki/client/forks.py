@@ -20,7 +20,7 @@ _kept: list[Any] = []
 
 
 def register(client: Forkable) -> None:
-    """From now until it is garbage, `client` is told when it finds itself in a child."""
+    """From now until it is garbage, `client` is notified in each child that is forked."""
     _known.add(client)
 
 

@@ -130,7 +130,7 @@ class Publisher:
         self._wake()
 
     def control(self, message: Control) -> None:
-        """Tell the workers, if the broker is there. Best effort: the orchestrator tells them too."""
+        """Send control messages to the workers, if the broker is there. Best effort: the orchestrator sends them, too."""
         if self.accepting():
             self._controls.append(message)
             self._wake()

@@ -1,4 +1,4 @@
-"""A process that knows the database and no broker: what it records is published, and workers are told, by an orchestrator.
+"""A client with a database and no broker: an orchestrator publishes what it records, and informs the workers.
 
 It stands in for the `Publisher`. People's verbs work so (`aiki runs cancel --database …`); `enqueue` asks for a broker.
 """
@@ -23,13 +23,13 @@ class Recorder:
         return False
 
     def put(self, outgoing: Sequence[Outgoing], claimed_at: float) -> None:
-        """What a verb has claimed all the same is the sweeper's when its claim runs out."""
+        """Nothing to do: a delivery that a verb has claimed goes to the sweeper when the claim runs out."""
 
     def put_pending(self, pending: Pending) -> None:
         """The same."""
 
     def control(self, message: Control) -> None:
-        """An orchestrator tells the workers."""
+        """Nothing to do: an orchestrator informs the workers."""
 
     def close(self, timeout: float = FLUSH) -> None:
         """Nothing is on its way."""

@@ -37,7 +37,7 @@ T = TypeVar("T")
 API: Final = "/api/v1"
 _AGAIN: Final = frozenset({429, 502, 503, 504})
 _UNDER_WAY: Final = "idempotency_conflict"
-"""What the server says of a request whose first sending it is doing still."""
+"""The server's answer to a request that it is still executing for an earlier sending."""
 _CONNECT_TIMEOUT: Final = 3.0
 _MAX_PAUSE: Final = 2.0
 _MAX_ANSWER: Final = 256 * 1024 * 1024
@@ -178,7 +178,7 @@ class RemoteClient:
         return _understood(wire.page_from_json, self._call("GET", "/runs?" + urlencode(query)))
 
     def now(self) -> int:
-        """See `Client.now`: the server's clock, as its answers told it; it is asked if it has not answered yet."""
+        """See `Client.now`: the server's clock, learnt from its answers; it is asked if it has not answered yet."""
         if not self._clock.known:
             self._call("GET", "/runs?limit=1")
         return self._clock()
@@ -264,10 +264,10 @@ class RemoteClient:
         once: bool = False,
         more: Mapping[str, str] = _NO_HEADERS,
     ) -> Any:
-        """Ask until there is an answer or the deadline has come.
+        """Send the request until there is an answer or the deadline has come.
 
-        :param wait: how long the server may take on purpose.
-        :param once: doing it twice would be something else, and it has no id of its own by which the server could tell.
+        :param wait: seconds that the server may take on purpose.
+        :param once: the request must not be executed twice, and has no id of its own by which the server could recognise it.
         :param more: headers beside those of every request.
         """
         deadline = time.monotonic() + self._settings.timeout + wait
@@ -351,7 +351,7 @@ class _TooSlow(Exception):
 
 
 def _understood(read: Callable[[Any], T], data: Any) -> T:
-    """What an answer says; `ServerError` if it says nothing that is known here."""
+    """The error of an answer; `ServerError` if its code is not known here."""
     try:
         return read(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -56,7 +56,7 @@ def connection_of(session: Session | None, connection: sa.Connection | None, url
 
 
 def _place(url: sa.URL) -> tuple[Any, ...]:
-    """What tells databases apart: not the user, the driver, or how the local host is written."""
+    """The parts of a URL that distinguish databases: not the user, the driver, or the spelling of the local host."""
     backend = url.get_backend_name()
     if backend == "sqlite":
         return (backend, os.path.realpath(url.database or ":memory:"))

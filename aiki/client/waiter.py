@@ -1,9 +1,9 @@
-"""Waiting for runs to end: one polling thread a process for everybody who waits.
+"""Waiting for runs to end: one polling thread a process for all waiters.
 
-Each waiter is asked for at an interval that grows with how long it has waited (a tenth of it, from 1 ms to 250 ms). The
-first look comes shortly before the last waits ended, for to ask in vain takes time from those who work on the answer. All
-that are due, and those that are half way there, are asked for in one query, so that many waiters soon keep step. While the
-database is away nobody is told anything; waiting goes on until each waiter's own deadline.
+Each waiter is polled at an interval that grows with how long it has waited (a tenth of it, from 1 ms to 250 ms). The first
+poll comes shortly before the time at which the last waits ended, for polling in vain takes time from the processes that work
+on the answer. All that are due, and those that are half way there, are polled in one query, so that many waiters soon keep
+step. While the database is away, waiting goes on until each waiter's own deadline.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ MAX_FIRST: Final = 0.01
 MAX_IDS: Final = 500
 """Runs asked for in one query."""
 LINGER: Final = 10.0
-"""Seconds after which a thread that nobody needs ends."""
+"""Seconds without waiters after which the thread ends."""
 _AWAY: Final = 0.5
 
 E = TypeVar("E")
-"""What is told of a run that has ended."""
+"""The end of a run, for its waiters."""
 
 
 class _Waiting(Generic[E]):
-    """One who waits. `tell` is called once, from the polling thread, when the run has ended: `end` says how."""
+    """A waiter. `tell` is called once with the end, from the polling thread, when the run has ended."""
 
     __slots__ = ("due", "end", "half_way", "run_id", "since", "tell")
 
@@ -52,9 +52,9 @@ class _Waiting(Generic[E]):
 
 
 class Waiter(Generic[E]):
-    """The polling thread and those who wait for it.
+    """The polling thread and the waiters.
 
-    :param ended: tells which of some runs have ended, and how; may raise `Unavailable`.
+    :param ended: gives the ends of those of some runs that have ended; may raise `Unavailable`.
     """
 
     def __init__(self, ended: Callable[[Sequence[str]], Mapping[str, E]], clock: Callable[[], float] = time.monotonic) -> None:
@@ -143,7 +143,7 @@ class Waiter(Generic[E]):
             raise
 
     def _sleep(self) -> bool:
-        """Until somebody is due; False when nobody needs the thread any more."""
+        """Sleep until a waiter is due; False when the thread is needed no more."""
         with self._changed:
             while True:
                 if not self._waiting and not self._closed:
@@ -160,7 +160,7 @@ class Waiter(Generic[E]):
                 self._changed.wait(pause)
 
     def poll(self) -> None:
-        """Ask once for those that are due, and tell who is to be told."""
+        """Poll once for the waiters that are due, and wake those whose runs have ended."""
         now = self._clock()
         with self._changed:
             due = sorted((entry for entry in self._waiting if entry.half_way <= now), key=lambda entry: entry.due)

@@ -286,7 +286,7 @@ def detail_from_json(data: Mapping[str, Any]) -> RunDetail:
 
 
 def waiting_to_json(waiting: Waiting | None) -> dict[str, Any] | None:
-    """What a run waits for."""
+    """The waits of a run."""
     if waiting is None:
         return None
     items = [{**_to_json(item), "run_ids": list(item.run_ids)} for item in waiting.items]
@@ -294,7 +294,7 @@ def waiting_to_json(waiting: Waiting | None) -> dict[str, Any] | None:
 
 
 def waiting_from_json(data: Any) -> Waiting | None:
-    """What a run waits for; None where nothing is told, as by former releases."""
+    """The waits of a run; None where the answer has none, as from former releases."""
     if data is None:
         return None
     items = [_from_json(WaitView, {**item, "run_ids": tuple(item.get("run_ids", ()))}) for item in data["items"]]
@@ -401,7 +401,7 @@ def problem_to_json(error: errors.AikiError) -> dict[str, Any]:
 
 
 def problem_from_json(status: int, data: Any) -> errors.AikiError:
-    """The error that a problem tells of, to be raised by the caller."""
+    """The error of a problem, to be raised by the caller."""
     problem: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
     detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
     code = problem.get("code")
