@@ -1,4 +1,4 @@
-"""Spans, times and compressed payloads: what all parts read and write in the same way."""
+"""Spans, times, compressed payloads and text for databases: what all parts read and write in the same way."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aiki import filters, retention, spans
 from aiki.clock import SECOND, iso
 from aiki.codec import JSON, JSON_ZLIB, Payload, TooLarge, inflate, text_within
 from aiki.dashboard.formatting import term
+from aiki.text import storable
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,8 @@ def test_the_dashboard_writes_values_as_filters_read_them(value: str) -> None:
     if value:
         (found,) = filters.parse(text).terms
         assert [each.exact for each in found.values] == [value]
+
+
+def test_text_that_no_database_takes_is_written_with_escapes() -> None:
+    assert storable("caf\u00e9 \ud800!", 100) == "caf\u00e9 \\ud800!"
+    assert storable("abcdef", 3) == "abc"

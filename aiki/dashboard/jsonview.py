@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from aiki.api import masking, values
 from aiki.codec import JSON, JSON_ZLIB, TAG, Payload, text_within
+from aiki.text import storable
 
 MAX_READ: Final = 2 << 20
 """Bytes of JSON up to which a payload is taken apart to be shown."""
@@ -120,7 +121,7 @@ class _View:
         tail = Markup(' <em class="muted">… {:,} more characters</em>').format(more) if more > 0 else Markup("")
         if more > 0:
             self.left += 1
-        return Markup('<span class="js">{}</span>{}').format(_clean(text), tail)
+        return Markup('<span class="js">{}</span>{}').format(storable(text), tail)
 
     def _tagged(self, value: dict[str, Any], depth: int) -> Markup:
         tag, inner = value[TAG], value.get("v")
@@ -158,12 +159,7 @@ class _View:
 
 
 def _key(key: str) -> str:
-    return _clean(json.dumps(key, ensure_ascii=False))
-
-
-def _clean(text: str) -> str:
-    """What can be sent: lone surrogates are written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return storable(json.dumps(key, ensure_ascii=False))
 
 
 def _decimal(text: str) -> str:
@@ -196,7 +192,7 @@ def written(value: Any, depth: int = 0) -> str:
         return "{\n" + ",\n".join(lines) + f"\n{end}}}"
     if isinstance(value, list) and value:
         return "[\n" + ",\n".join(f"{pad}{written(item, depth + 1)}" for item in value) + f"\n{end}]"
-    return _clean(json.dumps(value, ensure_ascii=False))
+    return storable(json.dumps(value, ensure_ascii=False))
 
 
 __all__ = ["MAX_READ", "Number", "Shown", "editable", "named", "parsed", "shown", "text_of", "written"]

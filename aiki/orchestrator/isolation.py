@@ -19,6 +19,7 @@ from typing import Final, Generic, NamedTuple, ParamSpec, TypeVar
 
 from aiki.errors import BrokerUnavailable, StorageUnavailable
 from aiki.storage import Store
+from aiki.text import storable
 
 logger = logging.getLogger("aiki.orchestrator")
 
@@ -128,4 +129,4 @@ def words(error: BaseException) -> str:
     except Exception:  # noqa: BLE001  the boundary: an error that cannot even be written
         text = "(its text cannot be read)"
     text = " ".join(f"{type(error).__name__}: {text}".split())
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_WHY]
+    return storable(text, MAX_WHY)

@@ -15,6 +15,7 @@ from aiki.errors import ConfigurationError
 from aiki.orchestrator.isolation import Failed, Isolation
 from aiki.settings import check_name
 from aiki.storage import Store
+from aiki.text import storable
 
 MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes of a body that are kept."""
@@ -127,7 +128,7 @@ def _is_place(value: Any) -> bool:
 
 def _text(value: Any, most: int) -> str:
     """Text that every database takes."""
-    return str(value)[:most].encode("utf-8", "backslashreplace").decode("utf-8")[:most].replace("\0", "\\0")
+    return storable(str(value)[:most], most).replace("\0", "\\0")
 
 
 def _cut_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aiki.history import CHILD_ENDED, COMPLETED, CONTINUE, OPEN, Arrival, Step
 from aiki.model import StepView
 from aiki.storage.engine import Database
 from aiki.storage.rows import payload_of
+from aiki.text import storable
 
 STEP_COLUMNS: Final = (
     *("namespace", "run_id", "ordinal", "kind", "name", "digest", "state", "attempt", "input", "encoding", "data"),
@@ -92,8 +93,7 @@ def arrival_row(
 
 
 def _clean(text: str | None, limit: int) -> str | None:
-    """Text that every database takes: lone surrogates cannot be stored."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")[:limit]
+    return None if text is None else storable(text, limit)
 
 
 # ---------------------------------------------------------------- from rows
