@@ -9,9 +9,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "aiki"
 LINES_OF_A_FILE = 500
 LINES_OF_A_FUNCTION = 60
-TOO_LONG_FILES = frozenset({"broker/amqp_session.py", "storage/database.py", "storage/tables.py"})
-"""They are to become shorter. Nothing is added here."""
-TOO_LONG_FUNCTIONS = frozenset({"storage/database.py: _mysql_engine"})
+TOO_LONG = {"broker/amqp_session.py": 550, "storage/tables.py": 700}
+"""Files that are longer and must not grow. Nothing is added here; what has become short is taken off."""
 
 
 def files() -> Iterator[tuple[str, str]]:
@@ -27,9 +26,9 @@ def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_no_file_is_too_long() -> None:
-    too_long = {name for name, text in files() if len(text.splitlines()) > LINES_OF_A_FILE}
-    assert not too_long - TOO_LONG_FILES, "split them by what they are about"
-    assert not TOO_LONG_FILES - too_long, "they are short enough now: take them off the list"
+    lines = {name: len(text.splitlines()) for name, text in files()}
+    too_long = {name: count for name, count in lines.items() if count > TOO_LONG.get(name, LINES_OF_A_FILE)}
+    assert not too_long, "split them by what they are about"
 
 
 def test_no_function_is_too_long() -> None:
@@ -39,5 +38,4 @@ def test_no_function_is_too_long() -> None:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length(node) > LINES_OF_A_FUNCTION
     }
-    assert not too_long - TOO_LONG_FUNCTIONS, "take parts out of them"
-    assert not TOO_LONG_FUNCTIONS - too_long, "they are short enough now: take them off the list"
+    assert not too_long, "take parts out of them"
