@@ -14,6 +14,8 @@ from amqp.exceptions import AccessRefused
 
 from aiki.broker import base
 from aiki.broker.amqp import AmqpBroker
+from aiki.broker.probe import ProbeChannel
+from aiki.broker.topology import Topology
 from aiki.errors import BrokerUnavailable
 from tests.services import RabbitServer
 from tests.waiting import wait_until
@@ -293,3 +295,16 @@ def test_whose_the_broker_is_can_be_put_on_record_and_seen(configured: RabbitSer
         orchestrator.claim(mine)
         orchestrator.claim(other, anew=True)
         orchestrator.claim(other)
+
+
+@pytest.mark.parametrize("who", ["orchestrator", "server", "worker", "worker-blue"])
+def test_everybody_may_ask_whether_a_node_has_its_majority(configured: RabbitServer, who: str) -> None:
+    with closing(_session(configured, "orchestrator")) as session:
+        channel = session._connection.channel()  # type: ignore[attr-defined]
+        Topology("aiki", "quorum").probe().declare(channel=channel)
+    session = _session(configured, who)
+    with closing(session):
+        asking = ProbeChannel(session._connection, *Topology("aiki", "quorum").probe_route)  # type: ignore[attr-defined]
+        asking.ask()
+        wait_until(lambda: session.receive(0.05) == [] and (asking.answers or asking.refused), 30, "an answer")
+        assert (asking.answers, asking.refused) == (1, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import ssl
 from time import monotonic
 from typing import Any, Final
@@ -10,8 +9,10 @@ from typing import Any, Final
 from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 
-from aiki.broker.amqp_session import BROKEN, AmqpSession, say
+from aiki.broker.amqp_admin import say
+from aiki.broker.amqp_session import BROKEN, AmqpSession
 from aiki.broker.base import BrokerMisconfigured, SizeLimit
+from aiki.broker.probe import Nodes
 from aiki.broker.topology import Topology
 from aiki.broker.wire import WRITE_TIMEOUT, WireTransport
 from aiki.ceilings import MAX_MESSAGE
@@ -55,13 +56,13 @@ class AmqpBroker:
         self.write_timeout = write_timeout
         self._password_file = password_file
         self._declares = declares
-        self._nodes = [one.strip() for one in url.split(";") if one.strip()]
-        schemes = {one.partition(":")[0] for one in self._nodes}
+        self._nodes = Nodes(one.strip() for one in url.split(";") if one.strip())
+        schemes = {one.partition(":")[0] for one in self._nodes.urls}
         if len(schemes) > 1:
             raise ConfigurationError(f"the broker URL mixes {' and '.join(sorted(schemes))}: all nodes must speak the same")
         self._tls = schemes == {"amqps"}
         try:
-            for node in self._nodes:
+            for node in self._nodes.urls:
                 self._client(node, 1.0, {})
         except (TypeError, ValueError, KeyError):
             # Kombu's own words could hold the password.
@@ -76,7 +77,7 @@ class AmqpBroker:
     @property
     def where(self) -> str:
         """Host, port and virtual host of each node: how messages name the broker. Never the password."""
-        return " or ".join(map(self._place, self._nodes))
+        return " or ".join(map(self._place, self._nodes.urls))
 
     def _place(self, node: str) -> str:
         client = self._client(node, 1.0, {})
@@ -87,10 +88,11 @@ class AmqpBroker:
         """A new connection; raises `BrokerUnavailable` within `timeout` seconds (looking up the host's name comes on top).
 
         Of several nodes one is tried after the other, in random order, so that the clients spread over the cluster, and do not
-        all go to the same node when another is lost. A node that is silent takes no more than its share of the time.
+        all go to the same node when another is lost; one that a session has been given up with goes last. A node that is silent
+        takes no more than its share of the time.
         """
         deadline = monotonic() + timeout
-        nodes = random.sample(self._nodes, len(self._nodes))
+        nodes = self._nodes.in_order(monotonic())
         problems: list[str] = []
         for number, node in enumerate(nodes):
             now = monotonic()
@@ -125,7 +127,8 @@ class AmqpBroker:
             raise BrokerUnavailable(f"RabbitMQ at {where} did not answer within {timeout:.3g} s") from None
         except BROKEN as error:
             raise BrokerUnavailable(f"cannot connect to RabbitMQ at {where}: {say(error)}") from None
-        return AmqpSession(connection, self.topology, name, where, deadline, self.limit, self._declares)
+        watched = (self._nodes, node) if self.topology.probes else None
+        return AmqpSession(connection, self.topology, name, where, deadline, self.limit, self._declares, watched)
 
     def _read_password(self) -> str:
         try:

@@ -1,8 +1,8 @@
 """A session with RabbitMQ. Kombu declares; on the hot path the py-amqp channel beneath it is used.
 
 It is one connection with four channels: `publish` in confirm mode, whose delivery tags are the session's sequence
-numbers; `work`, whose deliveries are acked; `fanout`, whose are not; and `admin`, for declarations and questions that the
-broker may answer by closing the channel.
+numbers; `work`, whose deliveries are acked; `fanout`, whose are not; and one for declarations and questions that the broker may
+answer by closing the channel (`Admin`). With quorum queues there is a fifth, for probes (`Vigil`).
 
 Invariants:
 - Handlers of inbound frames only record what came; the session works on it when no frame is being handled.
@@ -15,7 +15,6 @@ Invariants:
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +23,12 @@ from time import monotonic
 from typing import Any, Final
 
 from amqp import Message, spec
-from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed
-from kombu.entity import Queue
+from amqp.exceptions import AMQPError, PreconditionFailed
 
+from aiki.broker.amqp_admin import Admin, NotAllowed, say
 from aiki.broker.base import (
     RECEIVED_BYTES,
     Address,
-    BrokerForeign,
     BrokerMisconfigured,
     Delivery,
     Depth,
@@ -39,12 +37,11 @@ from aiki.broker.base import (
     SizeLimit,
     first_tag,
 )
+from aiki.broker.probe import Nodes, ProbeChannel, Vigil
 from aiki.broker.tags import Tags
-from aiki.broker.topology import FANOUTS, TUNING, Topology
+from aiki.broker.topology import FANOUTS, Topology
 from aiki.broker.wire import Wire
 from aiki.errors import BrokerUnavailable, ConfigurationError
-
-_log = logging.getLogger("aiki.broker")
 
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds for the broker to answer a declaration or a question."""
@@ -54,12 +51,6 @@ _DRAINED_AT_ONCE = 5000
 
 BROKEN: Final = (AMQPError, OSError, AttributeError, TypeError, LookupError, ValueError, struct.error)
 """What py-amqp raises when a connection breaks under it (it clears its own fields then) or brings what it cannot parse."""
-
-
-def say(error: BaseException) -> str:
-    """An error of the connection in words."""
-    text = getattr(error, "reply_text", None) or str(error)
-    return text if isinstance(error, (AMQPError, OSError)) and text else f"{type(error).__name__}: {text}"
 
 
 class AmqpSession:
@@ -74,9 +65,9 @@ class AmqpSession:
         deadline: float,
         limit: SizeLimit,
         declares: bool = True,
+        watched: tuple[Nodes, str] | None = None,
     ) -> None:
         self._limit = limit
-        self._declares = declares
         self._connection = connection
         self._wire: Wire = connection.transport
         self._topology = topology
@@ -99,7 +90,12 @@ class AmqpSession:
         self._tags: dict[Address, str] = {}
         self._own_queues: dict[Address, str] = {}
         self._consumer_count = 0
-        self._admin: Any = None
+        self._admin = Admin(self._open_channel, topology, declares)
+        self._answered = 0
+        """How many messages to durable queues the broker has confirmed or refused."""
+        self._vigil: Vigil | None = None
+        if watched is not None:
+            self._vigil = Vigil(ProbeChannel(connection, *topology.probe_route), *watched, monotonic())
         connection.on_blocked = self._on_blocked
         connection.on_unblocked = self._on_unblocked
         with self._answer("opening channels", deadline):
@@ -153,7 +149,7 @@ class AmqpSession:
         """See `Session.prepare`."""
         self._check()
         if to not in self._routes:
-            self._routes[to] = self._declare_route(to)
+            self._declare_route(to)
 
     # ------------------------------------------------------------ receiving
     def receive(self, timeout: float, wake: int | None = None) -> list[Delivery]:
@@ -200,17 +196,20 @@ class AmqpSession:
                     pulled = wire.pull()
                 else:
                     break
-            self._heartbeat()
+            now = monotonic()
+            self._heartbeat(now)
+            if self._vigil is not None and now >= self._vigil.due and self._inbox_bytes < RECEIVED_BYTES:
+                # What comes on the fanout says nothing: the node by itself can do that.
+                self._vigil.look(now, self._answered + self._unacked.last, blocked=self._blocked is not None)
         except BROKEN as error:
             raise self._fail(f"the connection is lost: {say(error)}") from None
         if self._dead is not None:
             raise self._fail(self._dead)
 
-    def _heartbeat(self) -> None:
+    def _heartbeat(self, now: float) -> None:
         interval = self._connection.heartbeat
         if not interval:
             return
-        now = monotonic()
         if now - self._wire.last_write > interval / 2:
             self._connection.send_heartbeat()
             self._wire.push()
@@ -228,15 +227,11 @@ class AmqpSession:
             return  # without acks there is no prefetch to change
         self.unsubscribe(source)
         if not fanout and source not in self._routes:
-            self._routes[source] = self._declare_route(source)
+            self._declare_route(source)
         with self._answer(f"subscribing to {source.kind.value} {source.key}"):
             channel = self._fanout if fanout else self._work
             if fanout:
-                queue = self._topology.subscriber_queue(source, self._name)
-                self._make_exchange(source.kind)
-                queue.queue_declare(channel=self._admin_channel())
-                queue.queue_bind(channel=self._admin_channel())
-                self._own_queues[source] = queue.name
+                self._own_queues[source] = self._admin.declare_subscriber(source, self._name)
             else:
                 channel.basic_qos(0, prefetch, False)
             self._consumer_count += 1
@@ -302,11 +297,7 @@ class AmqpSession:
         if name is None:
             return None
         with self._answer(f"asking for the depth of {name}"):
-            try:
-                answer = self._admin_channel().queue_declare(name, passive=True)
-            except NotFound:
-                return None
-            return Depth(answer.message_count, answer.consumer_count)
+            return self._admin.depth(name)
 
     def purge(self, source: Address) -> int:
         """See `Session.purge`."""
@@ -314,38 +305,17 @@ class AmqpSession:
         if name is None:
             return 0
         with self._answer(f"purging {name}"):
-            try:
-                return int(self._admin_channel().queue_purge(name) or 0)
-            except NotFound:
-                return 0
+            return self._admin.purge(name)
 
     def claim(self, installation: str, *, anew: bool = False) -> None:
-        """See `Session.claim`. An account that may not declare the record (of an older definitions.json) cannot look either."""
-        exchange = self._topology.owner(installation)
-        owner: str | None = None
+        """See `Session.claim`."""
         with self._answer("looking whose the broker is"):
-            channel = self._admin_channel()
-            if anew:
-                channel.exchange_delete(exchange.name)
-            try:
-                exchange.declare(channel=channel)
-            except PreconditionFailed as error:
-                owner = self._topology.owner_in(say(error))
-                if owner is None:
-                    raise
-            except AccessRefused as error:
-                _log.warning("whose the broker is cannot be seen: %s; see rabbitmq/README.md", say(error))
-        if owner is not None:
-            raise BrokerForeign(owner)
+            self._admin.claim(installation, anew=anew)
 
     def is_claimed(self) -> bool:
         """See `Session.is_claimed`."""
         with self._answer("looking whether the broker is anybody's"):
-            try:
-                self._admin_channel().exchange_declare(self._topology.owner("").name, "direct", passive=True)
-            except NotFound:
-                return False
-        return True
+            return self._admin.is_claimed()
 
     def _queue_of(self, source: Address) -> str | None:
         self._check()
@@ -373,81 +343,18 @@ class AmqpSession:
                 pass  # the broker sees the socket close, which says the same
         self._wire.close()
 
-    # ------------------------------------------------------------ declaring
+    # ------------------------------------------------------------ what waits for an answer
     def _route_of(self, to: Address) -> tuple[str, str, bool]:
         """Where a message to an address goes; declared once a session. Of answers, whose addresses are many, the kind is."""
         known = Address(to.kind) if to.kind is Kind.ANSWERS else to
         if known not in self._routes:
-            self._routes[known] = self._declare_route(known)
+            self._declare_route(known)
         exchange, _, durable = self._routes[known]
         return exchange, to.key, durable
 
-    def _declare_route(self, to: Address) -> tuple[str, str, bool]:
-        fanout = to.kind in FANOUTS
-        needed = [] if fanout else [self._topology.queue(to)]
-        if to.kind in (Kind.WORK, Kind.REPORTS):
-            # First of all: without it, dead letters would be dropped in silence.
-            needed.insert(0, self._topology.queue(Address(Kind.DEAD)))
+    def _declare_route(self, to: Address) -> None:
         with self._answer(f"declaring {to.kind.value} {to.key}"):
-            if fanout:
-                self._make_exchange(to.kind)
-            elif self._declares or not self._is_there(needed[-1].name):
-                try:
-                    for queue in needed:
-                        self._declare_queue(queue)
-                except AccessRefused as error:
-                    raise self._fail(self._cannot_make(f"the queue {needed[-1].name}", error)) from None
-        return self._topology.exchange(to.kind).name, to.key, not fanout
-
-    def _make_exchange(self, kind: Kind) -> None:
-        exchange = self._topology.exchange(kind)
-        if not self._declares:
-            try:
-                self._admin_channel().exchange_declare(exchange.name, exchange.type, passive=True)
-                return
-            except NotFound:
-                pass
-        try:
-            exchange.declare(channel=self._admin_channel())
-        except AccessRefused as error:
-            raise self._fail(self._cannot_make(f"the exchange {exchange.name}", error)) from None
-
-    def _is_there(self, queue: str) -> bool:
-        try:
-            self._admin_channel().queue_declare(queue, passive=True)
-        except NotFound:
-            return False
-        except AccessRefused:
-            return True  # RabbitMQ 4 does not let everybody look; who sends finds out by what is returned
-        return True
-
-    def _cannot_make(self, what: str, error: AccessRefused) -> str:
-        return (
-            f"{what} is not there, and this account may not make it ({say(error)}): an orchestrator makes it when it hears of "
-            "it; is one running?"
-            if not self._declares
-            else f"declaring {what}: {say(error)}"
-        )
-
-    def _declare_queue(self, queue: Queue) -> None:
-        arguments: dict[str, Any] = queue.queue_arguments  # type: ignore[attr-defined]  # kombu sets it from a table
-        while True:
-            try:
-                queue.declare(channel=self._admin_channel())
-                return
-            except PreconditionFailed as error:
-                told = say(error)
-                refused = [name for name in TUNING if name in arguments and name in told]
-                if not refused:
-                    raise
-                # It was there before Aiki chose: how it is tuned is no reason to refuse it.
-                for name in refused:
-                    del arguments[name]
-
-    def _admin_channel(self) -> Any:
-        if self._admin is None or not self._admin.is_open:
-            self._admin = self._open_channel()
-        return self._admin
+            self._routes[to] = self._admin.declare_route(to)
 
     @contextmanager
     def _answer(self, doing: str, deadline: float | None = None) -> Iterator[None]:
@@ -456,6 +363,8 @@ class AmqpSession:
         self._wire.deadline = deadline or monotonic() + ANSWER_TIMEOUT
         try:
             yield
+        except NotAllowed as error:
+            raise self._fail(str(error)) from None
         except PreconditionFailed as error:
             failed = self._fail(f"{doing}: {say(error)}")
             if "inequivalent arg" not in say(error):
@@ -502,6 +411,7 @@ class AmqpSession:
                 self._fleeting.discard(seq)
                 self._settled.append(Settled(seq, True))
             else:
+                self._answered += 1
                 self._settled.append(Settled(seq, ok))
 
     def _on_return(self, _error: object, _exchange: str, _key: str, message: Message) -> None:

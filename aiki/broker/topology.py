@@ -9,6 +9,7 @@ exchange                  type      queues
 `{prefix}.control`        fanout    `{prefix}.control.{session}.{random}`, one a subscriber, exclusive
 `{prefix}.heartbeat`      fanout    `{prefix}.heartbeat.{session}.{random}`, the same
 `{prefix}.control.answers` direct   `{prefix}.control.answers.{session}.{random}`, the same; routing key: made up
+`{prefix}.work`           direct    `{prefix}.work.probe`, routing key `probe`: on quorum queues (see `probe`)
 `{prefix}.owner`          direct    none; its alternate exchange is called `{prefix}.installation.{id}` (see `owner`)
 ========================  ========  =========================================================================
 
@@ -48,6 +49,12 @@ TUNING: Final = (STORAGE_VERSION, DISCONNECTED_TIMEOUT)
 
 _NO_DELIVERY_LIMIT = 1_000_000_000
 """Returns say nothing about crashes (those are counted in the database), yet RabbitMQ 4 drops a message after 20 of them."""
+
+
+PROBE_KEY: Final = "probe"
+"""Where probes go; a work queue's key has a slash, and its name one dot more."""
+_PROBE_MEMBERS = 99
+"""On how many nodes the probe queue is, if there are as many: a majority of it is a majority of the cluster."""
 
 
 class Topology:
@@ -113,6 +120,41 @@ class Topology:
             durable=True,
             queue_arguments=arguments,
         )
+
+    @property
+    def probes(self) -> bool:
+        """Whether sessions ask if their node has a majority: only on a cluster can it be without."""
+        return self.queue_type == "quorum"
+
+    def probe(self) -> Queue:
+        """The queue of probes. It keeps none of them, and nobody reads it.
+
+        It hangs on the exchange that every account may publish to.
+        """
+        arguments = {"x-queue-type": "quorum", "x-quorum-initial-group-size": _PROBE_MEMBERS}
+        arguments |= {"x-max-length": 0, "x-overflow": "drop-head"}
+        return Queue(
+            f"{self.exchange(Kind.WORK).name}.{PROBE_KEY}",
+            exchange=self.exchange(Kind.WORK),
+            routing_key=PROBE_KEY,
+            durable=True,
+            queue_arguments=arguments,
+        )
+
+    @property
+    def probe_route(self) -> tuple[str, str]:
+        """Exchange and routing key of probes."""
+        return self.exchange(Kind.WORK).name, PROBE_KEY
+
+    def needed(self, to: Address) -> list[Queue]:
+        """The durable queues that whoever sends to or takes from an address needs, its own at the end."""
+        queue = self.queue(to)
+        if to.kind is Kind.DEAD:
+            return [queue]
+        # First of all: without it, dead letters would be dropped in silence.
+        first = [self.queue(Address(Kind.DEAD))]
+        # Those who have to do with reports and may make queues, the orchestrators, make that of the probes for everybody.
+        return [*first, *([self.probe()] if self.probes and to.kind is Kind.REPORTS else []), queue]
 
     def subscriber_queue(self, source: Address, session: str) -> Queue:
         """A queue of one session's own, gone with its connection.

@@ -72,6 +72,7 @@ class AmqpKit(Kit):
             channel = connection.default_channel
             for address in addresses:
                 channel.queue_delete(self.broker.topology.queue_name(address))
+            channel.queue_delete(self.broker.topology.probe().name)
             for name in (*(kind.value for kind in Kind), "owner"):
                 channel.exchange_delete(f"{self.prefix}.{name}")
 

@@ -10,12 +10,12 @@ from typing import Any
 import kombu
 import pytest
 
-from aiki.broker import DEAD, BrokerMisconfigured, Settled, open_broker, reports, work
+from aiki.broker import DEAD, BrokerMisconfigured, Settled, open_broker, probe, reports, work
 from aiki.broker.amqp import AmqpBroker
 from aiki.broker.topology import Topology
 from aiki.errors import BrokerUnavailable, ConfigurationError
 from tests.broker.contract import BrokerContract
-from tests.broker.kits import AmqpKit, bodies, publish, settle, take
+from tests.broker.kits import TIMEOUT, AmqpKit, bodies, publish, settle, take
 from tests.services import RabbitServer
 from tests.waiting import wait_until
 
@@ -128,7 +128,8 @@ def test_queues_are_of_the_type_that_was_asked_for_whatever_the_virtual_host_pre
         publish(session, A, b"x")
         session.subscribe(reports(0), 1)
         found = rabbit4.ctl("-q", "list_queues", "-p", host, "--no-table-headers", "type").split()
-        assert found == [queue_type] * 3
+        # Work, reports, dead letters, and on a cluster that of the probes.
+        assert found == [queue_type] * (4 if queue_type == "quorum" else 3)
     finally:
         kit.close()
         rabbit4.ctl("delete_vhost", host)
@@ -287,3 +288,41 @@ def test_an_alarm_is_noticed_and_its_end_too(own_kit: AmqpKit, own_rabbit: Rabbi
         own_rabbit.ctl("set_vm_memory_high_watermark", "0.6")
     assert settle(session, 1, 30) == [Settled(number, True)]
     assert session.blocked is None
+
+
+# ---------------------------------------------------------------- probes
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions ask soon, and many times."""
+    monkeypatch.setattr(probe, "LOOK", 0.01)
+    monkeypatch.setattr(probe, "QUIET", 0.02)
+
+
+def asks(session: Any, seconds: float, count: int) -> bool:
+    """Whether so many probes are answered in time, while the session waits."""
+    deadline = time.monotonic() + seconds
+    while session._vigil._channel.answers < count and time.monotonic() < deadline:
+        assert session.receive(0.05) == []
+    return bool(session._vigil._channel.answers >= count)
+
+
+@pytest.mark.usefixtures("restless")
+def test_probes_are_answered_and_none_is_kept(quorum_kit: AmqpKit) -> None:
+    session: Any = quorum_kit.connect()
+    session.subscribe(reports(0), 1)  # as orchestrators do, who make the queue
+    assert asks(session, TIMEOUT, 20)
+    with kombu.Connection(quorum_kit.url) as connection:
+        found = connection.default_channel.queue_declare(f"{quorum_kit.prefix}.work.probe", passive=True)
+        assert found.message_count == 0
+
+
+@pytest.mark.usefixtures("restless")
+def test_a_session_goes_on_where_probes_have_no_exchange_and_where_they_have_no_queue(quorum_kit: AmqpKit) -> None:
+    session: Any = quorum_kit.connect()
+    wait_until(lambda: session.receive(0.05) == [] and session._vigil._channel.refused, TIMEOUT, "the probe to be refused")
+    publish(session, A, b"x")
+    other = quorum_kit.connect()
+    assert asks(other, TIMEOUT, 3)
+    publish(other, A, b"x")
+    publish(session, A, b"x")
+    assert session._vigil.due == float("inf")

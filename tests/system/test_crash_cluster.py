@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.waiting import wait_until
 
 CUT = scaled(20.0, 60.0)
 """Seconds that a node is cut off: longer than it takes the others to give it up."""
+CLIENTS = 9
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +29,33 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def system(make_system: Callable[..., System], cluster: Cluster, mysql9_database: str) -> Iterator[System]:
-    """Of two orchestrators and two workers one each is never with the last node, which is the one that is cut off.
-
-    Clients of that node learn of it only when they send something; those that have nothing to send stay with it all the time.
-    """
-    made = make_system(mysql9_database, cluster.url, queue_type="quorum")
-    made.orchestrator()
-    made.worker(concurrency=2)
-    made.env["AIKI_BROKER_URL"] = cluster.url.rpartition(";")[0]
-    made.orchestrator()
-    made.worker(concurrency=2)
-    yield made
+    yield make_system(mysql9_database, cluster.url, queue_type="quorum")
     cluster.start()
+
+
+def start(system: System) -> None:
+    """Two orchestrators and two workers."""
+    for _ in range(2):
+        system.orchestrator()
+        system.worker(concurrency=2)
+
+
+@contextmanager
+def only(cluster: Cluster, node: Node) -> Iterator[None]:
+    """Whoever connects meanwhile is with this node."""
+    others = [other for other in cluster.nodes if other is not node]
+    for other in others:
+        other.ctl("suspend_listeners")
+    try:
+        yield
+    finally:
+        for other in others:
+            other.ctl("resume_listeners")
+
+
+def clients_of(node: Node) -> int:
+    """How many connections a node has."""
+    return node.ctl("list_connections", "--no-table-headers", "pid").count(node.address)
 
 
 def more(load: Load, count: int) -> None:
@@ -77,6 +94,7 @@ def holds(system: System, load: Load) -> None:
 
 
 def test_nodes_that_are_killed_one_by_one_lose_nothing(system: System, cluster: Cluster) -> None:
+    start(system)
     with Load(system.app().definitions["shop.marked"], rate=50) as load:
         for node in cluster.nodes * scaled(1, 5):
             more(load, 50)
@@ -88,16 +106,23 @@ def test_nodes_that_are_killed_one_by_one_lose_nothing(system: System, cluster: 
     holds(system, load)
 
 
-def test_a_node_that_was_cut_off_and_is_back_loses_nothing(system: System, cluster: Cluster) -> None:
+def test_a_node_that_all_are_with_is_cut_off_and_runs_go_on_elsewhere(system: System, cluster: Cluster) -> None:
+    """It does not hang up, and those that have nothing to say would wait there for as long as the cut lasts."""
     node = cluster.nodes[-1]
-    with Load(system.app().definitions["shop.marked"], rate=50) as load:
-        more(load, 50)
-        cluster.cut_off(node)
-        try:
-            end, done = time.monotonic() + CUT, completed(system)
-            goes_on(system, cluster, done + 100)
-            wait_until(lambda: time.monotonic() > end, CUT + 10)
-        finally:
-            cluster.heal(node)
-        more(load, 50)
+    with ExitStack() as first:
+        first.enter_context(only(cluster, node))
+        start(system)
+        with Load(system.app().definitions["shop.marked"], rate=50) as load:
+            more(load, 50)
+            # Two orchestrators, two links, four children, and the publisher of this process.
+            wait_until(lambda: clients_of(node) >= CLIENTS, 60, "all to be with that node")
+            first.close()
+            cluster.cut_off(node)
+            try:
+                end, done = time.monotonic() + CUT, completed(system)
+                goes_on(system, cluster, done + 100)
+                wait_until(lambda: time.monotonic() > end, CUT + 10)
+            finally:
+                cluster.heal(node)
+            more(load, 50)
     holds(system, load)
