@@ -43,7 +43,7 @@ class Settings:
     :ivar webhook_private: 1: webhooks may go to addresses that are not public.
     :ivar retention: how long ended runs are kept, see `aiki.retention`; empty means for ever.
     :ivar run_logs: 1: workers report what runs log; 0: they do not.
-    :ivar database_url: SQLAlchemy URL, `mysql+pymysql://…` or `sqlite:///…`.
+    :ivar database_url: SQLAlchemy URL, `mysql+pymysql://…`, `postgresql://…` or `sqlite:///…`.
     :ivar broker_url: see `aiki.broker.open_broker`.
     :ivar database_password_file, broker_password_file: files that hold the password in place of the URL, read for each new
         connection: so a password that is rotated is taken up.

@@ -16,8 +16,12 @@ def database_options(url: str, ca: str, cert: str, key: str, verify: str) -> str
     """The database's URL with what it says of TLS; raises `ConfigurationError`."""
     if not (ca or cert or key or _unverified("database", verify)):
         return url
+    if url.startswith("postgres"):
+        return _with(url, _of_postgresql(ca, cert, key, verify))
     if not url.startswith(("mysql", "mariadb")):
-        raise ConfigurationError("the TLS settings of the database (AIKI_DATABASE_CA, …) are for mysql+pymysql:// alone")
+        raise ConfigurationError(
+            "the TLS settings of the database (AIKI_DATABASE_CA, …) are for mysql+pymysql:// and postgresql:// alone"
+        )
     options = {"ssl_cert": cert, "ssl_key": key}
     if _unverified("database", verify):
         options["ssl_check_hostname"] = "false"  # and no authority: then the library looks at no certificate
@@ -26,6 +30,12 @@ def database_options(url: str, ca: str, cert: str, key: str, verify: str) -> str
     else:
         options["ssl_ca"] = ca
     return _with(url, options)
+
+
+def _of_postgresql(ca: str, cert: str, key: str, verify: str) -> dict[str, str]:
+    if _unverified("database", verify):
+        return {"sslmode": "require", "sslcert": cert, "sslkey": key}
+    return {"sslmode": "verify-full", "sslrootcert": ca or SYSTEM, "sslcert": cert, "sslkey": key}
 
 
 def broker_options(url: str, ca: str, cert: str, key: str, verify: str) -> str:

@@ -20,10 +20,10 @@ from bench.broker import Broker
 from bench.cases import BY_NAME, CASES, Case
 from bench.config import CHILDREN, ROOT
 from bench.goals import GOALS
-from bench.postgres import PostgresServer
 from bench.provision import provide
 from bench.report import render
 from bench.runner import Outcome, Runner, say
+from tests.postgres import PostgresServer
 from tests.provision import NoServer
 from tests.services import MariaServer, RabbitServer, servers
 

@@ -12,29 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from bench.config import ROOT
-from tests.provision import NoServer, apt_install, program, say
+from tests.provision import NoServer, need_postgres, postgres, program, say
 
 CACHE: Final = ROOT / "bench" / ".cache"
 """What was downloaded; `make clean` removes it."""
 _RESTATE: Final = ROOT / "bench" / "restate"
-
-
-def postgres() -> Path | None:
-    """The folder of PostgreSQL's programs. Debian keeps it off the PATH."""
-    debian = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdecimal()]
-    for folder in sorted(debian, key=lambda path: int(path.parent.name), reverse=True):
-        if (folder / "postgres").exists() and (folder / "initdb").exists():
-            return folder
-    server = program("postgres")
-    return server.resolve().parent if server and program("initdb") else None
-
-
-def need_postgres() -> Path:
-    """The folder of PostgreSQL's programs, installed now if need be; raises `NoServer`."""
-    found = postgres() or (apt_install(["postgresql"], lambda: postgres() is not None) and postgres())
-    if not found:
-        raise NoServer("there is no postgres on this machine: apt-get install postgresql (or run this as root)")
-    return found
 
 
 def restate() -> Path | None:

@@ -18,8 +18,8 @@ from bench.broker import Broker
 from bench.cases import Case
 from bench.config import Config
 from bench.cpu import listener
-from bench.postgres import PostgresServer
 from bench.program import Failed, Program
+from tests.postgres import PostgresServer
 from tests.services import MariaServer, RabbitServer, Server
 
 CASE_TIMEOUT: Final = 900.0

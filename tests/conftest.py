@@ -13,14 +13,17 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import services
+from tests.postgres import PostgresServer, shared_postgres
 from tests.services import MariaServer, RabbitServer
 from tests.tables import emptied, make_tables
 
-SHARED: dict[str, Callable[[], RabbitServer | MariaServer]] = {
+Shared = RabbitServer | MariaServer | PostgresServer
+SHARED: dict[str, Callable[[], Shared]] = {
     "rabbit": services.shared_rabbit,
     "maria": services.shared_maria,
     "rabbit4": partial(services.shared_rabbit, newer=True),
     "mysql9": partial(services.shared_maria, newer=True),
+    "postgres": shared_postgres,
 }
 """The servers that all tests share, by the names of their fixtures."""
 
@@ -46,7 +49,7 @@ def _forget_modules() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def _launched(request: pytest.FixtureRequest) -> Iterator[dict[str, RabbitServer | MariaServer]]:
+def _launched(request: pytest.FixtureRequest) -> Iterator[dict[str, Shared]]:
     """Start side by side those of the shared servers that the selected tests use; wait for none."""
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     # Others take them by a parameter.
@@ -61,8 +64,8 @@ def _launched(request: pytest.FixtureRequest) -> Iterator[dict[str, RabbitServer
         server.close()
 
 
-def _shared(name: str) -> Callable[..., RabbitServer | MariaServer]:
-    def started(_launched: dict[str, RabbitServer | MariaServer], request: pytest.FixtureRequest) -> RabbitServer | MariaServer:
+def _shared(name: str) -> Callable[..., Shared]:
+    def started(_launched: dict[str, Shared], request: pytest.FixtureRequest) -> Shared:
         with _uncaptured(request):
             return _launched[name].start()
 
@@ -80,6 +83,9 @@ rabbit4 = _shared("rabbit4")
 
 mysql9 = _shared("mysql9")
 """A MySQL 9 that all tests share, as `maria`."""
+
+postgres = _shared("postgres")
+"""A PostgreSQL that all tests share. Never stop it: a test that stops one takes `own_postgres`."""
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +124,15 @@ def own_mysql9(request: pytest.FixtureRequest) -> Iterator[MariaServer]:
     server.close()
 
 
+@pytest.fixture(scope="module")
+def own_postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A PostgreSQL of this module alone, to be killed and stopped at will; leave it running."""
+    with _uncaptured(request):
+        server = PostgresServer().start()
+    yield server
+    server.close()
+
+
 @pytest.fixture(scope="session")
 def amqp_url(rabbit: RabbitServer) -> str:
     """The shared RabbitMQ's URL. Its queues are shared too: use a prefix of your own."""
@@ -146,6 +161,14 @@ def mysql9_database(mysql9: MariaServer) -> Iterator[str]:
     mysql9.drop_database(url)
 
 
+@pytest.fixture
+def postgres_database(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of a fresh, empty database in PostgreSQL, dropped afterwards."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
 @pytest.fixture(scope="session")
 def _maria_tables(maria: MariaServer) -> str:
     return make_tables(maria)
@@ -154,6 +177,11 @@ def _maria_tables(maria: MariaServer) -> str:
 @pytest.fixture(scope="session")
 def _mysql9_tables(mysql9: MariaServer) -> str:
     return make_tables(mysql9)
+
+
+@pytest.fixture(scope="session")
+def _postgres_tables(postgres: PostgresServer) -> str:
+    return make_tables(postgres)
 
 
 @pytest.fixture
@@ -166,6 +194,12 @@ def maria_tables(_maria_tables: str) -> str:
 def mysql9_tables(_mysql9_tables: str) -> str:
     """A database with Aiki's tables in MySQL 9, as `maria_tables`."""
     return emptied(_mysql9_tables)
+
+
+@pytest.fixture
+def postgres_tables(_postgres_tables: str) -> str:
+    """A database with Aiki's tables in PostgreSQL, as `maria_tables`."""
+    return emptied(_postgres_tables)
 
 
 @pytest.fixture

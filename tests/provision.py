@@ -1,10 +1,11 @@
-"""Where RabbitMQ, MariaDB and MySQL come from, so that `make test` needs nothing but itself.
+"""Where RabbitMQ, MariaDB, MySQL and PostgreSQL come from, so that `make test` needs nothing but itself.
 
-Tests meet two of each: those that the system has, RabbitMQ 3.10 and MariaDB 10.11 on Debian 12, and newer ones, RabbitMQ 4
-and MySQL 9. In this order: the servers that the environment names (`AIKI_TEST_AMQP_URL`, `AIKI_TEST_MYSQL_URL`,
-`AIKI_TEST_RABBITMQ4_URL`, `AIKI_TEST_MYSQL9_URL`); programs that are installed; programs that apt installs, when we are root
-(the newer ones into a Debian of their own, `tests.sid`); the services of `compose.yaml` and `tests/newer.compose.yaml`, when
-there is a Docker. Otherwise an error: a missing server never skips a test.
+Tests meet two each of the first two kinds: those that the system has, RabbitMQ 3.10 and MariaDB 10.11 on Debian 12, and newer
+ones, RabbitMQ 4 and MySQL 9; and one PostgreSQL. In this order: the servers that the environment names (`AIKI_TEST_AMQP_URL`,
+`AIKI_TEST_MYSQL_URL`, `AIKI_TEST_RABBITMQ4_URL`, `AIKI_TEST_MYSQL9_URL`, `AIKI_TEST_POSTGRES_URL`); programs that are
+installed; programs that apt installs, when we are root (the newer ones into a Debian of their own, `tests.sid`); the services
+of `compose.yaml` and `tests/newer.compose.yaml`, when there is a Docker. Otherwise an error: a missing server never skips a
+test.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ AMQP_VARIABLE = "AIKI_TEST_AMQP_URL"
 MYSQL_VARIABLE = "AIKI_TEST_MYSQL_URL"
 RABBITMQ4_VARIABLE = "AIKI_TEST_RABBITMQ4_URL"
 MYSQL9_VARIABLE = "AIKI_TEST_MYSQL9_URL"
+POSTGRES_VARIABLE = "AIKI_TEST_POSTGRES_URL"
 COMPOSE_AMQP_URL = "amqp://admin:aiki-local@127.0.0.1:5672//"
 COMPOSE_MYSQL_URL = "mysql+pymysql://root:aiki-local@127.0.0.1:3306/"
 _COMPOSE_SECRETS = (
@@ -34,16 +36,18 @@ _COMPOSE_SECRETS = (
 """compose.yaml asks for all of them."""
 COMPOSE_RABBITMQ4_URL = "amqp://guest:guest@127.0.0.1:25672//"
 COMPOSE_MYSQL9_URL = "mysql+pymysql://root:aiki-local@127.0.0.1:23306/"
+COMPOSE_POSTGRES_URL = "postgresql://postgres:aiki-local@127.0.0.1:25432/postgres"
 
 # Debian keeps servers where the PATH of a user does not look.
 _PATH = os.pathsep.join(
     [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/libexec", "/usr/local/sbin", "/opt/homebrew/sbin"]
 )
 _COMMON = """Tests of the broker and the database run against real servers. Do one of these:
-  - install them:  apt-get install rabbitmq-server mariadb-server  (or run this as root, and it is done for you)
+  - install them:  apt-get install rabbitmq-server mariadb-server postgresql  (or run this as root, and it is done for you)
   - name running ones:  AIKI_TEST_AMQP_URL=amqp://user:password@host:5672//
                         AIKI_TEST_MYSQL_URL=mysql+pymysql://user:password@host:3306/  (may create databases)
                         AIKI_TEST_RABBITMQ4_URL and AIKI_TEST_MYSQL9_URL: the same, for RabbitMQ 4 and MySQL 9
+                        AIKI_TEST_POSTGRES_URL=postgresql://user:password@host:5432/postgres  (may create databases)
   - install Docker with its compose plugin; the services of compose.yaml are then used"""
 
 
@@ -147,6 +151,24 @@ def _output(*command: str) -> str:
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
 
 
+def postgres() -> Path | None:
+    """The folder of PostgreSQL's programs. Debian keeps it off the PATH."""
+    debian = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdecimal()]
+    for folder in sorted(debian, key=lambda path: int(path.parent.name), reverse=True):
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder
+    server = program("postgres")
+    return server.resolve().parent if server and program("initdb") else None
+
+
+def need_postgres() -> Path:
+    """The folder of PostgreSQL's programs, installed now if need be; raises `NoServer`."""
+    found = postgres() or (apt_install(["postgresql"], lambda: postgres() is not None) and postgres())
+    if not found:
+        raise NoServer("there is no postgres on this machine: apt-get install postgresql (or run this as root)")
+    return found
+
+
 def chromium() -> Path | None:
     """The browser's program."""
     return program("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -202,6 +224,7 @@ def outside_url(variable: str) -> str | None:
         MYSQL_VARIABLE: ("mysql", "compose.yaml", COMPOSE_MYSQL_URL),
         RABBITMQ4_VARIABLE: ("rabbitmq4", "tests/newer.compose.yaml", COMPOSE_RABBITMQ4_URL),
         MYSQL9_VARIABLE: ("mysql9", "tests/newer.compose.yaml", COMPOSE_MYSQL9_URL),
+        POSTGRES_VARIABLE: ("postgres", "tests/newer.compose.yaml", COMPOSE_POSTGRES_URL),
     }[variable]
     if _ours(variable) or not _docker_runs():
         return None
@@ -219,7 +242,7 @@ def _ours(variable: str) -> bool:
     """Whether this server can be started here without Docker: it is installed, or can be."""
     if variable in (RABBITMQ4_VARIABLE, MYSQL9_VARIABLE):
         return sid.possible()
-    installed = rabbitmq_program() if variable == AMQP_VARIABLE else mysqld()
+    installed = {AMQP_VARIABLE: rabbitmq_program, MYSQL_VARIABLE: mysqld, POSTGRES_VARIABLE: postgres}[variable]()
     return installed is not None or (os.geteuid() == 0 and shutil.which("apt-get") is not None)
 
 

@@ -17,10 +17,13 @@ from pathlib import Path
 import pytest
 
 SERVER_FIXTURES = frozenset(
-    {"_launched", "rabbit", "maria", "rabbit4", "mysql9", "own_rabbit", "own_maria", "own_rabbit4", "own_mysql9", "live"}
+    {
+        *("_launched", "rabbit", "maria", "rabbit4", "mysql9", "postgres", "live"),
+        *("own_rabbit", "own_maria", "own_rabbit4", "own_mysql9", "own_postgres"),
+    }
 )
 """What starts a server (ours, too), directly or through fixtures of their own."""
-SERVER_PARAMETERS = frozenset({"mysql", "amqp", "real", "quorum", "maria", "rabbit", "mysql9", "rabbit4"})
+SERVER_PARAMETERS = frozenset({"mysql", "amqp", "real", "quorum", "maria", "rabbit", "mysql9", "rabbit4", "postgres"})
 """Ids of parameters whose fixture asks for a server only when it runs."""
 PROCESSES = frozenset({"browser", "cli", "confined", "demo", "docs", "examples", "system", "worker"})
 """Folders whose tests start processes of ours and wait for them."""

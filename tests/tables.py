@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from aiki.storage import Store, upgrade
 from aiki.storage.tables import metadata
-from tests.services import MariaServer
+from tests.postgres import DatabaseServer
 
 _KEPT = frozenset({"aiki_installation"})
 """Tables whose rows come with the schema."""
 
 
-def make_tables(server: MariaServer) -> str:
+def make_tables(server: DatabaseServer) -> str:
     """The URL of a new database with Aiki's tables."""
     url = server.create_database()
     upgrade(url)

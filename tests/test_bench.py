@@ -16,8 +16,8 @@ from bench.case import rates
 from bench.cases import BY_NAME, CASES
 from bench.config import Config
 from bench.goals import GOALS
-from bench.postgres import PostgresServer
 from bench.report import NONE, judge, render
+from tests.postgres import PostgresServer
 from tests.provision import AMQP_VARIABLE, MYSQL_VARIABLE, NoServer
 from tests.services import MariaServer, RabbitServer
 

@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "aiki"
 LINES_OF_A_FILE = 500
 LINES_OF_A_FUNCTION = 60
-TOO_LONG = {"storage/tables.py": 700}
+TOO_LONG = {"storage/tables.py": 675}
 """Files that are longer and must not grow. Nothing is added here; what has become short is taken off."""
 
 

@@ -28,7 +28,7 @@ def database_option(function: F) -> F:
     return click.option(
         "--database",
         metavar="URL",
-        help="mysql+pymysql://user:password@host/database or sqlite:///path [env: AIKI_DATABASE_URL]",
+        help="mysql+pymysql://user:password@host/database, postgresql://… or sqlite:///path [env: AIKI_DATABASE_URL]",
     )(function)
 
 

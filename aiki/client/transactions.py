@@ -52,6 +52,11 @@ def connection_of(session: Session | None, connection: sa.Connection | None, url
             f"{url.render_as_string()}: a transaction spans one database; point AIKI_DATABASE_URL there, or enqueue after "
             "your commit, without it"
         )
+    if url.get_backend_name() == "postgresql" and connection.dialect.paramstyle not in ("format", "pyformat"):
+        raise ConfigurationError(
+            f"the transaction's driver, {connection.dialect.driver}, cannot run the statements by which runs are written; use "
+            "postgresql+psycopg, which does asyncio, too"
+        )
     return connection
 
 
@@ -61,8 +66,9 @@ def _place(url: sa.URL) -> tuple[Any, ...]:
     if backend == "sqlite":
         return (backend, os.path.realpath(url.database or ":memory:"))
     backend = "mysql" if backend == "mariadb" else backend
+    port = 5432 if backend == "postgresql" else 3306
     host = (url.host or "localhost").lower()
-    return (backend, "localhost" if host in ("127.0.0.1", "::1") else host, url.port or 3306, url.database)
+    return (backend, "localhost" if host in ("127.0.0.1", "::1") else host, url.port or port, url.database)
 
 
 def on_commit(connection: sa.Connection, pending: Pending, hand_over: Callable[[Pending], None]) -> None:

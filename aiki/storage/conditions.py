@@ -152,7 +152,7 @@ class Conditions:
     def _words(self, pattern: Pattern) -> Sql:
         """Free text stands anywhere in the text, upper or lower case."""
         within = Pattern(("", *pattern.parts, ""))
-        sql = " OR ".join(f"{column}{self._dialect.any_case} LIKE ? ESCAPE '!'" for column in _WORDS_IN)
+        sql = " OR ".join(f"{column} {self._dialect.any_like} ? ESCAPE '!'" for column in _WORDS_IN)
         return sql, [_like(within)] * len(_WORDS_IN)
 
     def _range(self, field: str, value: Range) -> Sql:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from aiki import ids
 from aiki.ceilings import MESSAGE_ROOM
@@ -23,7 +23,6 @@ from aiki.model import Accepted, Created, NewRun, Outgoing
 from aiki.states import State
 from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
 from aiki.storage.engine import Database, Insert, RowTooLarge
-from aiki.storage.engine.mysql_errors import CHANGED_SINCE_READ, error_code
 from aiki.storage.rows import EXPIRY_EPOCH, delivery_id
 
 RUN_COLUMNS = (
@@ -178,12 +177,12 @@ class Creating:
         """As `_create`, in the caller's transaction, whose isolation level is the caller's too."""
         try:
             return self._create(connection, self.namespace, runs, claim, batch, actor, theirs=True)
-        except OperationalError as error:
-            if error_code(error) != CHANGED_SINCE_READ:
+        except DBAPIError as error:
+            if not self.db.dialect.is_stale(error):
                 raise
             raise StorageUnavailable(
-                "another process has taken a reference id or a run id since this transaction began, and this server "
-                "(innodb_snapshot_isolation) lets nobody look at what is newer; roll back and repeat, or use READ COMMITTED"
+                "another process has taken a reference id or a run id since this transaction began, and this server lets no "
+                "transaction of this isolation level look at what is newer; roll back and repeat, or use READ COMMITTED"
             ) from error
 
     def _create(
@@ -285,23 +284,21 @@ class Creating:
         digest = hashlib.sha256(f"{run.input.encoding}\n{run.input.text}".encode()).digest()
         raw = ids.to_bytes(run.id)
         columns = ("namespace", "name", "reference_id", "run_id", "input_hash")
-        try:
-            self.db.insert(connection, "aiki_reference_ids", columns, [(namespace, run.name, run.reference_id, raw, digest)])
+        row = (namespace, run.name, run.reference_id, raw, digest)
+        if self.db.inserted(connection, "aiki_reference_ids", columns, [row]):
             return None
-        except IntegrityError as error:
-            if not self.db.dialect.is_duplicate(error):
-                raise
-        row = self._holder(connection, namespace, run)
-        if row is None:
+        found = self._holder(connection, namespace, run)
+        if found is None:
             raise StorageUnavailable(
-                f"the run of {run.name} with reference id {run.reference_id!r} was deleted this moment; repeat"
+                f"the run of {run.name} with reference id {run.reference_id!r} was deleted this moment, or recorded since "
+                "this transaction began, which does not see it; roll back and repeat, or use READ COMMITTED"
             )
-        holder, known_digest, state = bytes(row[0]), bytes(row[1]), row[2]
+        holder, known_digest, state = bytes(found[0]), bytes(found[1]), found[2]
         if holder == raw and state is None:
             return None
         text = ids.to_text(holder)
         # MySQL takes "job" and "job " for one key: what differs here is another reference id, which cannot be had beside it.
-        other = (row[3], row[4]) != (run.name, run.reference_id)
+        other = (found[3], found[4]) != (run.name, run.reference_id)
         same = known_digest == digest or run.on_conflict != "error"
         if run.blind and run.on_conflict == "error":
             same = holder == raw  # whatever the input is: the answer must not tell a guess from the truth
@@ -339,13 +336,9 @@ class Creating:
         made = {run.id: rows for run, rows in zip(runs, self._group(connection, runs, now, batch), strict=True)}
         out: dict[str, _Rows | Accepted] = dict(made)
         unique = {run.id: run for run in runs}
-        try:
-            values = self._runs_values(namespace, list(unique.values()), made, now)
-            self.db.insert(connection, "aiki_runs", RUN_COLUMNS, values)
+        values = self._runs_values(namespace, list(unique.values()), made, now)
+        if self.db.inserted(connection, "aiki_runs", RUN_COLUMNS, values):
             return out
-        except IntegrityError as error:
-            if not self.db.dialect.is_duplicate(error):
-                raise
         # Asked before, or the answer to our own commit was lost: keep those that exist, insert the others. What stood before
         # the first that exists was inserted just now: it has no input yet.
         found = self.db.where_in(

@@ -76,8 +76,8 @@ class Dead(Auditing):
     def failure_groups(self, limit: int = MAX_GROUPS) -> list[FailureGroup]:
         """Runs that are failed or dead, by their error, the most frequent first."""
         sql = (
-            "SELECT fingerprint, name, COUNT(*), MIN(failed_at), MAX(failed_at), MAX(run_id) FROM aiki_failures "
-            "WHERE namespace = ? GROUP BY fingerprint, name"
+            f"SELECT fingerprint, name, COUNT(*), MIN(failed_at), MAX(failed_at), {self.db.dialect.largest('run_id')} "
+            "FROM aiki_failures WHERE namespace = ? GROUP BY fingerprint, name"
         )
 
         def work(connection: sa.Connection) -> list[FailureGroup]:
@@ -92,8 +92,8 @@ class Dead(Auditing):
     def failure_group(self, mark: bytes) -> FailureGroup | None:
         """One group, or None if no run has failed so."""
         sql = (
-            "SELECT fingerprint, name, COUNT(*), MIN(failed_at), MAX(failed_at), MAX(run_id) FROM aiki_failures "
-            "WHERE namespace = ? AND fingerprint = ? GROUP BY fingerprint, name"
+            f"SELECT fingerprint, name, COUNT(*), MIN(failed_at), MAX(failed_at), {self.db.dialect.largest('run_id')} "
+            "FROM aiki_failures WHERE namespace = ? AND fingerprint = ? GROUP BY fingerprint, name"
         )
 
         def work(connection: sa.Connection) -> list[FailureGroup]:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from aiki.clock import SECOND, Clock
 from aiki.messages import RunKey
@@ -63,11 +62,7 @@ class Marking:
         columns, row = ("namespace", "queue", "sent_at", "taken_at"), (namespace, queue, 0, 0)
         sql = "SELECT 1 FROM aiki_markers WHERE namespace = ? AND queue = ?"
         if self.db.execute(connection, sql, row[:2]).fetchone() is None:
-            try:
-                self.db.insert(connection, "aiki_markers", columns, [row])
-            except IntegrityError as error:
-                if not self.db.dialect.is_duplicate(error):
-                    raise
+            self.db.inserted(connection, "aiki_markers", columns, [row])
         return self._mark(connection, namespace, queue, self.db.dialect.for_update)
 
     def marked_queues(self, namespace: str | None = None) -> set[tuple[str, str]]:

@@ -134,7 +134,7 @@ class Outlining(Reading):
             f"SELECT s.ordinal, s.kind, s.name, s.created_at, {_STATE} AS state, "
             "COALESCE(s.finished_at, c.finished_at) AS ended, "
             # To MySQL a row's number is unsigned, and so is a difference with it, which may not be below zero.
-            "s.ordinal - CAST(ROW_NUMBER() OVER (PARTITION BY s.kind, s.name ORDER BY s.ordinal) AS SIGNED) AS island "
+            "s.ordinal - CAST(ROW_NUMBER() OVER (PARTITION BY s.kind, s.name ORDER BY s.ordinal) AS DECIMAL) AS island "
             f"FROM aiki_steps s {_CHILD} WHERE s.namespace = ? AND s.run_id = ? AND s.ordinal >= ? AND s.ordinal < ?"
             f") t GROUP BY kind, name, island ORDER BY 1 LIMIT {int(limit)}"
         )

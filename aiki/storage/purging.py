@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from aiki.clock import SECOND, Clock
 from aiki.states import TERMINAL
@@ -198,13 +197,7 @@ class Purging:
             found = self.db.execute(connection, sql, ("", name)).fetchone()
             if found is not None:
                 return bool(found[0] == holder)  # MySQL counts no row that was set to what it was
-            try:
-                self.db.insert(connection, "aiki_chores", ("namespace", "name", "holder", "until_at"), [row])
-            except IntegrityError as error:
-                if not self.db.dialect.is_duplicate(error):
-                    raise
-                return False
-            return True
+            return self.db.inserted(connection, "aiki_chores", ("namespace", "name", "holder", "until_at"), [row])
 
         return self.db.transaction(work, repeatable=True)
 

@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from aiki import ids
 from aiki.clock import SECOND, Clock
@@ -132,12 +131,8 @@ class Roster(Auditing):
                     columns = ("namespace", "name", "version", "kind", "options", "registered_at")
                     registered_at = now + order[item.name, item.version]
                     row = (where, item.name, item.version, item.kind, options, registered_at)
-                    try:
-                        self.db.insert(connection, "aiki_definitions", columns, [row])
+                    if self.db.inserted(connection, "aiki_definitions", columns, [row]):
                         continue
-                    except IntegrityError as error:
-                        if not self.db.dialect.is_duplicate(error):
-                            raise
                 self.db.execute(
                     connection,
                     "UPDATE aiki_definitions SET kind = ?, options = ? WHERE namespace = ? AND name = ? AND version = ?",
@@ -218,11 +213,8 @@ class Roster(Auditing):
             if updated.rowcount:
                 return
             row = (hello.namespace, raw, now, *values.values())
-            try:
-                self.db.insert(connection, "aiki_workers", ("namespace", "id", "started_at", *values), [row])
-            except IntegrityError as error:  # another orchestrator heard the same hello
-                if not self.db.dialect.is_duplicate(error):
-                    raise
+            # If it is there by now, another orchestrator heard the same hello.
+            self.db.inserted(connection, "aiki_workers", ("namespace", "id", "started_at", *values), [row])
 
         self.db.transaction(work, repeatable=True)
         self.register_definitions_if_new(hello.namespace, definitions)
@@ -390,11 +382,7 @@ class Roster(Auditing):
         columns = ("namespace", "id", "source", "reason", "headers", "body", "created_at")
 
         def work(connection: sa.Connection) -> None:
-            try:
-                self.db.insert(connection, "aiki_dead_letters", columns, [row])
-            except IntegrityError as error:
-                if not self.db.dialect.is_duplicate(error):
-                    raise
+            self.db.inserted(connection, "aiki_dead_letters", columns, [row])
 
         self.db.transaction(work, repeatable=True)
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from aiki.errors import ConfigurationError, StorageUnavailable
 from aiki.storage.engine import Database, safe_url
 from aiki.storage.migrations import legacy
+from aiki.storage.tables import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -45,7 +46,7 @@ def check_schema(db: Database) -> None:
 
     :raises StorageUnavailable: the database is away.
     """
-    version = db.read(lambda connection: _version(db, connection))
+    version = db.read(_version)
     if version == HEAD:
         return
     if version is not None and version > HEAD:
@@ -82,7 +83,7 @@ def status(url: str, timeout: float = 5.0, password_file: str = "") -> Status:
     db = Database(url, timeout=timeout, password_file=password_file)
     try:
         check_server(db)
-        version = db.read(lambda connection: _version(db, connection))
+        version = db.read(_version)
         views = db.read(lambda connection: _views(db, connection)) if version else []
         return Status(safe_url(db.url), version, HEAD, tuple(views))
     finally:
@@ -110,7 +111,11 @@ def upgrade_database(db: Database) -> None:
         _take_over_version(db, connection)
         config = _config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if _version(connection) is None and db.dialect.begins_with_head:
+            metadata.create_all(connection)
+            command.stamp(config, "head")
+        else:
+            command.upgrade(config, "head")
         connection.commit()
 
 
@@ -122,12 +127,13 @@ def finish(url: str, password_file: str = "") -> list[str]:
     db = Database(url, timeout=30.0, endless=True, password_file=password_file)
     try:
         with _locked(db) as connection:
-            version = _version(db, connection)
+            version = _version(connection)
             if version != HEAD:
                 raise ConfigurationError(
                     f"the database at {safe_url(db.url)} has schema {version}, not {HEAD}; run first: aiki db upgrade"
                 )
-            connection.exec_driver_sql(f"UPDATE {legacy.OLD_VERSION_TABLE} SET version_num = '0009'")
+            if _version_in(connection, legacy.OLD_VERSION_TABLE) is not None:
+                connection.exec_driver_sql(f"UPDATE {legacy.OLD_VERSION_TABLE} SET version_num = '0009'")
             views = _views(db, connection)
             for view in views:
                 connection.exec_driver_sql(f"DROP VIEW IF EXISTS `{view}`")
@@ -142,23 +148,23 @@ def finish(url: str, password_file: str = "") -> list[str]:
 def _locked(db: Database) -> Iterator[sa.Connection]:
     """A connection that is the only one to change tables of this database."""
     with _upgrading, _readable(db), db.engine.connect() as connection:
-        if db.dialect.one_writer:
+        at_once = db.dialect.changes_tables_at_once
+        if at_once:
             db.dialect.begin_writing(connection)
-            yield connection
-            return
-        for name in _lock_names(db, connection):
-            _take_lock(db, connection, name)
+        if not db.dialect.one_writer:
+            for name in _lock_names(db, connection):
+                _take_lock(db, connection, name)
         try:
             yield connection
         finally:
             # A connection that broke has lost its locks with it, and those of one that is closed are freed by the server.
-            if not connection.invalidated:
+            if not at_once and not connection.invalidated:
                 connection.detach()
 
 
 def _lock_names(db: Database, connection: sa.Connection) -> list[str]:
     """Releases before the prefix have one name for all databases of a server."""
-    mine, version = db.dialect.lock_name(connection), _version(db, connection)
+    mine, version = db.dialect.lock_name(connection), _version(connection)
     return [mine] if version is None or version > legacy.LAST_UNPREFIXED else [mine, "aiki.schema"]
 
 
@@ -169,7 +175,7 @@ def _take_lock(db: Database, connection: sa.Connection, name: str) -> None:
         if time.monotonic() > limit:
             raise StorageUnavailable(
                 f"{who} has been upgrading this database for {LOCK_PATIENCE:.0f} s; wait until it is done and repeat, "
-                f"or end it: KILL {holder}"
+                f"or end it: {db.dialect.end_session.format(holder)}"
             )
         log.warning("%s is upgrading this database; waiting for it", who)
 
@@ -193,7 +199,7 @@ def _readable(db: Database) -> Iterator[None]:
 # ------------------------------------------------------------ what is there
 def _take_over_version(db: Database, connection: sa.Connection) -> None:
     """Write an older installation's version where it is looked for now."""
-    version = _version(db, connection)
+    version = _version(connection)
     if version is None:
         return
     table = legacy.VERSION_TABLE
@@ -201,7 +207,7 @@ def _take_over_version(db: Database, connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"CREATE TABLE {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     if connection.exec_driver_sql(f"SELECT version_num FROM {table}").fetchone() is None:
         connection.exec_driver_sql(f"INSERT INTO {table} (version_num) VALUES ('{version}')")
-        if not db.dialect.one_writer:
+        if not db.dialect.changes_tables_at_once:
             connection.commit()
 
 
@@ -213,22 +219,19 @@ def _config() -> Config:
     return config
 
 
-def _version(db: Database, connection: sa.Connection) -> str | None:
+def _version(connection: sa.Connection) -> str | None:
     """The schema's version, None if there is none; of an installation from before the prefix, where that has it."""
-    found = _version_in(db, connection, legacy.VERSION_TABLE)
+    found = _version_in(connection, legacy.VERSION_TABLE)
     if found is None:
-        old = _version_in(db, connection, legacy.OLD_VERSION_TABLE)
+        old = _version_in(connection, legacy.OLD_VERSION_TABLE)
         return old if old is not None and old <= legacy.LAST_UNPREFIXED else None
     return found
 
 
-def _version_in(db: Database, connection: sa.Connection, table: str) -> str | None:
-    try:
-        row = connection.exec_driver_sql(f"SELECT version_num FROM {table}").fetchone()
-    except DBAPIError as error:
-        if db.dialect.lacks_table(error):
-            return None
-        raise
+def _version_in(connection: sa.Connection, table: str) -> str | None:
+    if not sa.inspect(connection).has_table(table):
+        return None
+    row = connection.exec_driver_sql(f"SELECT version_num FROM {table}").fetchone()
     return str(row[0]) if row else None
 
 

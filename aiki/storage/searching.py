@@ -274,7 +274,7 @@ class Searching(Reading):
         """Those of the runs whose input passes the test."""
         needles = test.needles()
         # Inputs that are compressed show nothing to a comparison.
-        must = "".join(" AND (encoding <> 'json' OR INSTR(data, ?) > 0)" for _ in needles)
+        must = f" AND (encoding <> 'json' OR {self.db.dialect.holds('data')})" * len(needles)
         sql = f"SELECT run_id, encoding, data FROM aiki_payloads WHERE role = 'input' AND namespace = ?{must} AND run_id"
         values = [self.db.dialect.blob(needle) for needle in needles]
         rows = self.db.where_in(connection, sql, (self.namespace, *values), [place.id for place in places])

@@ -202,7 +202,7 @@ class Statistics:
             return
         columns = (*_KEY, *COLUMNS)
         marks = f"({', '.join('?' * len(columns))})"
-        after = self.db.dialect.adding(_KEY, COLUMNS)
+        after = self.db.dialect.adding("aiki_statistics", _KEY, COLUMNS)
         for start in range(0, len(rows), 100):
             chunk = rows[start : start + 100]
             sql = f"INSERT INTO aiki_statistics ({', '.join(columns)}) VALUES {', '.join([marks] * len(chunk))} {after}"

@@ -6,68 +6,45 @@ every key. Payload bytes have a table of their own, so that lists never scan the
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
+
+from aiki.storage.column_types import LONGBLOB, LONGTEXT, OPTIONS, TEXT, ascii_text, binary, string
 
 metadata = sa.MetaData()
 
 
-def _ascii(length: int) -> sa.types.TypeEngine[str]:
-    """Text that programs compare: bytes, not words."""
-    return sa.String(length).with_variant(mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
-
-
-def _binary(length: int) -> sa.types.TypeEngine[bytes]:
-    return sa.LargeBinary(length).with_variant(mysql.BINARY(length), "mysql", "mariadb")
-
-
-_LONGBLOB: sa.types.TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
-_LONGTEXT: sa.types.TypeEngine[str] = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
-_OPTIONS: dict[str, Any] = {
-    "mysql_engine": "InnoDB",
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    "mariadb_engine": "InnoDB",
-    "mariadb_charset": "utf8mb4",
-    "mariadb_collate": "utf8mb4_bin",
-    "sqlite_with_rowid": False,
-}
-
-
 def _namespace() -> sa.Column[str]:
-    return sa.Column("namespace", _ascii(64), nullable=False)
+    return sa.Column("namespace", ascii_text(64), nullable=False)
 
 
 runs = sa.Table(
     "aiki_runs",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("kind", _ascii(16), nullable=False),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("version", sa.String(64), nullable=False),
-    sa.Column("queue", _ascii(64), nullable=False),
-    sa.Column("state", _ascii(16), nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("kind", ascii_text(16), nullable=False),
+    sa.Column("name", string(200), nullable=False),
+    sa.Column("version", string(64), nullable=False),
+    sa.Column("queue", ascii_text(64), nullable=False),
+    sa.Column("state", ascii_text(16), nullable=False),
     # Fencing: the epoch of the newest delivery, and who bound it with a first report.
     sa.Column("epoch", sa.Integer, nullable=False),
-    sa.Column("executor", _ascii(80)),
-    sa.Column("worker", _binary(16)),
+    sa.Column("executor", ascii_text(80)),
+    sa.Column("worker", binary(16)),
     # Executions begun and ended otherwise than in the result, and this one; process deaths; dispatches without progress.
     sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
     sa.Column("crashes", sa.Integer, nullable=False, server_default="0"),
     sa.Column("idle_dispatches", sa.Integer, nullable=False, server_default="0"),
     sa.Column("partition_no", sa.SmallInteger, nullable=False),
-    sa.Column("reference_id", sa.String(255)),
-    sa.Column("options", sa.Text),
-    sa.Column("waiting_on", sa.String(255)),
+    sa.Column("reference_id", string(255)),
+    sa.Column("options", TEXT),
+    sa.Column("waiting_on", string(255)),
     sa.Column("cancel_requested", sa.SmallInteger, nullable=False, server_default="0"),
-    sa.Column("cancel_reason", sa.String(255)),
+    sa.Column("cancel_reason", string(255)),
     sa.Column("progress", sa.Float),
-    sa.Column("progress_message", sa.String(255)),
-    sa.Column("error_type", sa.String(255)),
-    sa.Column("error_message", sa.Text),
+    sa.Column("progress_message", string(255)),
+    sa.Column("error_type", string(255)),
+    sa.Column("error_message", TEXT),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("due_at", sa.BigInteger),
     sa.Column("dispatched_at", sa.BigInteger),
@@ -77,14 +54,14 @@ runs = sa.Table(
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     # Workflows: who started this run and as which of its steps; the next step's ordinal, the first one of this call of the
     # function; what a suspended run waits for; what an operator wants; what a failed one failed at.
-    sa.Column("parent_id", _binary(16)),
+    sa.Column("parent_id", binary(16)),
     sa.Column("parent_ordinal", sa.Integer),
     sa.Column("followers", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("history", sa.Integer, nullable=False, server_default="0"),
     sa.Column("history_from", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("waits", _LONGTEXT),
+    sa.Column("waits", LONGTEXT),
     sa.Column("pause_requested", sa.SmallInteger, nullable=False, server_default="0"),
-    sa.Column("failed_at", _LONGTEXT),
+    sa.Column("failed_at", LONGTEXT),
     # The marker that is to prove that this dispatch was taken out of its queue: it was sent after the dispatch.
     sa.Column("marker", sa.BigInteger),
     sa.PrimaryKeyConstraint("namespace", "id"),
@@ -95,7 +72,7 @@ runs = sa.Table(
     sa.Index("ix_aiki_runs_queue", "namespace", "queue", "created_at", "id"),
     sa.Index("ix_aiki_runs_parent_id", "namespace", "parent_id", "created_at", "id"),
     sa.Index("ix_aiki_runs_created_at", "namespace", "created_at", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """One row a run: all that lists, filters and the orchestrator's decisions need."""
 
@@ -103,12 +80,12 @@ payloads = sa.Table(
     "aiki_payloads",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
-    sa.Column("role", _ascii(8), nullable=False),
-    sa.Column("encoding", _ascii(16), nullable=False),
-    sa.Column("data", _LONGBLOB, nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
+    sa.Column("role", ascii_text(8), nullable=False),
+    sa.Column("encoding", ascii_text(16), nullable=False),
+    sa.Column("data", LONGBLOB, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id", "role"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """A run's `input` and `result`. No result row for a completed run means that the result is None. `error`: the arguments from
 which the error of a failed run can be made anew."""
@@ -117,12 +94,12 @@ deliveries = sa.Table(
     "aiki_deliveries",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(20), nullable=False),
+    sa.Column("id", binary(20), nullable=False),
     sa.Column("due_at", sa.BigInteger, nullable=False),
     sa.Column("again", sa.SmallInteger, nullable=False, server_default="0"),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_aiki_deliveries_due_at", "due_at", "namespace", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """The outbox: "publish this run, at this epoch, at this time". The id is the run's id followed by the epoch (4 bytes,
 big-endian); epoch 0xFFFFFFFF is the run's expiry. `again`: a copy may have been published already."""
@@ -131,20 +108,20 @@ attempts = sa.Table(
     "aiki_attempts",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("outcome", _ascii(16), nullable=False),
-    sa.Column("error_type", sa.String(255), nullable=False),
-    sa.Column("error_message", sa.Text, nullable=False),
-    sa.Column("traceback", _LONGTEXT, nullable=False),
-    sa.Column("worker", sa.String(255), nullable=False),
-    sa.Column("signal_name", _ascii(16)),
+    sa.Column("outcome", ascii_text(16), nullable=False),
+    sa.Column("error_type", string(255), nullable=False),
+    sa.Column("error_message", TEXT, nullable=False),
+    sa.Column("traceback", LONGTEXT, nullable=False),
+    sa.Column("worker", string(255), nullable=False),
+    sa.Column("signal_name", ascii_text(16)),
     sa.Column("exit_code", sa.Integer),
     sa.Column("started_at", sa.BigInteger),
     sa.Column("finished_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id", "epoch"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Executions that did not end in a result."""
 
@@ -152,30 +129,30 @@ steps = sa.Table(
     "aiki_steps",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
     sa.Column("ordinal", sa.Integer, nullable=False),
-    sa.Column("kind", _ascii(16), nullable=False),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("digest", _ascii(32), nullable=False),
-    sa.Column("state", _ascii(16), nullable=False),
+    sa.Column("kind", ascii_text(16), nullable=False),
+    sa.Column("name", string(200), nullable=False),
+    sa.Column("digest", ascii_text(32), nullable=False),
+    sa.Column("state", ascii_text(16), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("input", sa.Text),
-    sa.Column("encoding", _ascii(16)),
-    sa.Column("data", _LONGBLOB),
-    sa.Column("error_type", sa.String(255)),
-    sa.Column("error_message", sa.Text),
-    sa.Column("traceback", _LONGTEXT),
-    sa.Column("error_args", _LONGTEXT),
-    sa.Column("child_id", _binary(16)),
+    sa.Column("input", TEXT),
+    sa.Column("encoding", ascii_text(16)),
+    sa.Column("data", LONGBLOB),
+    sa.Column("error_type", string(255)),
+    sa.Column("error_message", TEXT),
+    sa.Column("traceback", LONGTEXT),
+    sa.Column("error_args", LONGTEXT),
+    sa.Column("child_id", binary(16)),
     sa.Column("abandon", sa.SmallInteger, nullable=False, server_default="0"),
-    sa.Column("bound", _binary(16)),
+    sa.Column("bound", binary(16)),
     sa.Column("due_at", sa.BigInteger),
     sa.Column("millis", sa.Integer),
-    sa.Column("worker", _binary(16)),
+    sa.Column("worker", binary(16)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("finished_at", sa.BigInteger),
     sa.PrimaryKeyConstraint("namespace", "run_id", "ordinal"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """What workflows' functions have issued (`aiki.history.Step`), with the results of what ran in their own process."""
 
@@ -183,21 +160,21 @@ inbox = sa.Table(
     "aiki_inbox",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("kind", _ascii(16), nullable=False),
-    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("kind", ascii_text(16), nullable=False),
+    sa.Column("name", string(200), nullable=False),
     sa.Column("ordinal", sa.Integer),
-    sa.Column("outcome", _ascii(16), nullable=False),
-    sa.Column("encoding", _ascii(16)),
-    sa.Column("data", _LONGBLOB),
-    sa.Column("error_type", sa.String(255)),
-    sa.Column("error_message", sa.Text),
+    sa.Column("outcome", ascii_text(16), nullable=False),
+    sa.Column("encoding", ascii_text(16)),
+    sa.Column("data", LONGBLOB),
+    sa.Column("error_type", string(255)),
+    sa.Column("error_message", TEXT),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("taken", sa.SmallInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id", "id"),
     sa.Index("ix_aiki_inbox_taken", "taken", "namespace", "run_id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """What came to a run from outside (`aiki.history.Arrival`), unique by its source: written with its cause, kept as history.
 `taken`: its run has been looked at since."""
@@ -206,11 +183,11 @@ links = sa.Table(
     "aiki_links",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
-    sa.Column("parent_id", _binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
+    sa.Column("parent_id", binary(16), nullable=False),
     sa.Column("ordinal", sa.Integer, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id", "parent_id", "ordinal"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Workflows that wait for a run that they did not start: a reference id led them to it. `runs.followers` tells."""
 
@@ -218,13 +195,13 @@ reference_ids = sa.Table(
     "aiki_reference_ids",
     metadata,
     _namespace(),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("reference_id", sa.String(255), nullable=False),
-    sa.Column("run_id", _binary(16), nullable=False),
-    sa.Column("input_hash", _binary(32), nullable=False),
+    sa.Column("name", string(200), nullable=False),
+    sa.Column("reference_id", string(255), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
+    sa.Column("input_hash", binary(32), nullable=False),
     sa.PrimaryKeyConstraint("namespace", "name", "reference_id"),
     sa.Index("ix_aiki_reference_ids_reference_id", "namespace", "reference_id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Which run a reference id belongs to. Apart from `runs`, so that runs without one pay nothing."""
 
@@ -232,14 +209,14 @@ definitions = sa.Table(
     "aiki_definitions",
     metadata,
     _namespace(),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("version", sa.String(64), nullable=False),
-    sa.Column("kind", _ascii(16), nullable=False),
-    sa.Column("options", sa.Text, nullable=False),
+    sa.Column("name", string(200), nullable=False),
+    sa.Column("version", string(64), nullable=False),
+    sa.Column("kind", ascii_text(16), nullable=False),
+    sa.Column("options", TEXT, nullable=False),
     sa.Column("mean_ms", sa.Float),
     sa.Column("registered_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "name", "version"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Tasks and workflows that an SDK or a worker has made known."""
 
@@ -247,29 +224,29 @@ workers = sa.Table(
     "aiki_workers",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("state", _ascii(16), nullable=False),
-    sa.Column("name", sa.String(255), nullable=False),
-    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("state", ascii_text(16), nullable=False),
+    sa.Column("name", string(255), nullable=False),
+    sa.Column("host", string(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("queues", sa.Text, nullable=False),
+    sa.Column("queues", TEXT, nullable=False),
     sa.Column("concurrency", sa.Integer, nullable=False),
-    sa.Column("definitions", _LONGTEXT, nullable=False),
-    sa.Column("version", _ascii(32), nullable=False),
-    sa.Column("children", _LONGTEXT, nullable=False),
+    sa.Column("definitions", LONGTEXT, nullable=False),
+    sa.Column("version", ascii_text(32), nullable=False),
+    sa.Column("children", LONGTEXT, nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("heard_at", sa.BigInteger, nullable=False),
     # What the last beat said: KiB of the supervisor and the link, whether it stops, the queues that it holds to be paused.
     sa.Column("memory", sa.BigInteger),
     sa.Column("draining", sa.SmallInteger, nullable=False, server_default="0"),
-    sa.Column("paused", sa.Text),
+    sa.Column("paused", TEXT),
     # What an operator wants of it (drain, stop, kill), and who.
-    sa.Column("wanted", _ascii(16)),
-    sa.Column("wanted_by", sa.String(255)),
+    sa.Column("wanted", ascii_text(16)),
+    sa.Column("wanted_by", string(255)),
     sa.Column("wanted_at", sa.BigInteger),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_aiki_workers_state", "state", "namespace", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Incarnations of workers: `alive`, `stopped` (said bye) or `lost` (no heartbeat for a lease)."""
 
@@ -277,15 +254,15 @@ orchestrators = sa.Table(
     "aiki_orchestrators",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("state", _ascii(16), nullable=False),
-    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("state", ascii_text(16), nullable=False),
+    sa.Column("host", string(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("version", _ascii(32), nullable=False),
+    sa.Column("version", ascii_text(32), nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("heard_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Orchestrators, `alive` or `stopped`, and when each last said so. Each works for all namespaces, whatever its own is."""
 
@@ -293,14 +270,14 @@ queues = sa.Table(
     "aiki_queues",
     metadata,
     _namespace(),
-    sa.Column("name", _ascii(64), nullable=False),
+    sa.Column("name", ascii_text(64), nullable=False),
     sa.Column("paused", sa.SmallInteger, nullable=False),
-    sa.Column("paused_by", sa.String(255)),
+    sa.Column("paused_by", string(255)),
     sa.Column("paused_at", sa.BigInteger),
-    sa.Column("reason", sa.String(1000)),
+    sa.Column("reason", string(1000)),
     sa.Column("changed_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "name"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Queues that somebody has ever paused. Rows stay after a resume: the newest `changed_at` of a namespace numbers what workers
 are told, so that what is older is passed over."""
@@ -309,22 +286,22 @@ batches = sa.Table(
     "aiki_batches",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("operation", _ascii(16), nullable=False),
-    sa.Column("state", _ascii(16), nullable=False),
-    sa.Column("target", _LONGTEXT, nullable=False),
-    sa.Column("reason", sa.String(1000), nullable=False),
-    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("operation", ascii_text(16), nullable=False),
+    sa.Column("state", ascii_text(16), nullable=False),
+    sa.Column("target", LONGTEXT, nullable=False),
+    sa.Column("reason", string(1000), nullable=False),
+    sa.Column("actor", string(255), nullable=False),
     sa.Column("expected", sa.Integer, nullable=False),
     sa.Column("matched", sa.Integer, nullable=False),
     sa.Column("done", sa.Integer, nullable=False),
     sa.Column("skipped", sa.Integer, nullable=False),
     sa.Column("failed", sa.Integer, nullable=False),
-    sa.Column("samples", _LONGTEXT, nullable=False),
+    sa.Column("samples", LONGTEXT, nullable=False),
     # How far the runs were collected (opaque), and up to which run they are done.
-    sa.Column("collected", sa.Text),
-    sa.Column("reached", _binary(16)),
-    sa.Column("lease_owner", _ascii(32)),
+    sa.Column("collected", TEXT),
+    sa.Column("reached", binary(16)),
+    sa.Column("lease_owner", ascii_text(32)),
     sa.Column("lease_until", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("started_at", sa.BigInteger),
@@ -332,7 +309,7 @@ batches = sa.Table(
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_aiki_batches_state", "state", "namespace", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """One operation on many runs: what was asked, and how far it is (`aiki.storage.batches`)."""
 
@@ -340,12 +317,12 @@ batch_items = sa.Table(
     "aiki_batch_items",
     metadata,
     _namespace(),
-    sa.Column("batch_id", _binary(16), nullable=False),
-    sa.Column("run_id", _binary(16), nullable=False),
-    sa.Column("outcome", _ascii(16)),
-    sa.Column("detail", sa.String(255)),
+    sa.Column("batch_id", binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
+    sa.Column("outcome", ascii_text(16)),
+    sa.Column("detail", string(255)),
     sa.PrimaryKeyConstraint("namespace", "batch_id", "run_id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """The runs of a batch, fixed when it began, and what became of each: done, skipped or failed, and why."""
 
@@ -353,13 +330,13 @@ failures = sa.Table(
     "aiki_failures",
     metadata,
     _namespace(),
-    sa.Column("fingerprint", _binary(16), nullable=False),
-    sa.Column("run_id", _binary(16), nullable=False),
-    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("fingerprint", binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
+    sa.Column("name", string(200), nullable=False),
     sa.Column("failed_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "fingerprint", "run_id"),
     sa.Index("ix_aiki_failures_run", "namespace", "run_id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Runs that are failed or dead, by the fingerprint of their error (`aiki.fingerprint`)."""
 
@@ -367,11 +344,11 @@ reruns = sa.Table(
     "aiki_reruns",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
-    sa.Column("source_id", _binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
+    sa.Column("source_id", binary(16), nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id"),
     sa.Index("ix_aiki_reruns_source", "namespace", "source_id", "run_id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Which run another one was made from. Apart from `runs`, so that runs without one pay nothing."""
 
@@ -379,18 +356,18 @@ revocations = sa.Table(
     "aiki_revocations",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("announced", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("interrupt", sa.SmallInteger, nullable=False, server_default="0"),
     # The queue that the dispatch is in, and the marker that is to prove that it is not (`aiki.storage.marking`).
-    sa.Column("queue", _ascii(64), nullable=False, server_default=""),
+    sa.Column("queue", ascii_text(64), nullable=False, server_default=""),
     sa.Column("marker", sa.BigInteger, nullable=False, server_default="-1"),
     sa.PrimaryKeyConstraint("namespace", "run_id", "epoch"),
     sa.Index("ix_aiki_revocations_announced", "announced", "created_at"),
     sa.Index("ix_aiki_revocations_queue", "namespace", "queue", "marker", "run_id", "epoch"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Dispatches that may be out and must not begin; workers get them in the snapshot and through the control fanout. Each stays
 for as long as its dispatch may come out of a queue, whatever becomes of its run."""
@@ -399,13 +376,13 @@ markers = sa.Table(
     "aiki_markers",
     metadata,
     _namespace(),
-    sa.Column("queue", _ascii(64), nullable=False),
+    sa.Column("queue", ascii_text(64), nullable=False),
     sa.Column("sent_at", sa.BigInteger, nullable=False),
     sa.Column("taken_at", sa.BigInteger, nullable=False),
     sa.Column("sent", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("taken", sa.BigInteger, nullable=False, server_default="0"),
     sa.PrimaryKeyConstraint("namespace", "queue"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """The number of the newest marker that was sent down a work queue, and of the newest that came out of it: all that was in the
 queue before that one was sent has been taken. (The times are what releases before this compare.)"""
@@ -413,11 +390,11 @@ queue before that one was sent has been taken. (The times are what releases befo
 operations = sa.Table(
     "aiki_operations",
     metadata,
-    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("id", binary(16), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("id"),
     sa.Index("ix_aiki_operations_created_at", "created_at"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """What was done, by ids made before: a transaction that is repeated, or a request that is sent again, finds its own."""
 
@@ -425,14 +402,14 @@ dead_letters = sa.Table(
     "aiki_dead_letters",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("source", sa.String(255), nullable=False),
-    sa.Column("reason", sa.String(255), nullable=False),
-    sa.Column("headers", sa.Text, nullable=False),
-    sa.Column("body", _LONGBLOB, nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("source", string(255), nullable=False),
+    sa.Column("reason", string(255), nullable=False),
+    sa.Column("headers", TEXT, nullable=False),
+    sa.Column("body", LONGBLOB, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Messages that nobody could read or place, kept for people."""
 
@@ -440,88 +417,88 @@ audit = sa.Table(
     "aiki_audit",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
+    sa.Column("id", binary(16), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("actor", sa.String(255), nullable=False),
-    sa.Column("action", _ascii(32), nullable=False),
-    sa.Column("subject", sa.String(255), nullable=False),
-    sa.Column("detail", sa.Text, nullable=False),
-    sa.Column("reason", sa.String(1000), nullable=False, server_default=""),
+    sa.Column("actor", string(255), nullable=False),
+    sa.Column("action", ascii_text(32), nullable=False),
+    sa.Column("subject", string(255), nullable=False),
+    sa.Column("detail", TEXT, nullable=False),
+    sa.Column("reason", string(1000), nullable=False, server_default=""),
     sa.Column("affected", sa.Integer, nullable=False, server_default="1"),
-    sa.Column("outcome", _ascii(16), nullable=False, server_default="done"),
-    sa.Column("request_id", _ascii(64), nullable=False, server_default=""),
-    sa.Column("source", _ascii(64), nullable=False, server_default=""),
+    sa.Column("outcome", ascii_text(16), nullable=False, server_default="done"),
+    sa.Column("request_id", ascii_text(64), nullable=False, server_default=""),
+    sa.Column("source", ascii_text(64), nullable=False, server_default=""),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_aiki_audit_actor", "namespace", "actor", "id"),
     sa.Index("ix_aiki_audit_action", "namespace", "action", "id"),
     sa.Index("ix_aiki_audit_subject", "namespace", "subject", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """What people and programs did: who, what, to which, how many, why, what became of it, and by which request."""
 
 users = sa.Table(
     "aiki_users",
     metadata,
-    sa.Column("name", _ascii(64), nullable=False),
-    sa.Column("password", _ascii(255), nullable=False),
-    sa.Column("role", _ascii(16), nullable=False),
-    sa.Column("namespaces", sa.Text),
+    sa.Column("name", ascii_text(64), nullable=False),
+    sa.Column("password", ascii_text(255), nullable=False),
+    sa.Column("role", ascii_text(16), nullable=False),
+    sa.Column("namespaces", TEXT),
     sa.Column("disabled", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("generation", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("created_by", string(255), nullable=False),
     sa.Column("signed_in_at", sa.BigInteger),
     sa.PrimaryKeyConstraint("name"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Who may sign in. `namespaces`: a JSON list, NULL for all. Sessions hold while `generation` is the same."""
 
 sessions = sa.Table(
     "aiki_sessions",
     metadata,
-    sa.Column("id", _binary(32), nullable=False),
-    sa.Column("user_name", _ascii(64), nullable=False),
+    sa.Column("id", binary(32), nullable=False),
+    sa.Column("user_name", ascii_text(64), nullable=False),
     sa.Column("generation", sa.BigInteger, nullable=False),
-    sa.Column("csrf", _ascii(64), nullable=False),
+    sa.Column("csrf", ascii_text(64), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("seen_at", sa.BigInteger, nullable=False),
     sa.Column("expires_at", sa.BigInteger, nullable=False),
-    sa.Column("source", _ascii(64), nullable=False),
+    sa.Column("source", ascii_text(64), nullable=False),
     sa.PrimaryKeyConstraint("id"),
     sa.Index("ix_aiki_sessions_user_name", "user_name"),
     sa.Index("ix_aiki_sessions_expires_at", "expires_at"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Who is signed in. The id is a hash of the token that the browser has."""
 
 api_keys = sa.Table(
     "aiki_api_keys",
     metadata,
-    sa.Column("id", _ascii(16), nullable=False),
-    sa.Column("hash", _binary(32), nullable=False),
-    sa.Column("name", sa.String(100), nullable=False),
-    sa.Column("role", _ascii(16), nullable=False),
-    sa.Column("namespaces", sa.Text),
+    sa.Column("id", ascii_text(16), nullable=False),
+    sa.Column("hash", binary(32), nullable=False),
+    sa.Column("name", string(100), nullable=False),
+    sa.Column("role", ascii_text(16), nullable=False),
+    sa.Column("namespaces", TEXT),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("created_by", string(255), nullable=False),
     sa.Column("expires_at", sa.BigInteger),
     sa.Column("used_at", sa.BigInteger),
     sa.Column("revoked_at", sa.BigInteger),
     sa.PrimaryKeyConstraint("id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """What programs ask with. The id is the part of a key that is no secret; the hash is of the whole."""
 
 sign_in_failures = sa.Table(
     "aiki_sign_in_failures",
     metadata,
-    sa.Column("id", _binary(32), nullable=False),
+    sa.Column("id", binary(32), nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("last_at", sa.BigInteger, nullable=False),
     sa.Column("until", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("id"),
     sa.Index("ix_aiki_sign_in_failures_last_at", "last_at"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Failed sign-ins of an account or an address (the id is its hash), and until when no password is looked at."""
 
@@ -529,16 +506,16 @@ idempotency = sa.Table(
     "aiki_idempotency",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(32), nullable=False),
-    sa.Column("request", _binary(32), nullable=False),
+    sa.Column("id", binary(32), nullable=False),
+    sa.Column("request", binary(32), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("claimed_at", sa.BigInteger, nullable=False),
     sa.Column("status", sa.SmallInteger),
-    sa.Column("headers", sa.Text),
-    sa.Column("body", _LONGBLOB),
+    sa.Column("headers", TEXT),
+    sa.Column("body", LONGBLOB),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_aiki_idempotency_created_at", "created_at"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Requests that carried an `Idempotency-Key`: hashes of the key (with who sent it) and of the request, and the answer."""
 
@@ -546,10 +523,10 @@ tallies = sa.Table(
     "aiki_tallies",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("body", _LONGTEXT, nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("body", LONGTEXT, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """What the runs of one transaction did, not yet added to `statistics` (`aiki.storage.tallying`)."""
 
@@ -561,14 +538,14 @@ statistics = sa.Table(
     _namespace(),
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Column("name", sa.String(200), nullable=False),
-    sa.Column("queue", _ascii(64), nullable=False),
+    sa.Column("name", string(200), nullable=False),
+    sa.Column("queue", ascii_text(64), nullable=False),
     *(sa.Column(column, sa.BigInteger, nullable=False) for column in _COUNTED),
     # Histograms of how long runs waited and ran: `aiki.storage.tallying.BOUNDS`.
     *(sa.Column(f"w{at}", sa.Integer, nullable=False) for at in range(24)),
     *(sa.Column(f"r{at}", sa.Integer, nullable=False) for at in range(24)),
     sa.PrimaryKeyConstraint("namespace", "width", "at", "name", "queue"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Sums of what runs did in `width` seconds from `at` on."""
 
@@ -576,19 +553,19 @@ webhooks = sa.Table(
     "aiki_webhooks",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("url", sa.String(2000), nullable=False),
-    sa.Column("states", sa.Text, nullable=False),
-    sa.Column("names", sa.Text, nullable=False),
-    sa.Column("secret", sa.String(255), nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("url", string(2000), nullable=False),
+    sa.Column("states", TEXT, nullable=False),
+    sa.Column("names", TEXT, nullable=False),
+    sa.Column("secret", string(255), nullable=False),
     sa.Column("enabled", sa.SmallInteger, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("created_by", string(255), nullable=False),
     sa.Column("delivered_at", sa.BigInteger),
     sa.Column("failed_at", sa.BigInteger),
-    sa.Column("error", sa.String(500)),
+    sa.Column("error", string(500)),
     sa.PrimaryKeyConstraint("namespace", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Who is told of the ends of runs: of which states, of which names (JSON lists), signed with which secret."""
 
@@ -596,18 +573,18 @@ webhook_deliveries = sa.Table(
     "aiki_webhook_deliveries",
     metadata,
     _namespace(),
-    sa.Column("id", _binary(16), nullable=False),
-    sa.Column("webhook_id", _binary(16), nullable=False),
-    sa.Column("run_id", _binary(16), nullable=False),
-    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("id", binary(16), nullable=False),
+    sa.Column("webhook_id", binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
+    sa.Column("event", TEXT, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("due_at", sa.BigInteger),
-    sa.Column("error", sa.String(500)),
+    sa.Column("error", string(500)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "id"),
     sa.Index("ix_aiki_webhook_deliveries_due_at", "due_at", "namespace", "id"),
     sa.Index("ix_aiki_webhook_deliveries_webhook", "namespace", "webhook_id", "created_at", "id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """What webhooks are still to be told, written in the transaction that ends the run. No `due_at`: it was given up."""
 
@@ -615,18 +592,18 @@ run_logs = sa.Table(
     "aiki_run_logs",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
     sa.Column("place", sa.SmallInteger, nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("origin", sa.BigInteger, nullable=False),
     sa.Column("logged_at", sa.BigInteger, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("step", sa.Integer),
-    sa.Column("level", _ascii(16), nullable=False),
-    sa.Column("logger", sa.String(200), nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("level", ascii_text(16), nullable=False),
+    sa.Column("logger", string(200), nullable=False),
+    sa.Column("message", TEXT, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id", "place"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """What runs logged: a ring of the last records of each. `number` counts all of them, `place` is where it stands in the ring,
 `origin` is the epoch and the record's number in it: what is reported twice is kept once."""
@@ -635,11 +612,11 @@ chores = sa.Table(
     "aiki_chores",
     metadata,
     _namespace(),
-    sa.Column("name", _ascii(64), nullable=False),
-    sa.Column("holder", _ascii(64), nullable=False),
+    sa.Column("name", ascii_text(64), nullable=False),
+    sa.Column("holder", ascii_text(64), nullable=False),
     sa.Column("until_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "name"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Who does a chore that one process at a time shall do, and until when it is another's turn if nothing is heard."""
 
@@ -647,12 +624,12 @@ refusals = sa.Table(
     "aiki_refusals",
     metadata,
     _namespace(),
-    sa.Column("source", _ascii(64), nullable=False),
+    sa.Column("source", ascii_text(64), nullable=False),
     sa.Column("times", sa.BigInteger, nullable=False),
     sa.Column("last_at", sa.BigInteger, nullable=False),
-    sa.Column("why", _ascii(500), nullable=False),
+    sa.Column("why", ascii_text(500), nullable=False),
     sa.PrimaryKeyConstraint("namespace", "source"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """How often orchestrators refused something, by what it was, for metrics."""
 
@@ -660,11 +637,11 @@ returns = sa.Table(
     "aiki_returns",
     metadata,
     _namespace(),
-    sa.Column("digest", _binary(16), nullable=False),
+    sa.Column("digest", binary(16), nullable=False),
     sa.Column("times", sa.Integer, nullable=False),
     sa.Column("noted_at", sa.BigInteger, nullable=False),
     sa.PrimaryKeyConstraint("namespace", "digest"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Messages that came back to an orchestrator, and how often one ended with them in its hands. The namespace is empty: whose a
 message is, is not known before it is read."""
@@ -673,9 +650,9 @@ leftovers = sa.Table(
     "aiki_leftovers",
     metadata,
     _namespace(),
-    sa.Column("run_id", _binary(16), nullable=False),
+    sa.Column("run_id", binary(16), nullable=False),
     sa.PrimaryKeyConstraint("namespace", "run_id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """Runs that were deleted and whose steps and arrivals, too many for one transaction, are still to be."""
 
@@ -683,16 +660,16 @@ installation = sa.Table(
     "aiki_installation",
     metadata,
     sa.Column("one", sa.SmallInteger, nullable=False),
-    sa.Column("id", _ascii(32), nullable=False),
+    sa.Column("id", ascii_text(32), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("partitions", sa.SmallInteger, nullable=False),
     sa.Column("reading", sa.SmallInteger, nullable=False),
-    sa.Column("secret", _binary(32), nullable=False),
-    sa.Column("other", _binary(32)),
+    sa.Column("secret", binary(32), nullable=False),
+    sa.Column("other", binary(32)),
     sa.Column("switch_at", sa.BigInteger, nullable=False),
-    sa.Column("signatures", _ascii(16), nullable=False),
+    sa.Column("signatures", ascii_text(16), nullable=False),
     sa.Column("hands_out", sa.SmallInteger, nullable=False),
     sa.PrimaryKeyConstraint("one"),
-    **_OPTIONS,
+    **OPTIONS,
 )
 """The one row of what the database says of itself, see `aiki.signing.Installation`. `one` is 1."""

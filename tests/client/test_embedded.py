@@ -1,4 +1,4 @@
-"""The embedded client, over SQLite and over MariaDB or MySQL."""
+"""The embedded client, over SQLite, MariaDB or MySQL, and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -70,6 +70,12 @@ class TestOnMySQL9(ClientContract):
     @pytest.fixture
     def settings(self, tmp_path: Path, mysql9_tables: str) -> Settings:
         return settings_for(tmp_path, mysql9_tables)
+
+
+class TestOnPostgreSQL(ClientContract):
+    @pytest.fixture
+    def settings(self, tmp_path: Path, postgres_tables: str) -> Settings:
+        return settings_for(tmp_path, postgres_tables)
 
 
 class TransactionContract:
@@ -194,6 +200,12 @@ class TestTransactionsOnMariaDB(TransactionContract):
     @pytest.fixture
     def settings(self, tmp_path: Path, maria_tables: str) -> Settings:
         return settings_for(tmp_path, maria_tables)
+
+
+class TestTransactionsOnPostgreSQL(TransactionContract):
+    @pytest.fixture
+    def settings(self, tmp_path: Path, postgres_tables: str) -> Settings:
+        return settings_for(tmp_path, postgres_tables)
 
 
 def test_a_process_that_dies_after_the_callers_commit_leaves_the_run_to_the_sweeper(settings: Settings) -> None:

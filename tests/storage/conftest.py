@@ -1,4 +1,4 @@
-"""One store a test, over SQLite, MariaDB and MySQL 9: everything here holds on all."""
+"""One store a test, over SQLite, MariaDB, MySQL 9 and PostgreSQL: everything here holds on all."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def clock() -> SetClock:
 
 @pytest.fixture(params=["sqlite", "maria"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without tables."""
+    """A database without tables, of a kind that former releases had."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'aiki.db'}"
     return str(request.getfixturevalue("mysql_database"))
 
 
-@pytest.fixture(params=["sqlite", "maria", "mysql9"])
+@pytest.fixture(params=["sqlite", "maria", "mysql9", "postgres"])
 def tables_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database with empty tables."""
     if request.param != "sqlite":
@@ -66,7 +66,7 @@ def store(open_store: Callable[..., Store]) -> Store:
     return open_store()
 
 
-@pytest.fixture(scope="module", params=["sqlite", "maria", "mysql9"])
+@pytest.fixture(scope="module", params=["sqlite", "maria", "mysql9", "postgres"])
 def shared_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """One database for all tests of a module: to make one takes much longer than most tests."""
     server = None if request.param == "sqlite" else request.getfixturevalue(request.param)

@@ -34,6 +34,11 @@ def audit(store: Store) -> dict[bytes, tuple[Any, ...]]:
     return {bytes(row[1]): (row[0], bytes(row[1]), *row[2:]) for row in rows}
 
 
+def kept(store: Store, text: str) -> str:
+    """A text as it comes back: PostgreSQL takes no U+0000."""
+    return text.replace("\0", "\N{SYMBOL FOR NULL}") if store.db.dialect.name == "postgresql" else text
+
+
 @pytest.mark.parametrize("count", [1, 2, 1201])
 @pytest.mark.parametrize("text", NASTY)
 def test_what_all_rows_share_is_written_as_what_they_do_not(store: Store, count: int, text: str) -> None:
@@ -42,7 +47,7 @@ def test_what_all_rows_share_is_written_as_what_they_do_not(store: Store, count:
     store.db.transaction(lambda connection: store.db.insert(connection, "aiki_definitions", columns, rows))
     sql = f"SELECT {', '.join(columns)} FROM aiki_definitions"
     found = store.db.read(lambda connection: store.db.execute(connection, sql).fetchall())
-    assert {tuple(row) for row in found} == set(rows)
+    assert {tuple(row) for row in found} == {tuple(kept(store, v) if type(v) is str else v for v in row) for row in rows}
 
 
 def test_an_error_never_shows_what_users_wrote(store: Store) -> None:
@@ -69,5 +74,6 @@ def test_an_update_of_many_rows_with_and_without_differences(store: Store, text:
         store.db.update(connection, "aiki_audit", ("detail",), "elsewhere", [(key(5), text), (key(0), text)])
 
     store.db.transaction(work)
+    text = kept(store, text)
     expected = {0: (8, text), 1: (8, text), 2: (2, text), 3: (3, text), 4: (9, text), 5: (7, "d")}
     assert {number: (audit(store)[key(number)][2], audit(store)[key(number)][6]) for number in range(6)} == expected

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pymysql
 import pytest
 
@@ -38,14 +39,24 @@ class Losing:
 
         def do_commit(connection: Any) -> None:
             commit(connection)
-            self._count(store.db.dialect.name == "sqlite")
+            if self._loses():
+                raise lost(connection)
 
-        def scripted(connection: Any, statements: Any) -> None:
-            script(connection, statements)
-            if statements[-1][0] == "COMMIT" and self._loses():
+        def scripted(connection: Any, statements: Any, *, commit: bool = False) -> None:
+            script(connection, statements, commit=commit)
+            if commit and self._loses():
+                raw = connection.connection.dbapi_connection
                 connection.invalidate()
-                error = pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query")
-                raise _wrapped(error)
+                raise _wrapped(lost(raw))
+
+        def lost(connection: Any) -> Exception:
+            """What SQLAlchemy takes for a lost connection."""
+            if store.db.dialect.name == "sqlite":
+                return sqlite3.ProgrammingError("Cannot operate on a closed database.")
+            if store.db.dialect.name == "postgresql":
+                getattr(connection, "dbapi_connection", connection).close()
+                return psycopg.OperationalError("the connection is lost")
+            return pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query")
 
         dialect.do_commit = do_commit  # type: ignore[method-assign]
         store.db.dialect.script = scripted  # type: ignore[method-assign]
@@ -53,12 +64,6 @@ class Losing:
     def _loses(self) -> bool:
         self.commits += 1
         return self.commits == self.at
-
-    def _count(self, is_sqlite: bool) -> None:
-        if self._loses():
-            if is_sqlite:  # what SQLAlchemy takes for a lost connection there
-                raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
-            raise pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query")
 
     @contextmanager
     def losing(self, at: int) -> Iterator[None]:

@@ -56,7 +56,7 @@ class _Doubt(Generic[T]):
 class Database:
     """One database, shared by all threads of a process.
 
-    :param url: SQLAlchemy URL; MySQL and MariaDB through PyMySQL, or SQLite.
+    :param url: SQLAlchemy URL; MySQL and MariaDB through PyMySQL, PostgreSQL through psycopg, or SQLite.
     :param timeout: seconds any one statement or connect may take.
     :param idle_limit: seconds after which the server ends an idle session, so that a stopped process frees its locks.
     :param primary: reads, too, are done in transactions, so that a proxy that sends single reads to replicas, which lag behind,
@@ -217,7 +217,7 @@ class Database:
             for item in inserts:
                 self.dialect.check_size(connection, item.rows)
                 statements.append(self.dialect.insert_statement(item.table, item.columns, item.rows))
-            self.dialect.script(connection, [*statements, ("COMMIT", [])])
+            self.dialect.script(connection, statements, commit=True)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work`, which only reads. Repeated like a transaction."""
@@ -271,6 +271,17 @@ class Database:
         if rows:
             self.dialect.insert(connection, table, columns, rows)
 
+    def inserted(self, connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Row]) -> bool:
+        """As `insert`; False: a key is there already. Whether others of the rows are there then is not said."""
+        try:
+            with self.dialect.attempt(connection):
+                self.insert(connection, table, columns, rows)
+        except IntegrityError as error:
+            if not self.dialect.is_duplicate(error):
+                raise
+            return False
+        return True
+
     def update(
         self,
         connection: sa.Connection,
@@ -313,8 +324,7 @@ class Database:
 
     def look(self, connection: sa.Connection, sql: str, parameters: Sequence[Any] = (), seconds: float = 1.0) -> list[Any]:
         """The rows of a SELECT, written with `?`, that the server itself ends after so many seconds: for what people ask."""
-        text = self.dialect.limited(connection, self.dialect.text(sql), seconds)
-        return list(connection.exec_driver_sql(text, tuple(parameters)).fetchall())
+        return self.dialect.look(connection, self.dialect.text(sql), parameters, seconds)
 
 
 def safe_url(url: sa.URL) -> str:
@@ -332,4 +342,4 @@ def _take_password_from(file: str, *engines: sa.Engine) -> None:
             raise StorageUnavailable(str(error)) from None
 
     for engine in engines:
-        event.listen(engine, "do_connect", provide)
+        event.listen(engine, "do_connect", provide, insert=True)  # before what connects

@@ -1,4 +1,4 @@
-"""What differs between databases, in one class for each (`mysql.py`, `sqlite.py`): everything else is the same SQL.
+"""What differs between databases, in one class for each (`mysql.py`, `postgresql.py`, `sqlite.py`); all else is the same SQL.
 
 Statements elsewhere are written with `?` for a parameter, and hold no other `?` and no `%`.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import ClassVar, NamedTuple
+from importlib import import_module
+from typing import Any, ClassVar, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -55,18 +57,24 @@ class Dialect(ABC):
     """Whether connecting takes a user and a password."""
     one_writer: ClassVar[bool]
     """Whether writers are alone, so that nothing needs a lock."""
+    changes_tables_at_once: ClassVar[bool]
+    """Whether changes of tables are part of a transaction: then all are made, or none."""
+    begins_with_head: ClassVar[bool]
+    """Whether a new database gets the newest tables at once, not by the migrations that old releases' tables need."""
     gathers: ClassVar[bool]
     """Whether several statements can go in one round trip (`script`)."""
     jumps: ClassVar[bool]
     """Whether GROUP BY over the first columns of an index reads one entry a group, not all."""
-    any_case: ClassVar[str]
-    """Follows a column in a LIKE in which upper and lower case are the same."""
+    any_like: ClassVar[str]
+    """Stands between a column and a pattern in place of LIKE: upper and lower case are the same."""
     for_update: ClassVar[str]
     """The clause that locks what a SELECT returns."""
     for_share: ClassVar[str]
     """The clause by which a SELECT reads what is committed now, also in a transaction that is REPEATABLE READ."""
     skip_locked: ClassVar[str]
     """As `for_update`, passing over rows that another transaction has locked."""
+    end_session: ClassVar[str]
+    """A statement that ends the session whose name stands for `{}`."""
 
     # ------------------------------------------------------------ connections
     @abstractmethod
@@ -85,6 +93,10 @@ class Dialect(ABC):
     def check_server(self, connection: sa.Connection) -> str | None:
         """What must be set otherwise on the server for it to be of use, and how; None: nothing."""
 
+    def attempt(self, connection: sa.Connection) -> AbstractContextManager[object]:  # noqa: ARG002
+        """Statements that may fail: the transaction goes on as if they had never been, where they would end it otherwise."""
+        return nullcontext()
+
     # ------------------------------------------------------------ errors
     def meaning(self, error: SQLAlchemyError) -> Meaning:
         """What an error means."""
@@ -102,9 +114,9 @@ class Dialect(ABC):
     def is_duplicate(self, error: IntegrityError) -> bool:
         """Whether a unique key was violated."""
 
-    @abstractmethod
-    def lacks_table(self, error: DBAPIError) -> bool:
-        """Whether a table is not there."""
+    def is_stale(self, error: DBAPIError) -> bool:  # noqa: ARG002
+        """Whether a transaction met what is newer than its snapshot: a caller's, of REPEATABLE READ, is to be repeated."""
+        return False
 
     # ------------------------------------------------------------ pieces of SQL
     @abstractmethod
@@ -116,8 +128,8 @@ class Dialect(ABC):
         """An INSERT that passes over rows whose key is there."""
 
     @abstractmethod
-    def adding(self, key: Sequence[str], columns: Sequence[str]) -> str:
-        """What follows an INSERT so that rows whose key is there are added to, column by column."""
+    def adding(self, table: str, key: Sequence[str], columns: Sequence[str]) -> str:
+        """What follows an INSERT into a table so that rows whose key is there are added to, column by column."""
 
     @abstractmethod
     def use_index(self, index: str) -> str:
@@ -128,12 +140,20 @@ class Dialect(ABC):
         """As `use_index`, where the planner would not find it by itself."""
 
     @abstractmethod
-    def limited(self, connection: sa.Connection, select: str, seconds: float) -> str:
-        """A SELECT that the server itself ends after so many seconds, where it can."""
+    def look(self, connection: sa.Connection, select: str, parameters: Sequence[Any], seconds: float) -> list[Any]:
+        """The rows of a SELECT, in the driver's style, that the server itself ends after so many seconds, where it can."""
 
     @abstractmethod
     def like(self, column: str, parts: Sequence[str]) -> tuple[str, str]:
         """A condition, and its parameter: a column's text is these parts with anything between them; case differs."""
+
+    def holds(self, column: str) -> str:
+        """A condition: a column of bytes holds the parameter's bytes."""
+        return f"INSTR({column}, ?) > 0"
+
+    def largest(self, column: str) -> str:
+        """The largest value of a column of ids, of those in a group."""
+        return f"MAX({column})"
 
     @abstractmethod
     def blob(self, text: str) -> str | bytes:
@@ -172,8 +192,11 @@ class Dialect(ABC):
         """One UPDATE, for `script`."""
         raise NotImplementedError
 
-    def script(self, connection: sa.Connection, statements: Sequence[Statement]) -> None:
-        """Run statements that return no rows in a single round trip; none after the first that fails."""
+    def script(self, connection: sa.Connection, statements: Sequence[Statement], *, commit: bool = False) -> None:
+        """Run statements that return no rows in a single round trip; none after the first that fails.
+
+        :param commit: they are a whole transaction.
+        """
         raise NotImplementedError
 
     # ------------------------------------------------------------ the schema
@@ -191,13 +214,23 @@ class Dialect(ABC):
         """The database's views: their names and definitions; none where no release has made any."""
 
 
+_KINDS: Final = {
+    "sqlite": ("aiki.storage.engine.sqlite", "SQLite"),
+    "mysql": ("aiki.storage.engine.mysql", "MySQL"),
+    "mariadb": ("aiki.storage.engine.mysql", "MySQL"),
+    "postgresql": ("aiki.storage.engine.postgresql", "PostgreSQL"),
+    "postgres": ("aiki.storage.engine.postgresql", "PostgreSQL"),
+}
+"""By the beginning of the URL: each brings its driver, which the others do not need."""
+
+
 def dialect_of(url: sa.URL) -> Dialect:
     """The dialect for a URL. Raises `ConfigurationError`."""
-    from aiki.storage.engine.mysql import MySQL
-    from aiki.storage.engine.sqlite import SQLite
-
-    kinds: dict[str, type[Dialect]] = {"sqlite": SQLite, "mysql": MySQL, "mariadb": MySQL}
-    kind = kinds.get(url.get_backend_name())
+    kind = _KINDS.get(url.get_backend_name())
     if kind is None:
-        raise ConfigurationError(f"database URL begins with {url.drivername!r}; it must be mysql+pymysql:// or sqlite:///")
-    return kind()
+        raise ConfigurationError(
+            f"database URL begins with {url.drivername!r}; it must be mysql+pymysql://, postgresql:// or sqlite:///"
+        )
+    module, name = kind
+    made: Dialect = getattr(import_module(module), name)()
+    return made

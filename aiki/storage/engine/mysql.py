@@ -7,14 +7,12 @@ never from values, but for numbers and names that are the same in all rows.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 import socket
 import ssl
 import time
 from collections.abc import Sequence
 from operator import itemgetter
-from types import NoneType
 from typing import Any, Final
 
 import pymysql
@@ -25,8 +23,9 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError
 
 from aiki.clock import LearntClock
 from aiki.storage.engine.dialect import Connecting, Dialect, Meaning
-from aiki.storage.engine.mysql_errors import DUPLICATE, NO_SUCH_TABLE, error_code, meaning_of
-from aiki.storage.engine.statements import Row, RowTooLarge, Statement, chunks, weight_of
+from aiki.storage.engine.driver import driver_cursor
+from aiki.storage.engine.mysql_errors import CHANGED_SINCE_READ, DUPLICATE, error_code, meaning_of
+from aiki.storage.engine.statements import Row, RowTooLarge, Statement, chunks, many_row_insert, weight_of
 
 _SQL_MODE: Final = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION,NO_UNSIGNED_SUBTRACTION"
 """The same everywhere: what does not fit is never cut in silence, and statements mean the same on every server."""
@@ -39,9 +38,6 @@ LEAST_PACKET: Final = 1024 * 1024
 """Bytes: what one statement of many rows may take, and something to spare."""
 LOCK_WAIT: Final = 10
 """Seconds that a statement without end waits for a table that others use, before it lets them go first."""
-_NAMES: Final = frozenset({"namespace", "kind", "name", "version", "queue", "state", "role", "encoding", "options"})
-"""Columns whose text may stand in a statement, as errors and logs show it."""
-_PLAIN: Final = re.compile(r'[A-Za-z0-9_.:/@ ,"{}\[\]-]*')
 
 
 class MySQL(Dialect):
@@ -52,12 +48,15 @@ class MySQL(Dialect):
     has_clock = True
     has_password = True
     one_writer = False
+    changes_tables_at_once = False
+    begins_with_head = False
     gathers = True
     jumps = True
-    any_case = " COLLATE utf8mb4_general_ci"
+    any_like = "COLLATE utf8mb4_general_ci LIKE"
     for_update = "FOR UPDATE"
     for_share = "LOCK IN SHARE MODE"
     skip_locked = "FOR UPDATE SKIP LOCKED"
+    end_session = "KILL {}"
 
     def __init__(self) -> None:
         self._max_row: int | None = None
@@ -117,9 +116,9 @@ class MySQL(Dialect):
         """See `Dialect.is_duplicate`."""
         return error_code(error) == DUPLICATE
 
-    def lacks_table(self, error: DBAPIError) -> bool:
-        """See `Dialect.lacks_table`."""
-        return error_code(error) == NO_SUCH_TABLE
+    def is_stale(self, error: DBAPIError) -> bool:
+        """See `Dialect.is_stale`. MariaDB, with innodb_snapshot_isolation, does so."""
+        return error_code(error) == CHANGED_SINCE_READ
 
     # ------------------------------------------------------------ pieces of SQL
     def text(self, sql: str) -> str:
@@ -130,7 +129,7 @@ class MySQL(Dialect):
         """See `Dialect.if_new`."""
         return insert.replace("INSERT", "INSERT IGNORE", 1)
 
-    def adding(self, key: Sequence[str], columns: Sequence[str]) -> str:  # noqa: ARG002  (the table's keys are known there)
+    def adding(self, table: str, key: Sequence[str], columns: Sequence[str]) -> str:  # noqa: ARG002  (it knows the table's keys)
         """See `Dialect.adding`."""
         return "ON DUPLICATE KEY UPDATE " + ", ".join(f"{column} = {column} + VALUES({column})" for column in columns)
 
@@ -142,11 +141,13 @@ class MySQL(Dialect):
         """See `Dialect.suggest_index`: it is found."""
         return ""
 
-    def limited(self, connection: sa.Connection, select: str, seconds: float) -> str:
-        """See `Dialect.limited`."""
+    def look(self, connection: sa.Connection, select: str, parameters: Sequence[Any], seconds: float) -> list[Any]:
+        """See `Dialect.look`."""
         if getattr(connection.dialect, "is_mariadb", False):
-            return f"SET STATEMENT max_statement_time={seconds:g} FOR {select}"
-        return select.replace("SELECT", f"SELECT /*+ MAX_EXECUTION_TIME({int(seconds * 1000)}) */", 1)
+            text = f"SET STATEMENT max_statement_time={seconds:g} FOR {select}"
+        else:
+            text = select.replace("SELECT", f"SELECT /*+ MAX_EXECUTION_TIME({int(seconds * 1000)}) */", 1)
+        return list(connection.exec_driver_sql(text, tuple(parameters)).fetchall())
 
     def like(self, column: str, parts: Sequence[str]) -> tuple[str, str]:
         """See `Dialect.like`."""
@@ -162,22 +163,8 @@ class MySQL(Dialect):
         for chunk in chunks(rows):
             if len(chunk) == 1 or len(rows) == 1:  # a large row stands alone in its chunk
                 self.check_size(connection, chunk)
-            self._send_insert(connection, table, columns, chunk)
-
-    def _send_insert(self, connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """One multi-row statement. To escape each value of each row is most of what it costs: numbers and names that are the
-        same in all rows are written once, and what is NULL in all is left out. All else is bound by the driver, and
-        the connection may be the caller's: any driver that takes `%s` will do."""
-        values = list(zip(*rows, strict=True))
-        same = [
-            _is_plain(column, of_all[0]) and of_all.count(of_all[0]) == len(rows) > 1
-            for column, of_all in zip(columns, values, strict=True)
-        ]
-        used = [at for at, of_all in enumerate(values) if not (same[at] and of_all[0] is None)]
-        row = ", ".join(_literal(values[at][0]) if same[at] else "%s" for at in used)
-        sql = f"INSERT INTO {table} ({', '.join(columns[at] for at in used)}) VALUES {', '.join([f'({row})'] * len(rows))}"
-        varying = [values[at] for at in used if not same[at]]
-        connection.exec_driver_sql(sql, tuple(itertools.chain.from_iterable(zip(*varying, strict=True))))
+            sql, parameters = many_row_insert(table, columns, chunk)
+            connection.exec_driver_sql(sql, tuple(parameters))
 
     def update(
         self,
@@ -244,27 +231,13 @@ class MySQL(Dialect):
         varying = itemgetter(*range(width), *differ)
         return sql, [*(value for row in rows for value in varying(row)), namespace, *constants]
 
-    def script(self, connection: sa.Connection, statements: Sequence[Statement]) -> None:
-        """Run statements that return no rows in a single round trip; none after the first that fails."""
-        dialect = connection.dialect
-        error_type: type[Exception] = dialect.loaded_dbapi.Error
-        raw = connection.connection
-        cursor = raw.cursor()
-        try:
-            cursor.execute("; ".join(sql for sql, _ in statements), [value for _, values in statements for value in values])
+    def script(self, connection: sa.Connection, statements: Sequence[Statement], *, commit: bool = False) -> None:
+        """See `Dialect.script`."""
+        texts = [sql for sql, _ in statements] + (["COMMIT"] if commit else [])
+        with driver_cursor(connection, texts[0]) as cursor:
+            cursor.execute("; ".join(texts), [value for _, values in statements for value in values])
             while cursor.nextset():  # an error of a later statement is raised here
                 pass
-        except error_type as error:
-            gone = dialect.is_disconnect(error, raw.dbapi_connection, cursor)  # type: ignore[arg-type]
-            if gone:
-                connection.invalidate(error)
-            else:
-                raw.rollback()
-            raise DBAPIError.instance(
-                statements[0][0], None, error, error_type, connection_invalidated=gone, dialect=dialect, hide_parameters=True
-            ) from error
-        finally:
-            cursor.close()
 
     # ------------------------------------------------------------ the schema
     def lock_name(self, connection: sa.Connection) -> str:
@@ -282,17 +255,6 @@ class MySQL(Dialect):
         """See `Dialect.views`."""
         sql = "SELECT table_name, view_definition FROM information_schema.views WHERE table_schema = DATABASE()"
         return [(str(name), str(definition)) for name, definition in connection.exec_driver_sql(sql).fetchall()]
-
-
-def _is_plain(column: str, value: Any) -> bool:
-    """Whether a value can stand in a statement as it is: a number, NULL, a name without anything that means something."""
-    if type(value) in (int, NoneType):
-        return True
-    return column in _NAMES and type(value) is str and _PLAIN.fullmatch(value) is not None
-
-
-def _literal(value: str | int) -> str:
-    return str(value) if isinstance(value, int) else f"'{value}'"
 
 
 def _learn_time(raw: Any, clock: LearntClock) -> None:

@@ -15,7 +15,6 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from aiki.storage.engine.dialect import Meaning
 
 DUPLICATE: Final = 1062
-NO_SUCH_TABLE: Final = 1146
 CHANGED_SINCE_READ: Final = 1020
 
 REPEATED: Final = frozenset({1213, 1205, CHANGED_SINCE_READ, 1412, 3101})

@@ -34,12 +34,15 @@ class SQLite(Dialect):
     has_clock = False
     has_password = False
     one_writer = True
+    changes_tables_at_once = True
+    begins_with_head = False
     gathers = False
     jumps = False
-    any_case = ""
+    any_like = "LIKE"
     for_update = ""
     for_share = ""
     skip_locked = ""
+    end_session = ""
 
     # ------------------------------------------------------------ connections
     def engine(self, url: sa.URL, how: Connecting, clock: LearntClock, *, autocommit: bool = False) -> sa.Engine:  # noqa: ARG002
@@ -95,10 +98,6 @@ class SQLite(Dialect):
         """See `Dialect.is_duplicate`."""
         return "UNIQUE constraint failed" in str(error.orig)
 
-    def lacks_table(self, error: DBAPIError) -> bool:
-        """See `Dialect.lacks_table`."""
-        return _lacks(error, "table")
-
     # ------------------------------------------------------------ pieces of SQL
     def text(self, sql: str) -> str:
         """See `Dialect.text`."""
@@ -108,7 +107,7 @@ class SQLite(Dialect):
         """See `Dialect.if_new`."""
         return insert.replace("INSERT", "INSERT OR IGNORE", 1)
 
-    def adding(self, key: Sequence[str], columns: Sequence[str]) -> str:
+    def adding(self, table: str, key: Sequence[str], columns: Sequence[str]) -> str:  # noqa: ARG002
         """See `Dialect.adding`."""
         sets = ", ".join(f"{column} = {column} + excluded.{column}" for column in columns)
         return f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sets}"
@@ -121,9 +120,9 @@ class SQLite(Dialect):
         """See `Dialect.suggest_index`: its planner has no statistics."""
         return f"INDEXED BY {index}"
 
-    def limited(self, connection: sa.Connection, select: str, seconds: float) -> str:  # noqa: ARG002
-        """See `Dialect.limited`: it cannot."""
-        return select
+    def look(self, connection: sa.Connection, select: str, parameters: Sequence[Any], seconds: float) -> list[Any]:  # noqa: ARG002
+        """See `Dialect.look`: it has no limit."""
+        return list(connection.exec_driver_sql(select, tuple(parameters)).fetchall())
 
     def like(self, column: str, parts: Sequence[str]) -> tuple[str, str]:
         """See `Dialect.like`: LIKE takes upper and lower case for the same here."""

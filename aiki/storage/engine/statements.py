@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterable, Sequence
+from types import NoneType
 from typing import Any, Final, NamedTuple
 
 ROWS_A_STATEMENT: Final = 500
 BYTES_A_STATEMENT: Final = 512 * 1024
 _ESCAPED: Final = ("'", '"', "\\", "\0", "\n", "\r", "\x1a")
+
+_NAMES: Final = frozenset({"namespace", "kind", "name", "version", "queue", "state", "role", "encoding", "options"})
+"""Columns whose text may stand in a statement, as errors and logs show it."""
+_PLAIN: Final = re.compile(r'[A-Za-z0-9_.:/@ ,"{}\[\]-]*')
 
 Row = Sequence[Any]
 Statement = tuple[str, list[Any]]
@@ -51,3 +58,32 @@ def weight_of(row: Row) -> int:
         elif kind is bytes:
             size += 2 * len(value)
     return size
+
+
+def many_row_insert(table: str, columns: Sequence[str], rows: Sequence[Row]) -> Statement:
+    """One INSERT for drivers that take `%s` and bind values themselves, also the caller's.
+
+    To escape each value of each row is most of what it costs: numbers and names that are the same in all rows are written once,
+    and what is NULL in all is left out.
+    """
+    values = list(zip(*rows, strict=True))
+    same = [
+        _is_plain(column, of_all[0]) and of_all.count(of_all[0]) == len(rows) > 1
+        for column, of_all in zip(columns, values, strict=True)
+    ]
+    used = [at for at, of_all in enumerate(values) if not (same[at] and of_all[0] is None)]
+    row = ", ".join(_literal(values[at][0]) if same[at] else "%s" for at in used)
+    sql = f"INSERT INTO {table} ({', '.join(columns[at] for at in used)}) VALUES {', '.join([f'({row})'] * len(rows))}"
+    varying = [values[at] for at in used if not same[at]]
+    return sql, list(itertools.chain.from_iterable(zip(*varying, strict=True)))
+
+
+def _is_plain(column: str, value: Any) -> bool:
+    """Whether a value can stand in a statement as it is: a number, NULL, a name without anything that means something."""
+    if type(value) in (int, NoneType):
+        return True
+    return column in _NAMES and type(value) is str and _PLAIN.fullmatch(value) is not None
+
+
+def _literal(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else f"'{value}'"

@@ -10,7 +10,7 @@ context.configure(
     connection=connection,
     target_metadata=metadata,
     version_table=VERSION_TABLE,
-    transactional_ddl=connection.dialect.name == "sqlite",
+    transactional_ddl=connection.dialect.name in ("sqlite", "postgresql"),
     render_as_batch=True,
 )
 with context.begin_transaction():

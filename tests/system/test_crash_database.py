@@ -1,4 +1,4 @@
-"""MariaDB and MySQL killed under load: what was accepted is there, what was reported is recorded, nobody hangs."""
+"""MariaDB, MySQL and PostgreSQL killed under load: what was accepted is there, what was reported is recorded, nobody hangs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from collections.abc import Callable
 import pytest
 
 from aiki.states import State
-from tests.services import MariaServer, RabbitServer
+from tests.postgres import DatabaseServer
+from tests.services import RabbitServer
 from tests.system.load import Load
 from tests.system.system import System
 from tests.waiting import wait_until
@@ -24,15 +25,15 @@ DEADLINE = 5.5
 """`AIKI_TIMEOUT`, and what it takes to say so."""
 
 
-@pytest.fixture(params=["maria", "mysql9"])
-def database(request: pytest.FixtureRequest) -> MariaServer:
-    """Both servers, one after the other."""
-    server: MariaServer = request.getfixturevalue(f"own_{request.param}")
+@pytest.fixture(params=["maria", "mysql9", "postgres"])
+def database(request: pytest.FixtureRequest) -> DatabaseServer:
+    """The servers, one after the other."""
+    server: DatabaseServer = request.getfixturevalue(f"own_{request.param}")
     return server
 
 
 @pytest.fixture
-def system(make_system: Callable[..., System], rabbit: RabbitServer, database: MariaServer) -> System:
+def system(make_system: Callable[..., System], rabbit: RabbitServer, database: DatabaseServer) -> System:
     return make_system(database.create_database(), rabbit.url)
 
 
@@ -91,7 +92,7 @@ def port(system: System, free_port: Callable[[], int]) -> int:
     return number
 
 
-def test_a_killed_database_loses_nothing_that_was_accepted(system: System, database: MariaServer, port: int) -> None:
+def test_a_killed_database_loses_nothing_that_was_accepted(system: System, database: DatabaseServer, port: int) -> None:
     system.orchestrator()
     system.orchestrator()
     system.worker(concurrency=2)
@@ -119,7 +120,7 @@ def test_a_killed_database_loses_nothing_that_was_accepted(system: System, datab
     assert {str(number) for number in load.accepted} <= set(system.starts())
 
 
-def test_a_stopped_database_delays_nobody_beyond_the_deadline(system: System, database: MariaServer, port: int) -> None:
+def test_a_stopped_database_delays_nobody_beyond_the_deadline(system: System, database: DatabaseServer, port: int) -> None:
     system.orchestrator()
     system.worker(concurrency=2)
     app = system.app()
