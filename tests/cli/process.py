@@ -118,14 +118,14 @@ class Process:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        self._reader.join(5)
-        if self._process.stdout is not None and not self._reader.is_alive():
-            self._process.stdout.close()
-        for process in family:
+        for process in family:  # which hold the pipe that the reader waits at
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 pass
+        self._reader.join(5)
+        if self._process.stdout is not None and not self._reader.is_alive():
+            self._process.stdout.close()
 
 
 def wait_gone(processes: Iterable[psutil.Process], timeout: float = 10) -> None:
