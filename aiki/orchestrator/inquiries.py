@@ -8,6 +8,7 @@ from typing import Final
 
 from aiki import messages as m
 from aiki.broker import Delivery
+from aiki.lifecycle.record import RunRow
 from aiki.messages import Held, Report, ReportList, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.context import Context
@@ -15,7 +16,6 @@ from aiki.orchestrator.core import Source
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.storage.applying import Applied, Effects
 from aiki.storage.roster import LOST, STOPPED, WorkerEnd
-from aiki.storage.rows import RunRow
 
 RUNS_A_TRANSACTION: Final = 500
 

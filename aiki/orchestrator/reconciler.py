@@ -23,6 +23,7 @@ from typing import Final
 from aiki import messages as m
 from aiki.broker import Session, reports
 from aiki.clock import SECOND
+from aiki.lifecycle.record import RunRow
 from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Rules
@@ -33,7 +34,6 @@ from aiki.states import State
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Decide, Effects
 from aiki.storage.reconciling import Queued, is_recent
-from aiki.storage.rows import RunRow
 from aiki.storage.waking import rearm
 
 PAGE: Final = 500

@@ -19,6 +19,7 @@ from aiki.clock import SECOND, Clock
 from aiki.codec import JSON, Payload
 from aiki.fingerprint import fingerprint
 from aiki.history import Arrival, Step
+from aiki.lifecycle.record import EXPIRY_EPOCH, SELECT_RUN, RunRow, changed, delivery_id, run_row
 from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
@@ -28,14 +29,6 @@ from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS
 from aiki.storage.dispatching import Dispatching, Loaded
 from aiki.storage.engine import Database, Writes
 from aiki.storage.marking import Marking
-from aiki.storage.rows import (
-    EXPIRY_EPOCH,
-    SELECT_RUN,
-    RunRow,
-    changed,
-    delivery_id,
-    run_row,
-)
 from aiki.storage.run_logs import LogRecord, RunLogs
 from aiki.storage.starting import CLAIM_SECONDS, ERROR
 from aiki.storage.tallying import Tally

@@ -26,6 +26,7 @@ from aiki import ids
 from aiki.clock import SECOND
 from aiki.errors import AikiError, ConfigurationError, RunConflict, StorageUnavailable, Unavailable
 from aiki.filters import parse
+from aiki.lifecycle.record import RunRow
 from aiki.messages import RunKey
 from aiki.model import Outgoing, RunView
 from aiki.states import TERMINAL
@@ -33,7 +34,6 @@ from aiki.storage.applying import Applied, Effects
 from aiki.storage.batches import OPEN, Batches, BatchState, Operation, fingerprint_of
 from aiki.storage.engine import RowTooLarge
 from aiki.storage.operating import cancel, retry_row
-from aiki.storage.rows import RunRow
 from aiki.storage.steering import pause_row, resume_row
 
 LEASE: Final = 10 * SECOND

@@ -17,12 +17,13 @@ from aiki.ceilings import CLAIM_BYTES, FETCH_BYTES, HISTORY_FULL, HISTORY_INLINE
 from aiki.clock import Clock
 from aiki.codec import Payload
 from aiki.history import WOKEN, History, ValueKey
+from aiki.lifecycle.record import RunRow, delivery_id, is_suspect
 from aiki.messages import KIND_OUTSIDE, OPT_KIND
 from aiki.model import Outgoing
 from aiki.storage.creating import next_group
 from aiki.storage.engine import Database
 from aiki.storage.history import SELECT_ARRIVAL_OUTLINE, SELECT_STEP_OUTLINE, arrival_of, step_of
-from aiki.storage.rows import RunRow, delivery_id, dispatch_of, is_suspect, payload_of
+from aiki.storage.rows import dispatch_of, payload_of
 
 LOOKED_AT = 4096
 """Bytes of a value that is loaded with its size, in one statement."""

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from aiki import ids
 from aiki.errors import RunConflict, RunNotFound
+from aiki.lifecycle.record import EXPIRED, RunRow
 from aiki.messages import RunKey
 from aiki.model import Cancelled, Outgoing, Retried
 from aiki.states import State
@@ -17,7 +18,6 @@ from aiki.storage.applying import Applied, Effects
 from aiki.storage.auditing import Audited
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
-from aiki.storage.rows import EXPIRED, RunRow
 from aiki.storage.telling import FAILED
 from aiki.storage.waking import bring_on, go_on, is_out
 

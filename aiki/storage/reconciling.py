@@ -13,10 +13,10 @@ import sqlalchemy as sa
 
 from aiki.clock import Clock
 from aiki.history import Waits
+from aiki.lifecycle.record import delivery_id
 from aiki.messages import RunKey
 from aiki.states import State
 from aiki.storage.engine import Database
-from aiki.storage.rows import delivery_id
 
 NAMESPACES_A_PAGE = 50
 

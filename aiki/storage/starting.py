@@ -17,11 +17,12 @@ from aiki.codec import JSON
 from aiki.errors import ReferenceConflict, RunConflict
 from aiki.failure import Failure
 from aiki.history import CHILD_ENDED, FAILED, Arrival
+from aiki.lifecycle.record import own_options
 from aiki.model import Accepted, NewRun, Outgoing
 from aiki.states import TERMINAL, State
 from aiki.storage.creating import Creating
 from aiki.storage.engine import Writes
-from aiki.storage.rows import own_options, payload_of
+from aiki.storage.rows import payload_of
 
 if TYPE_CHECKING:
     from aiki.storage.applying import Effects

@@ -13,8 +13,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from aiki.lifecycle.record import RUN_FIELDS, RunRow
 from aiki.states import State
-from aiki.storage.rows import RUN_FIELDS, RunRow
 
 MINUTE: Final = 60_000_000
 COUNTERS: Final = ("started", "completed", "failed", "dead", "cancelled", "retried")

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from aiki.codec import JSON, Payload
 from aiki.failure import Failure
 from aiki.history import CHILD_ENDED, COMPLETED, Arrival
+from aiki.lifecycle.record import RunRow
 from aiki.states import State
 from aiki.storage import history as histories
-from aiki.storage.rows import RunRow
 from aiki.storage.starting import Starting, sign
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from aiki import ids
 from aiki.history import CHILD_ENDED, RETRY, Wait, Waits
+from aiki.lifecycle.record import delivery_id
 from aiki.model import Waiting, WaitView
 from aiki.states import TERMINAL, State
 from aiki.storage.engine import Database
-from aiki.storage.rows import delivery_id
 
 MAX_ITEMS: Final = 50
 """Items that are told one by one."""

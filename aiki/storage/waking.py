@@ -9,9 +9,9 @@ from typing import Final
 
 from aiki.clock import SECOND
 from aiki.history import CHILD_ENDED, EVENT_SENT, RETRY, SLEEP, Arrival, Wait, Waits
+from aiki.lifecycle.record import CANCEL_ASKED, RunRow, delivery_id
 from aiki.states import State
 from aiki.storage.applying import Effects
-from aiki.storage.rows import CANCEL_ASKED, RunRow, delivery_id
 
 MAX_SHOWN: Final = 3
 PAUSED_OUT: Final = 2

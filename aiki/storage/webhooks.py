@@ -19,10 +19,10 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.errors import AikiError
+from aiki.lifecycle.record import RunRow
 from aiki.states import TERMINAL
 from aiki.storage.auditing import Audited, Auditing
 from aiki.storage.engine import Database
-from aiki.storage.rows import RunRow
 
 REMEMBERED: Final = 2.0
 """Seconds after which every process knows of a webhook that was made or changed."""

@@ -15,10 +15,10 @@ from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.errors import RunNotFound
 from aiki.history import CHILD_ENDED, EVENT_SENT, RETRY, SLEEP, Waits
+from aiki.lifecycle.record import CANCEL_MET, CHANGED_ERRORS, SELECT_RUN, RunRow, delivery_id, run_row
 from aiki.states import TERMINAL, State
 from aiki.storage.engine import Database
 from aiki.storage.queues import COUNTED, HEARD, Queues
-from aiki.storage.rows import CANCEL_MET, CHANGED_ERRORS, SELECT_RUN, RunRow, delivery_id, run_row
 from aiki.words import moment
 
 SILENT: Final = 10 * SECOND

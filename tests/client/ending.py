@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from aiki import codec, ids
+from aiki.lifecycle.record import RunRow
 from aiki.states import State
 from aiki.storage import Store
 from aiki.storage.applying import Effects
-from aiki.storage.rows import RunRow
 
 
 def end(

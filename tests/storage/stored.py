@@ -8,7 +8,7 @@ from typing import Any
 from aiki import codec, ids
 from aiki import messages as m
 from aiki.history import CHILD_ENDED, EVENT_SENT, History, Step
-from aiki.storage.rows import SELECT_RUN, run_row
+from aiki.lifecycle.record import SELECT_RUN, run_row
 from tests.replay.host import Ended, World
 from tests.storage.bench import Bench
 

@@ -6,6 +6,7 @@ from aiki import ids
 from aiki import messages as m
 from aiki.codec import Payload
 from aiki.history import CANCELLED, COMPLETED, EVENT, FAILED, OPEN, SLEEP, STEP, Step, Wait, Waits
+from aiki.lifecycle.record import RunRow
 from aiki.messages import Report
 from aiki.model import NewRun, RunView
 from aiki.orchestrator import core
@@ -13,7 +14,6 @@ from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.states import State
 from aiki.storage import Store
 from aiki.storage.applying import Applied, Effects
-from aiki.storage.rows import RunRow
 
 WORKER = "a" * 32
 SOURCE = Source(WORKER, "aaaa/0.1")

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from aiki import ids
+from aiki.lifecycle.record import delivery_id
 from aiki.states import State
 from aiki.storage.creating import DELIVERY_COLUMNS
-from aiki.storage.rows import delivery_id
 from tests.system.load import Load
 from tests.system.system import System
 from tests.waiting import wait_until

@@ -11,6 +11,7 @@ import pytest
 from aiki import codec, ids
 from aiki.client.embedded import EmbeddedClient
 from aiki.errors import RunConflict
+from aiki.lifecycle.record import RunRow
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage import Store
@@ -18,7 +19,6 @@ from aiki.storage.applying import Effects
 from aiki.storage.auditing import AuditFilter
 from aiki.storage.batches import Operation, Target
 from aiki.storage.roster import Wanted
-from aiki.storage.rows import RunRow
 from tests import scale
 from tests.services import RabbitServer
 from tests.system.system import System

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 
 from aiki import Aiki, WorkflowRun, codec
 from aiki.errors import DecodeError, EncodeError
+from aiki.lifecycle.record import SELECT_RUN, run_row
 from aiki.messages import Dispatch, DispatchList
 from aiki.model import NewRun
 from aiki.storage import Store
-from aiki.storage.rows import SELECT_RUN, run_row
 from tests.ready_made import sqlite_database
 from tests.replay.host import World
 from tests.values.kinds import (
