@@ -15,7 +15,8 @@ from aiki.api.problems import answer
 from aiki.api.requests import query, store
 from aiki.api.runs import checked_id
 from aiki.client import wire
-from aiki.storage.run_logs import KEPT, LogLine
+from aiki.lifecycle.run_logs import KEPT
+from aiki.storage.run_logs import LogLine
 
 blueprint = Blueprint("run_logs", __name__)
 

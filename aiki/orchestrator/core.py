@@ -17,10 +17,10 @@ from aiki import messages as m
 from aiki.clock import SECOND
 from aiki.codec import JSON, Payload
 from aiki.lifecycle.record import CANCEL_ASKED, CHANGED_ERRORS, RunRow, delivery_id
+from aiki.lifecycle.run_logs import log_records
 from aiki.messages import Report, RunKey
 from aiki.orchestrator import workflows
 from aiki.orchestrator.live import Skills
-from aiki.orchestrator.run_logs import log_records
 from aiki.states import State
 from aiki.storage.applying import Effects
 from aiki.storage.operating import conclude_cancel

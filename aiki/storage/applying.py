@@ -20,6 +20,7 @@ from aiki.codec import JSON, Payload
 from aiki.fingerprint import fingerprint
 from aiki.history import Arrival, Step
 from aiki.lifecycle.record import EXPIRY_EPOCH, SELECT_RUN, RunRow, changed, delivery_id, run_row
+from aiki.lifecycle.run_logs import LogRecord
 from aiki.messages import RunKey
 from aiki.model import NewRun, Outgoing
 from aiki.states import State, may_follow
@@ -29,7 +30,7 @@ from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS
 from aiki.storage.dispatching import Dispatching, Loaded
 from aiki.storage.engine import Database, Writes
 from aiki.storage.marking import Marking
-from aiki.storage.run_logs import LogRecord, RunLogs
+from aiki.storage.run_logs import RunLogs
 from aiki.storage.starting import CLAIM_SECONDS, ERROR
 from aiki.storage.tallying import Tally
 from aiki.storage.telling import ATTEMPT_COLUMNS, FAILED, TRACEBACK_AT, Failures, Telling, tell_parent

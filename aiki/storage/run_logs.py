@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from aiki import ids
 from aiki.clock import Clock
 from aiki.errors import RunNotFound
+from aiki.lifecycle.run_logs import KEPT, LogRecord
 from aiki.storage.engine import Database
 
-KEPT: Final = 200
-MAX_MESSAGE: Final = 4000
 _COLUMNS: Final = (
     *("namespace", "run_id", "place", "number", "origin", "logged_at", "attempt", "step", "level", "logger", "message"),
 )
-
-
-class LogRecord(NamedTuple):
-    """A record as a worker reports it. `origin` rises with the run's epoch and, within it, with each record."""
-
-    run_id: bytes
-    origin: int
-    logged_at: int
-    attempt: int
-    step: int | None
-    level: str
-    logger: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiki import ids
-from aiki.storage.run_logs import LogRecord
+from aiki.lifecycle.run_logs import LogRecord
 from tests.api.conftest import Api, problem
 
 

@@ -12,10 +12,10 @@ from aiki.api.access import LOCAL
 from aiki.codec import Payload, encode
 from aiki.dashboard import jsonview
 from aiki.ids import new_id, to_bytes
+from aiki.lifecycle.run_logs import LogRecord
 from aiki.model import RunFilter
 from aiki.states import State
 from aiki.storage.auditing import AuditFilter
-from aiki.storage.run_logs import LogRecord
 from tests.dashboard.conftest import Pages
 
 

@@ -20,8 +20,8 @@ from aiki.api.app import backend_of
 from aiki.dashboard import zone
 from aiki.history import EVENT_SENT, Wait
 from aiki.ids import to_bytes
+from aiki.lifecycle.run_logs import LogRecord
 from aiki.settings import Settings
-from aiki.storage.run_logs import LogRecord
 from aiki.words import ZONE
 from tests.dashboard.conftest import Pages
 from tests.ready_made import sqlite_database

@@ -8,8 +8,8 @@ import pytest
 
 from aiki import messages as m
 from aiki.errors import RunNotFound
+from aiki.lifecycle.run_logs import KEPT
 from aiki.storage import Store
-from aiki.storage.run_logs import KEPT
 from tests.storage.bench import OTHER, Bench, step
 from tests.storage.conftest import SetClock
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from aiki.messages import Report
-from aiki.storage.run_logs import KEPT, MAX_MESSAGE, LogRecord
 
+KEPT: Final = 200
+"""Records of a run that are kept, the newest."""
+MAX_MESSAGE: Final = 4000
 _INT = 2**31 - 1
+
+
+class LogRecord(NamedTuple):
+    """A record as a worker reports it. `origin` rises with the run's epoch and, within it, with each record."""
+
+    run_id: bytes
+    origin: int
+    logged_at: int
+    attempt: int
+    step: int | None
+    level: str
+    logger: str
+    message: str
 
 
 def log_records(run_id: bytes, attempt: int, report: Report) -> list[LogRecord]:
