@@ -47,8 +47,8 @@ from aiki.api.requests import make_conditional, store
 from aiki.client import wire
 from aiki.client.embedded import EmbeddedClient
 from aiki.errors import Unavailable
+from aiki.lifecycle.effects import REFUSED
 from aiki.settings import Settings
-from aiki.storage.auditing import REFUSED
 
 access_log = logging.getLogger("aiki.api.access")
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from aiki import messages as m
 from aiki.broker import Session
 from aiki.errors import BrokerUnavailable
+from aiki.lifecycle.effects import Applied, Decide, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.messages import RunKey
 from aiki.model import Outgoing
@@ -20,7 +21,6 @@ from aiki.orchestrator.outbound import Outbound
 from aiki.orchestrator.stirring import Stirring
 from aiki.settings import Settings
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Decide, Effects
 
 Carriers = dict[tuple[str, RunKey], list[Carrier]]
 """The messages that brought the inquiries of a turn."""

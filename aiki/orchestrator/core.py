@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 from aiki import messages as m
 from aiki.clock import SECOND
 from aiki.codec import JSON, Payload
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import CANCEL_ASKED, CHANGED_ERRORS, RunRow, delivery_id
 from aiki.lifecycle.run_logs import log_records
 from aiki.messages import Report, RunKey
 from aiki.orchestrator import workflows
 from aiki.orchestrator.live import Skills
 from aiki.states import State
-from aiki.storage.applying import Effects
 from aiki.storage.operating import conclude_cancel
 from aiki.storage.waking import bring_on, pause
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from aiki import messages as m
 from aiki.broker import Delivery
+from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.isolation import Done, Isolation
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Effects
 
 _APPLIED = core.RUN_REPORTS - {m.INQUIRE}
 _TELLING = frozenset({m.COMPLETED, m.FAILED, m.RETRY, m.CRASHED, m.CANCELLED, m.SUSPENDED, m.CONTINUED})

@@ -8,13 +8,13 @@ from typing import Final
 
 from aiki import messages as m
 from aiki.broker import Delivery
+from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.messages import Held, Report, ReportList, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.context import Context
 from aiki.orchestrator.core import Source
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
-from aiki.storage.applying import Applied, Effects
 from aiki.storage.roster import LOST, STOPPED, WorkerEnd
 
 RUNS_A_TRANSACTION: Final = 500

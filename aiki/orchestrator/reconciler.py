@@ -23,6 +23,7 @@ from typing import Final
 from aiki import messages as m
 from aiki.broker import Session, reports
 from aiki.clock import SECOND
+from aiki.lifecycle.effects import Applied, Decide, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
@@ -32,7 +33,6 @@ from aiki.orchestrator.live import Live
 from aiki.orchestrator.markers import Markers
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Decide, Effects
 from aiki.storage.reconciling import Queued, is_recent
 from aiki.storage.waking import rearm
 

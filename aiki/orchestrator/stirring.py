@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.orchestrator import workflows
 from aiki.orchestrator.isolation import Isolation
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Effects
 
 FOUND_AT_ONCE: Final = 500
 AT_ONCE: Final = 100

@@ -13,11 +13,11 @@ from aiki.clock import SECOND
 from aiki.codec import Payload
 from aiki.errors import RunConflict
 from aiki.history import CANCELLED, OPEN, STEP, UNDO, Step, Waits
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import CANCEL_ASKED, CANCEL_MET, RunRow
 from aiki.messages import STEPS, Report, RunKey
 from aiki.model import NewRun
 from aiki.states import State
-from aiki.storage.applying import Effects
 from aiki.storage.history import continue_step
 from aiki.storage.operating import cancel, retry
 from aiki.storage.waking import bring_on, give_up_dispatch, look, suspend

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from aiki import ids
 from aiki.clock import SECOND, Clock
+from aiki.lifecycle.effects import DONE, Audited
 from aiki.storage.engine import OPERATIONS, AlreadyDone, Database
 
 T = TypeVar("T")
@@ -31,7 +32,6 @@ AUDIT_COLUMNS: Final = (
     "request_id",
     "source",
 )
-DONE, REFUSED, FAILED = "done", "refused", "failed"
 KEPT: Final = 25 * 3600 * SECOND
 """Microseconds for which operations are remembered: longer than clients may send a request again."""
 _numbers = itertools.count()
@@ -50,23 +50,6 @@ class Origin(NamedTuple):
 
 NOWHERE: Final = Origin("", "")
 """No request: a program that has the database itself."""
-
-
-class Audited(NamedTuple):
-    """Something that was done, or refused.
-
-    :ivar subject: what it was done to: a run's id, a queue, a user.
-    :ivar detail: particulars, never a secret; :ivar reason: why, in the actor's words.
-    :ivar affected: how many were changed.
-    """
-
-    actor: str
-    action: str
-    subject: str
-    detail: str = ""
-    reason: str = ""
-    affected: int = 1
-    outcome: str = DONE
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from aiki import ids
 from aiki.clock import SECOND
 from aiki.errors import ConfigurationError, RunConflict
 from aiki.filters import parse
+from aiki.lifecycle.effects import Audited
 from aiki.model import RunView
-from aiki.storage.auditing import Audited
 from aiki.storage.rerunning import Rerunning
 from aiki.storage.rows import VIEW_COLUMNS, run_view
 from aiki.storage.searching import Searching

@@ -26,11 +26,11 @@ from aiki import ids
 from aiki.clock import SECOND
 from aiki.errors import AikiError, ConfigurationError, RunConflict, StorageUnavailable, Unavailable
 from aiki.filters import parse
+from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.messages import RunKey
 from aiki.model import Outgoing, RunView
 from aiki.states import TERMINAL
-from aiki.storage.applying import Applied, Effects
 from aiki.storage.batches import OPEN, Batches, BatchState, Operation, fingerprint_of
 from aiki.storage.engine import RowTooLarge
 from aiki.storage.operating import cancel, retry_row

@@ -18,11 +18,12 @@ from aiki import ids
 from aiki.ceilings import MESSAGE_ROOM
 from aiki.clock import SECOND, Clock
 from aiki.errors import PayloadTooLarge, ReferenceConflict, RunConflict, StorageUnavailable
+from aiki.lifecycle.effects import Audited
 from aiki.lifecycle.record import EXPIRY_EPOCH, delivery_id
 from aiki.messages import OPT_KIND, OPT_REFERENCE, Dispatch
 from aiki.model import Accepted, Created, NewRun, Outgoing
 from aiki.states import State
-from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Origin, audit_rows
+from aiki.storage.auditing import AUDIT_COLUMNS, Origin, audit_rows
 from aiki.storage.engine import Database, Insert, RowTooLarge
 
 RUN_COLUMNS = (

@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.clock import Clock
 from aiki.fingerprint import fingerprint, top_frame
+from aiki.lifecycle.effects import Audited
 from aiki.model import RunView
 from aiki.states import State
 from aiki.storage.applying import FAILURE_COLUMNS
-from aiki.storage.auditing import Audited, Auditing
+from aiki.storage.auditing import Auditing
 from aiki.storage.engine import Database
 from aiki.storage.rows import VIEW_COLUMNS, run_view
 

@@ -9,11 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from aiki.clock import SECOND, Clock
+from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import EXPIRED, EXPIRY_EPOCH, SUSPECT_AFTER, RunRow, delivery_id, split_delivery_id
 from aiki.messages import Dispatch, RunKey
 from aiki.model import Outgoing
 from aiki.states import TERMINAL, State
-from aiki.storage.applying import Applied, Applying, Effects
+from aiki.storage.applying import Applying
 from aiki.storage.creating import DELIVERY_COLUMNS, next_group
 from aiki.storage.engine import Database
 from aiki.storage.rows import dispatch_options, payload_of

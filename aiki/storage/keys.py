@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from aiki.clock import Clock
 from aiki.errors import ConfigurationError, NotThere
-from aiki.storage.auditing import Audited, Auditing
+from aiki.lifecycle.effects import Audited
+from aiki.storage.auditing import Auditing
 from aiki.storage.engine import Database
 from aiki.storage.people import SEEN_EVERY, namespaces_of, namespaces_text
 

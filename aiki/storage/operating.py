@@ -10,12 +10,11 @@ import sqlalchemy as sa
 
 from aiki import ids
 from aiki.errors import RunConflict, RunNotFound
+from aiki.lifecycle.effects import Applied, Audited, Effects
 from aiki.lifecycle.record import EXPIRED, RunRow
 from aiki.messages import RunKey
 from aiki.model import Cancelled, Outgoing, Retried
 from aiki.states import State
-from aiki.storage.applying import Applied, Effects
-from aiki.storage.auditing import Audited
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
 from aiki.storage.telling import FAILED

@@ -21,9 +21,10 @@ from sqlalchemy.exc import IntegrityError
 
 from aiki.clock import SECOND, Clock
 from aiki.errors import ConfigurationError, Conflict, NotThere
+from aiki.lifecycle.effects import REFUSED, Audited
 from aiki.settings import check_name
 from aiki.storage import passwords
-from aiki.storage.auditing import REFUSED, Audited, Auditing
+from aiki.storage.auditing import Auditing
 from aiki.storage.engine import Database
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,63}")

@@ -17,8 +17,9 @@ from sqlalchemy.exc import IntegrityError
 
 from aiki.clock import SECOND, Clock
 from aiki.errors import RunConflict
+from aiki.lifecycle.effects import Audited
 from aiki.states import State
-from aiki.storage.auditing import Audited, Auditing
+from aiki.storage.auditing import Auditing
 from aiki.storage.engine import Database
 from aiki.words import moment
 

@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.codec import Payload
 from aiki.errors import DecodeError, RunConflict, RunNotFound
+from aiki.lifecycle.effects import Audited
 from aiki.lifecycle.record import own_options
 from aiki.masks import Mask
 from aiki.model import Accepted, Created, NewRun, RunView
 from aiki.settings import DEFAULT_MASK
 from aiki.states import State
-from aiki.storage.auditing import Audited
 from aiki.storage.history import INBOX_COLUMNS, STEP_COLUMNS
 from aiki.storage.installing import Installing
 from aiki.storage.operating import _raw

@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.errors import RunConflict
+from aiki.lifecycle.effects import Audited
 from aiki.messages import Heartbeat, RunKey
 from aiki.model import DefinitionInfo
 from aiki.states import State
-from aiki.storage.auditing import AUDIT_COLUMNS, Audited, Auditing, Origin, audit_rows
+from aiki.storage.auditing import AUDIT_COLUMNS, Auditing, Origin, audit_rows
 from aiki.storage.engine import Database
 from aiki.words import moment
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -17,15 +17,13 @@ from aiki.codec import JSON
 from aiki.errors import ReferenceConflict, RunConflict
 from aiki.failure import Failure
 from aiki.history import CHILD_ENDED, FAILED, Arrival
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import own_options
 from aiki.model import Accepted, NewRun, Outgoing
 from aiki.states import TERMINAL, State
 from aiki.storage.creating import Creating
 from aiki.storage.engine import Writes
 from aiki.storage.rows import payload_of
-
-if TYPE_CHECKING:
-    from aiki.storage.applying import Effects
 
 CLAIM_SECONDS: Final = 10.0
 ERROR: Final = "error"

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import sqlalchemy as sa
 
 from aiki.codec import JSON, Payload
 from aiki.failure import Failure
 from aiki.history import CHILD_ENDED, COMPLETED, Arrival
+from aiki.lifecycle.effects import TRACEBACK_AT, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.states import State
 from aiki.storage import history as histories
 from aiki.storage.starting import Starting, sign
 
-if TYPE_CHECKING:
-    from aiki.storage.applying import Effects
-
-ATTEMPT_COLUMNS = (
-    "namespace",
-    "run_id",
-    "epoch",
-    "number",
-    "outcome",
-    "error_type",
-    "error_message",
-    "traceback",
-    "worker",
-    "signal_name",
-    "exit_code",
-    "started_at",
-    "finished_at",
-)
-TRACEBACK_AT: Final = ATTEMPT_COLUMNS.index("traceback") - 1
-"""In the rows of `Effects.attempts`, which have no namespace."""
 FAILED: Final = frozenset({State.FAILED.value, State.DEAD.value})
 
 

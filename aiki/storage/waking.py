@@ -9,9 +9,9 @@ from typing import Final
 
 from aiki.clock import SECOND
 from aiki.history import CHILD_ENDED, EVENT_SENT, RETRY, SLEEP, Arrival, Wait, Waits
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import CANCEL_ASKED, RunRow, delivery_id
 from aiki.states import State
-from aiki.storage.applying import Effects
 
 MAX_SHOWN: Final = 3
 PAUSED_OUT: Final = 2

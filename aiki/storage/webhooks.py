@@ -19,9 +19,10 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.clock import SECOND, Clock
 from aiki.errors import AikiError
+from aiki.lifecycle.effects import Audited
 from aiki.lifecycle.record import RunRow
 from aiki.states import TERMINAL
-from aiki.storage.auditing import Audited, Auditing
+from aiki.storage.auditing import Auditing
 from aiki.storage.engine import Database
 
 REMEMBERED: Final = 2.0

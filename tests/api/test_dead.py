@@ -6,10 +6,10 @@ import json
 
 from aiki.broker import open_broker, work
 from aiki.ids import new_id, to_bytes
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.messages import Dispatch, DispatchList
 from aiki.settings import Settings
-from aiki.storage.applying import Effects
 from aiki.storage.auditing import AuditFilter
 from tests.api.conftest import Api, problem
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from aiki import codec, ids
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Effects
 
 
 def end(

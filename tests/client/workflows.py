@@ -7,11 +7,11 @@ from typing import Any
 from aiki import codec, history, ids
 from aiki.clock import SECOND
 from aiki.history import COMPLETED, OPEN, Step, Wait, Waits
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Effects
 from aiki.storage.waking import suspend
 
 NAME = "shop.checkout"

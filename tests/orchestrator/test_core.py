@@ -6,13 +6,13 @@ import pytest
 
 from aiki import messages as m
 from aiki.clock import SECOND
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RUN_FIELDS, RunRow, delivery_id, run_row
 from aiki.messages import Report, RunKey
 from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.live import Skill
 from aiki.states import OPERATOR_TRANSITIONS, TERMINAL, TRANSITIONS, State, may_follow
-from aiki.storage.applying import Effects
 
 RUN = bytes(range(16))
 NOW = 1_800_000_000_000_000

@@ -9,6 +9,7 @@ from aiki import codec, ids
 from aiki import messages as m
 from aiki.codec import Payload
 from aiki.history import OPEN, History, Step, Wait, Waits
+from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import SELECT_RUN, RunRow
 from aiki.messages import Dispatch, Report, RunKey
 from aiki.model import NewRun, OnConflict, Outgoing
@@ -18,7 +19,6 @@ from aiki.orchestrator.inbound import Inbound, Item
 from aiki.orchestrator.live import Skill, Skills
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Effects
 from tests.storage.conftest import SetClock
 
 ONE = Source("a" * 32, "a/0.1")

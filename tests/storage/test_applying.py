@@ -9,12 +9,12 @@ import pytest
 
 from aiki import codec, ids
 from aiki.errors import RunConflict, RunNotFound
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.messages import RunKey
 from aiki.model import NewRun, RunFilter
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Effects
 from tests.storage.conftest import SetClock
 from tests.storage.test_creating import new
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from aiki import codec, ids
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Effects
 from tests.client.ending import end
 from tests.client.workflows import child, new_workflow, record
 from tests.storage.test_creating import new

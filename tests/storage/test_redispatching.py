@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from aiki import ids
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import SELECT_RUN, RunRow
 from aiki.messages import Dispatch
 from aiki.orchestrator import core
 from aiki.orchestrator.core import Rules
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Effects
 from tests.storage.conftest import SetClock
 from tests.storage.test_creating import new
 

@@ -8,11 +8,11 @@ import pytest
 
 from aiki import codec, ids
 from aiki.clock import SECOND
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Effects
 from aiki.storage.tallying import BOUNDS, BUCKETS, MINUTE, percentile
 from tests.storage.conftest import SetClock
 

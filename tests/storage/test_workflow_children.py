@@ -8,12 +8,12 @@ import pytest
 
 from aiki import messages as m
 from aiki.history import Wait
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.model import NewRun
 from aiki.orchestrator import core
 from aiki.states import TRANSITIONS, State, may_follow
 from aiki.storage import Store
-from aiki.storage.applying import Effects
 from tests.storage.bench import (
     CANCELLED,
     FLOW,

@@ -6,6 +6,7 @@ from aiki import ids
 from aiki import messages as m
 from aiki.codec import Payload
 from aiki.history import CANCELLED, COMPLETED, EVENT, FAILED, OPEN, SLEEP, STEP, Step, Wait, Waits
+from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.messages import Report
 from aiki.model import NewRun, RunView
@@ -13,7 +14,6 @@ from aiki.orchestrator import core
 from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Applied, Effects
 
 WORKER = "a" * 32
 SOURCE = Source(WORKER, "aaaa/0.1")

@@ -11,11 +11,11 @@ import pytest
 from aiki import codec, ids
 from aiki.client.embedded import EmbeddedClient
 from aiki.errors import RunConflict
+from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.applying import Effects
 from aiki.storage.auditing import AuditFilter
 from aiki.storage.batches import Operation, Target
 from aiki.storage.roster import Wanted
