@@ -25,6 +25,7 @@ from aiki.broker import Session, reports
 from aiki.clock import SECOND
 from aiki.lifecycle.effects import Applied, Decide, Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.waits import rearm
 from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.core import Rules
@@ -34,7 +35,6 @@ from aiki.orchestrator.markers import Markers
 from aiki.states import State
 from aiki.storage import Store
 from aiki.storage.reconciling import Queued, is_recent
-from aiki.storage.waking import rearm
 
 PAGE: Final = 500
 PAGES: Final = 20

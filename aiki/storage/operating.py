@@ -12,13 +12,13 @@ from aiki import ids
 from aiki.errors import RunConflict, RunNotFound
 from aiki.lifecycle.effects import Applied, Audited, Effects
 from aiki.lifecycle.record import EXPIRED, RunRow
+from aiki.lifecycle.waits import bring_on, go_on, is_out
 from aiki.messages import RunKey
 from aiki.model import Cancelled, Outgoing, Retried
 from aiki.states import State
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
 from aiki.storage.telling import FAILED
-from aiki.storage.waking import bring_on, go_on, is_out
 
 _RETRYABLE = frozenset({State.FAILED.value, State.DEAD.value, State.CANCELLED.value})
 _STALLED = State.STALLED.value

@@ -16,12 +16,12 @@ from aiki.errors import RunConflict, RunNotFound
 from aiki.history import EVENT_SENT, SLEEP, Arrival, waking
 from aiki.lifecycle.effects import Audited, Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.waits import bring_on, go_on, look, pause, pause_out, waits_of
 from aiki.messages import RunKey
 from aiki.model import Steered, StepView
 from aiki.states import State
 from aiki.storage.history import STEP_COLUMNS, select_arrivals, step_view
 from aiki.storage.operating import Operating, _present, _raw
-from aiki.storage.waking import bring_on, go_on, look, pause, pause_out, waits_of
 
 
 class Steering(Operating):

@@ -9,10 +9,10 @@ from aiki.clock import SECOND
 from aiki.history import COMPLETED, OPEN, Step, Wait, Waits
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.waits import suspend
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage import Store
-from aiki.storage.waking import suspend
 
 NAME = "shop.checkout"
 

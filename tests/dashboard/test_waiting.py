@@ -15,8 +15,8 @@ from aiki.clock import SECOND
 from aiki.history import CHILD_ENDED, EVENT, EVENT_SENT, OPEN, RETRY, SLEEP, STEP, Step, Wait, Waits
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.waits import suspend
 from aiki.model import NewRun, RunDetail
-from aiki.storage.waking import suspend
 from tests.client.contract import events
 from tests.client.ending import end
 from tests.client.workflows import child, new_workflow, record

@@ -10,12 +10,12 @@ from unittest.mock import patch
 import pytest
 
 from aiki.lifecycle.effects import Effects
+from aiki.lifecycle.waits import Waits
 from aiki.orchestrator import core, workflows
 from aiki.orchestrator.isolation import Done, Isolation
 from aiki.storage.applying import Applying
 from aiki.storage.engine import Database
 from aiki.storage.store import Store
-from aiki.storage.waking import Waits
 from tests.simulation import world as worlds
 from tests.simulation.test_simulation import told
 
