@@ -17,6 +17,7 @@ from aiki import messages as m
 from aiki.clock import SECOND
 from aiki.codec import JSON, Payload
 from aiki.lifecycle.effects import Effects
+from aiki.lifecycle.operations import conclude_cancel
 from aiki.lifecycle.record import CANCEL_ASKED, CHANGED_ERRORS, RunRow, delivery_id
 from aiki.lifecycle.run_logs import log_records
 from aiki.lifecycle.waits import bring_on, pause
@@ -24,7 +25,6 @@ from aiki.messages import Report, RunKey
 from aiki.orchestrator import workflows
 from aiki.orchestrator.live import Skills
 from aiki.states import State
-from aiki.storage.operating import conclude_cancel
 
 AT_ONCE: Final = 8
 """Dispatches in a row after which nothing was heard of the run, before it waits for its next one, ever longer."""

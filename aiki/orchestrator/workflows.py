@@ -14,13 +14,13 @@ from aiki.codec import Payload
 from aiki.errors import RunConflict
 from aiki.history import CANCELLED, OPEN, STEP, UNDO, Step, Waits
 from aiki.lifecycle.effects import Effects
+from aiki.lifecycle.operations import cancel, retry
 from aiki.lifecycle.record import CANCEL_ASKED, CANCEL_MET, RunRow
 from aiki.lifecycle.waits import bring_on, give_up_dispatch, look, suspend
 from aiki.messages import STEPS, Report, RunKey
 from aiki.model import NewRun
 from aiki.states import State
 from aiki.storage.history import continue_step
-from aiki.storage.operating import cancel, retry
 
 CANCEL_ORDER: Final = "cancel"
 RETRY_ORDER: Final = "retry"

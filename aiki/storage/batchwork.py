@@ -27,14 +27,13 @@ from aiki.clock import SECOND
 from aiki.errors import AikiError, ConfigurationError, RunConflict, StorageUnavailable, Unavailable
 from aiki.filters import parse
 from aiki.lifecycle.effects import Applied, Effects
+from aiki.lifecycle.operations import cancel, pause_row, resume_row, retry_row
 from aiki.lifecycle.record import RunRow
 from aiki.messages import RunKey
 from aiki.model import Outgoing, RunView
 from aiki.states import TERMINAL
 from aiki.storage.batches import OPEN, Batches, BatchState, Operation, fingerprint_of
 from aiki.storage.engine import RowTooLarge
-from aiki.storage.operating import cancel, retry_row
-from aiki.storage.steering import pause_row, resume_row
 
 LEASE: Final = 10 * SECOND
 """How long a batch belongs to the orchestrator that last worked on it."""

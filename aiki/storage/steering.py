@@ -15,8 +15,9 @@ from aiki.codec import Payload
 from aiki.errors import RunConflict, RunNotFound
 from aiki.history import EVENT_SENT, SLEEP, Arrival, waking
 from aiki.lifecycle.effects import Audited, Effects
+from aiki.lifecycle.operations import pause_row, resume_row
 from aiki.lifecycle.record import RunRow
-from aiki.lifecycle.waits import bring_on, go_on, look, pause, pause_out, waits_of
+from aiki.lifecycle.waits import bring_on, look, waits_of
 from aiki.messages import RunKey
 from aiki.model import Steered, StepView
 from aiki.states import State
@@ -167,37 +168,3 @@ def _is_waited_for(row: RunRow, name: str, there: Sequence[Arrival]) -> bool:
     waits = waits_of(row)
     named = waits is not None and any(item.kind == EVENT_SENT and item.name == name for item in waits.items)
     return named and not any(a.kind == EVENT_SENT and a.name == name and a.ordinal is None for a in there)
-
-
-def pause_row(row: RunRow, effects: Effects) -> bool:
-    """Pause one locked run that is not paused; True: who executes it is to be told `PAUSE_SOON`. Raises `RunConflict`."""
-    if row.ended or row.state == State.PAUSED or (row.state == State.RUNNING and not row.is_workflow):
-        raise RunConflict(f"run {ids.to_text(row.id)} is {row.state}; it cannot be paused" + _hint(row))
-    if row.state == State.RUNNING:
-        row.pause_requested = 1
-        return True
-    if row.state == State.QUEUED:
-        effects.revoke.append((RunKey(row.run_id, row.epoch), False))
-        pause_out(row, effects)
-        return True
-    pause(row, effects)
-    return False
-
-
-def resume_row(row: RunRow, effects: Effects, now: int) -> None:
-    """Have one locked run that is paused go on. Raises `RunConflict`."""
-    if row.ended or (row.state != State.PAUSED and not row.pause_requested):
-        raise RunConflict(f"run {ids.to_text(row.id)} is {row.state}; only paused runs can be resumed")
-    if row.state != State.PAUSED:
-        row.pause_requested = 0
-    elif row.due_at is not None and row.due_at > now and not row.history:
-        row.pause_requested = 0
-        row.state = State.SCHEDULED.value
-        row.waiting_on = None
-        effects.deliver(row, row.due_at)
-    else:
-        go_on(row, effects, now)
-
-
-def _hint(row: RunRow) -> str:
-    return "" if row.ended else "; a task that runs can be cancelled"
