@@ -8,12 +8,12 @@ from typing import Protocol
 from aiki import messages as m
 from aiki.broker import Session
 from aiki.errors import BrokerUnavailable
+from aiki.lifecycle import reports
 from aiki.lifecycle.effects import Applied, Decide, Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.reports import Outcome, Rules
 from aiki.messages import RunKey
 from aiki.model import Outgoing
-from aiki.orchestrator import core
-from aiki.orchestrator.core import Outcome, Rules
 from aiki.orchestrator.isolation import Failed, Isolation
 from aiki.orchestrator.judge import Carrier
 from aiki.orchestrator.live import Live
@@ -153,7 +153,7 @@ class Context:
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             for row in rows.values():
-                core.cannot_go_on(row, self.store.clock(), why)
+                reports.cannot_go_on(row, self.store.clock(), why)
 
         self.isolation.note("runs", f"run {run_id.hex()} in namespace {namespace} cannot go on: {why}")
         found = self.isolation.attempt(self.store.apply, namespace, [run_id], decide)
@@ -172,7 +172,7 @@ class Context:
 
             def decide(rows: dict[bytes, RunRow], effects: Effects, why: str = why) -> None:
                 for row in rows.values():
-                    core.fail_unsendable(row, self.store.clock(), why)
+                    reports.fail_unsendable(row, self.store.clock(), why)
 
             self.apply_each(namespace, [run_id], decide)
 

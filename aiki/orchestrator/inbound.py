@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from aiki import messages as m
 from aiki.broker import Delivery
+from aiki.lifecycle import reports, workflows
 from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.reports import Outcome, Rules, Source
 from aiki.messages import Report, ReportList, RunKey
-from aiki.orchestrator import core, workflows
-from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.isolation import Done, Isolation
 from aiki.storage import Store
 
-_APPLIED = core.RUN_REPORTS - {m.INQUIRE}
+_APPLIED = reports.RUN_REPORTS - {m.INQUIRE}
 _TELLING = frozenset({m.COMPLETED, m.FAILED, m.RETRY, m.CRASHED, m.CANCELLED, m.SUSPENDED, m.CONTINUED})
 """Reports of what was done. Of a run that is not on record they are kept for people; all others are passed over."""
 BATCH = 500
@@ -190,9 +190,9 @@ class Inbound:
                 row = rows.get(item.run_id)
                 if item.wrong:
                     if row is not None:
-                        core.fail_unwritable(row, item.report, rules, effects, item.wrong, item.source)
+                        reports.fail_unwritable(row, item.report, rules, effects, item.wrong, item.source)
                 elif row is not None:
-                    core.apply_report(row, item.report, item.source, rules, effects, outcome)
+                    reports.apply_report(row, item.report, item.source, rules, effects, outcome)
                 elif item.report.kind == m.DROPPED:
                     effects.unrevoke.append((item.run_id, item.report.epoch))  # the run is deleted, its revocation was not
                 elif item.report.kind in _TELLING:
@@ -217,7 +217,7 @@ class Inbound:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = rows.get(item.run_id)
             if row is not None:
-                core.fail_unwritable(row, report, self._rules(namespace), effects, why, item.source)
+                reports.fail_unwritable(row, report, self._rules(namespace), effects, why, item.source)
 
         found = self._isolation.attempt(self._store.apply, namespace, [item.run_id], decide)
         if isinstance(found, Done):

@@ -8,12 +8,12 @@ from typing import Final
 
 from aiki import messages as m
 from aiki.broker import Delivery
+from aiki.lifecycle import reports
 from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.reports import Source
 from aiki.messages import Held, Report, ReportList, RunKey
-from aiki.orchestrator import core
 from aiki.orchestrator.context import Context
-from aiki.orchestrator.core import Source
 from aiki.orchestrator.judge import Carrier, Judge, Round, Verdict
 from aiki.storage.roster import LOST, STOPPED, WorkerEnd
 
@@ -86,7 +86,7 @@ class Inquiries:
             rules = self._context.rules(verdict.namespace)
             for row in rows.values():
                 key, worker, item = by_id[row.id]
-                core.bind_holder(row, key.epoch, Source(worker, item.executor), item.ms, rules, effects)
+                reports.bind_holder(row, key.epoch, Source(worker, item.executor), item.ms, rules, effects)
 
         for part in _parts(list(by_id)):
             self._context.apply_each(verdict.namespace, part, decide)
@@ -112,7 +112,7 @@ class Inquiries:
             for row in rows.values():
                 key, again = keys[row.id]
                 lost = self._loss(ends, row)
-                core.settle_inquiry(row, key.epoch, rules, effects, lost=lost, copy_may_be_out=again)
+                reports.settle_inquiry(row, key.epoch, rules, effects, lost=lost, copy_may_be_out=again)
 
         for part in _parts(sorted(keys)):
             context.apply_each(namespace, part, decide)

@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 from aiki import messages as m
 from aiki.broker import Delivery, Kind
 from aiki.errors import MessageError
+from aiki.lifecycle import reports
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
-from aiki.orchestrator import core
 from aiki.orchestrator.context import Carriers, Context
 from aiki.orchestrator.discarded import Discarded
 from aiki.orchestrator.draining import Draining
@@ -165,7 +165,7 @@ class Intake:
             elif report.kind == m.REFUSED:
                 body, queue = report.body["b"].encode("ascii"), f"work/{message.namespace}/{report.body['q']}"
                 self._letters.keep(message.namespace, queue, report.body["why"], body)
-            elif report.kind not in core.RUN_REPORTS:
+            elif report.kind not in reports.RUN_REPORTS:
                 self._keep_part(message.namespace, delivery, f"unknown report {report.kind!r}", report)
         items = items_of(message, len(delivery.body))
         if items:

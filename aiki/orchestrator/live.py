@@ -8,25 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiki import messages as m
+from aiki.lifecycle.skills import Skill, Skills
 from aiki.messages import Heartbeat, Held, RunKey
 from aiki.storage.roster import Said
 
 GAP = 5.0
 """Seconds between two ticks above which this process has not been listening."""
-
-
-class Skill(NamedTuple):
-    """A definition that a worker can execute: (name, version) of this kind, from these queues."""
-
-    kind: str
-    queues: frozenset[str]
-
-
-Skills = Mapping[tuple[str, str], Mapping[str, Skill]]
-"""By (name, version), then by the id of the worker that has it."""
 
 
 @dataclass(slots=True)

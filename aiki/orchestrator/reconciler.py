@@ -21,14 +21,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from aiki import messages as m
-from aiki.broker import Session, reports
+from aiki.broker import Session
+from aiki.broker import reports as report_queue
 from aiki.clock import SECOND
+from aiki.lifecycle import reports, workflows
 from aiki.lifecycle.effects import Applied, Decide, Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.reports import Rules
 from aiki.lifecycle.waits import rearm
 from aiki.messages import Report, ReportList, RunKey
-from aiki.orchestrator import core, workflows
-from aiki.orchestrator.core import Rules
 from aiki.orchestrator.isolation import Failed, Isolation
 from aiki.orchestrator.live import Live
 from aiki.orchestrator.markers import Markers
@@ -254,7 +255,7 @@ class Reconciler:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             rules = self._rules(namespace)
             for row in rows.values():
-                core.unpark(row, rules, effects)
+                reports.unpark(row, rules, effects)
 
         return self._apply(namespace, found, decide), place
 
@@ -266,4 +267,4 @@ def inquire(session: Session, namespace: str, keys: Iterable[tuple[RunKey, int]]
         by_partition[partition].append(Report(m.INQUIRE, key.run_id, key.epoch, {"why": "reconcile"}))
     for partition, items in by_partition.items():
         for start in range(0, len(items), 200):
-            session.send(reports(partition), ReportList(namespace, "", "", items[start : start + 200]).encode())
+            session.send(report_queue(partition), ReportList(namespace, "", "", items[start : start + 200]).encode())

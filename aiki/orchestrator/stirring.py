@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from aiki.lifecycle import workflows
 from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
-from aiki.orchestrator import workflows
 from aiki.orchestrator.isolation import Isolation
 from aiki.storage import Store
 

@@ -1,7 +1,7 @@
 """The verb that changes runs: lock their rows, let a decision change them, write all of it with a few statements.
 
 Every change of a run's state after its creation passes through `apply`: reports, timers, cancels, retries, recovery. The
-decision is plain code, handed in (`aiki.orchestrator.core`); this module knows tables, locks and the order of writes:
+decision is plain code, handed in (`aiki.lifecycle`); this module knows tables, locks and the order of writes:
 runs are locked in primary-key order, deliveries are touched only after their runs.
 """
 

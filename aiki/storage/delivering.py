@@ -134,8 +134,8 @@ class Delivering(Applying):
         """Have runs that nobody holds go on under the next epoch, if nothing else has happened to them.
 
         After a crash of the broker a whole backlog comes this way, so it is done with set statements. It is what
-        `core.settle_inquiry` does to a task that is queued and unbound, neither cancelled nor suspect; the others are left as
-        they are and returned. A delivery that is left of the old epoch finds nothing to do when it is due.
+        `reports.settle_inquiry` does to a task that is queued and unbound, neither cancelled nor suspect; the others are left
+        as they are and returned. A delivery that is left of the old epoch finds nothing to do when it is due.
         """
         wanted = sorted(set(run_ids))
 

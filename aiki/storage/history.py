@@ -8,8 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from aiki import ids
-from aiki.codec import Payload
-from aiki.history import CHILD_ENDED, COMPLETED, CONTINUE, OPEN, Arrival, Step
+from aiki.history import CHILD_ENDED, OPEN, Arrival, Step
 from aiki.model import StepView
 from aiki.storage.engine import Database
 from aiki.storage.rows import payload_of
@@ -170,8 +169,3 @@ def step_view(row: Sequence[Any], end: Arrival | None, workers: dict[bytes, str]
         *(found["due_at"], found["millis"], None if worker is None else workers.get(bytes(worker), bytes(worker).hex())),
         *(found["created_at"], found["finished_at"]),
     )
-
-
-def continue_step(ordinal: int, payload: Payload) -> Step:
-    """The step that keeps the input with which a run goes on as new."""
-    return Step(ordinal, CONTINUE, CONTINUE, "", COMPLETED, 0, {"e": payload.encoding, "r": payload.text})

@@ -19,11 +19,11 @@ from aiki import Aiki, codec, ids, messages
 from aiki.classes import CLASSES
 from aiki.context import inside_step
 from aiki.history import UNDO, History, Step
+from aiki.lifecycle import reports
+from aiki.lifecycle.reports import Source
+from aiki.lifecycle.skills import Skill
 from aiki.messages import Report
 from aiki.model import NewRun
-from aiki.orchestrator import core
-from aiki.orchestrator.core import Source
-from aiki.orchestrator.live import Skill
 from aiki.replay import Limits, Replay
 from aiki.settings import Settings
 from aiki.storage import Store
@@ -162,7 +162,7 @@ class Fleet:
     def deploy(self, release: Release, run: str) -> str:
         """A worker of the release says hello: what is stalled and can be executed goes on; the run's state then."""
         self._know(release)
-        self.bench.decide(run, lambda row, rules, effects, outcome: core.unpark(row, rules, effects))
+        self.bench.decide(run, lambda row, rules, effects, outcome: reports.unpark(row, rules, effects))
         if self.bench.state(run) == "queued":
             return self.work(release, run)
         return self.bench.state(run)

@@ -41,16 +41,16 @@ RETRIES: Final[dict[str, tuple[str, ...]]] = {
         "worker/test_dying.py::test_a_killed_child_is_named_and_only_the_executing_run_is_charged",
     ),
     "After `max_crashes` (3) the run is `dead`": (
-        "orchestrator/test_core.py::test_crashes_are_charged_and_kill_the_run_after_the_limit",
+        "lifecycle/test_reports.py::test_crashes_are_charged_and_kill_the_run_after_the_limit",
         "system/test_crash_children.py::test_a_task_that_kills_its_process_is_dead_after_three_and_its_neighbours_complete",
     ),
     "`time_limit` is a failed attempt, and the policy decides": ("worker/test_execution.py::test_hard_limits",),
-    "is dispatched anew, uncharged": ("orchestrator/test_core.py::test_a_run_that_nobody_holds_is_dispatched_anew_uncharged",),
+    "is dispatched anew, uncharged": ("lifecycle/test_reports.py::test_a_run_that_nobody_holds_is_dispatched_anew_uncharged",),
     "If that happens eight times in a row": (
         "promises/test_retries.py::test_a_run_may_be_lost_eight_times_at_once_and_sixty_times_in_all",
     ),
     "it waits for its next turn, from one second up to a minute": (
-        "orchestrator/test_core.py::test_a_run_that_is_lost_over_and_over_waits_ever_longer_and_not_forever",
+        "lifecycle/test_reports.py::test_a_run_that_is_lost_over_and_over_waits_ever_longer_and_not_forever",
     ),
     "is it `dead` with the error `NoProgress`": (
         "promises/test_retries.py::test_a_run_may_be_lost_eight_times_at_once_and_sixty_times_in_all",

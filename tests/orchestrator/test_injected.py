@@ -12,7 +12,8 @@ from sqlalchemy.exc import DataError, ProgrammingError
 
 from aiki import messages as m
 from aiki.errors import BrokerUnavailable, StorageUnavailable
-from aiki.orchestrator import Orchestrator, core, workflows
+from aiki.lifecycle import reports, workflows
+from aiki.orchestrator import Orchestrator
 from aiki.states import TERMINAL, State
 from aiki.storage import Store
 from tests.orchestrator.test_loop import Stage
@@ -27,7 +28,7 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
 )
 TESTS_OWN = frozenset({"close", "db", "of", "clock"})
 """What is no call of the store's, or ends it."""
-CORE = ("apply_report", "settle_inquiry", "bind_holder", "unpark", "fail_unwritable")
+DECISIONS = ("apply_report", "settle_inquiry", "bind_holder", "unpark", "fail_unwritable")
 
 
 class Trap:
@@ -89,8 +90,8 @@ def test_an_error_at_any_call_stops_no_other_run(stage: Stage, seed: int, monkey
     monkeypatch.setattr(store, "clock", trap.around("clock", store.clock))
     for name in ("execute", "insert", "look"):
         monkeypatch.setattr(store.db, name, rarely.around(f"db.{name}", getattr(store.db, name)))
-    for name in CORE:
-        monkeypatch.setattr(core, name, trap.around(name, getattr(core, name)))
+    for name in DECISIONS:
+        monkeypatch.setattr(reports, name, trap.around(name, getattr(reports, name)))
     monkeypatch.setattr(workflows, "stir", trap.around("stir", workflows.stir))
     connect = stage.broker.connect
 

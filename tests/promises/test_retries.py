@@ -6,10 +6,10 @@ from pathlib import Path
 
 from aiki import messages as m
 from aiki.clock import SECOND
-from aiki.orchestrator import core
+from aiki.lifecycle import reports
 from aiki.states import State
 from aiki.storage import Store
-from tests.orchestrator.test_core import NOW, RUN, apply, row, settle
+from tests.lifecycle.test_reports import NOW, RUN, apply, row, settle
 from tests.ready_made import sqlite_database
 from tests.storage.bench import Bench
 from tests.storage.conftest import SetClock
@@ -52,5 +52,5 @@ def test_a_run_may_be_lost_eight_times_at_once_and_sixty_times_in_all() -> None:
         at_once, waiting = at_once + (delay == 0), waiting + (delay > 0)
         assert delay <= 90
         run.state = State.QUEUED.value
-    assert (at_once, at_once + waiting) == (7, core.BACKSTOP) == (7, 60)  # the eighth time it waits
+    assert (at_once, at_once + waiting) == (7, reports.BACKSTOP) == (7, 60)  # the eighth time it waits
     assert (run.error_type, run.crashes, run.attempt) == ("NoProgress", 0, 1)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from aiki.orchestrator import core
+from aiki.lifecycle import reports
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -75,11 +75,11 @@ class Raising:
     @contextmanager
     def patched(self) -> Iterator[None]:
         """Decisions ask here first."""
-        real = core.apply_report
+        real = reports.apply_report
 
         def apply_report(row: Any, *rest: Any) -> None:
             self.decide(row.run_id)
             real(row, *rest)
 
-        with patch.object(core, "apply_report", apply_report):
+        with patch.object(reports, "apply_report", apply_report):
             yield

@@ -13,10 +13,10 @@ from aiki.codec import Payload
 from aiki.context import inside_workflow
 from aiki.errors import WorkflowCancelled
 from aiki.history import CHILD, OPEN, History, Step, Wait, Waits
+from aiki.lifecycle.reports import Rules
 from aiki.messages import Report, ReportList, RunKey
 from aiki.model import NewRun
 from aiki.orchestrator import Orchestrator
-from aiki.orchestrator.core import Rules
 from aiki.orchestrator.inbound import Inbound, items_of
 from aiki.orchestrator.judge import Verdict
 from aiki.replay import Limits, Replay

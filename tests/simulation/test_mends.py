@@ -9,9 +9,9 @@ from unittest.mock import patch
 
 import pytest
 
+from aiki.lifecycle import reports, workflows
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.waits import Waits
-from aiki.orchestrator import core, workflows
 from aiki.orchestrator.isolation import Done, Isolation
 from aiki.storage.applying import Applying
 from aiki.storage.engine import Database
@@ -26,12 +26,12 @@ LOOKED_AT = range(1, 301)
 @contextmanager
 def no_fencing() -> Iterator[None]:
     """Reports of stale epochs and of second executors count."""
-    real = core.apply_report
+    real = reports.apply_report
 
     def apply_report(row: Any, report: Any, source: Any, *rest: Any) -> None:
         real(row, report._replace(epoch=row.epoch), source._replace(executor=row.executor or source.executor), *rest)
 
-    with patch.object(core, "apply_report", apply_report):
+    with patch.object(reports, "apply_report", apply_report):
         yield
 
 

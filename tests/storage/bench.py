@@ -9,14 +9,14 @@ from aiki import codec, ids
 from aiki import messages as m
 from aiki.codec import Payload
 from aiki.history import OPEN, History, Step, Wait, Waits
+from aiki.lifecycle import reports, workflows
 from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import SELECT_RUN, RunRow
+from aiki.lifecycle.reports import Outcome, Rules, Source
+from aiki.lifecycle.skills import Skill, Skills
 from aiki.messages import Dispatch, Report, RunKey
 from aiki.model import NewRun, OnConflict, Outgoing
-from aiki.orchestrator import core, workflows
-from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.orchestrator.inbound import Inbound, Item
-from aiki.orchestrator.live import Skill, Skills
 from aiki.states import State
 from aiki.storage import Store
 from tests.storage.conftest import SetClock
@@ -189,7 +189,9 @@ class Bench:
         epoch = self.row(run)["epoch"]
         self.decide(
             run,
-            lambda row, rules, effects, out: core.settle_inquiry(row, epoch, rules, effects, lost=None, copy_may_be_out=True),
+            lambda row, rules, effects, out: reports.settle_inquiry(
+                row, epoch, rules, effects, lost=None, copy_may_be_out=True
+            ),
         )
 
     # ------------------------------------------------------------ people

@@ -8,9 +8,9 @@ from aiki import messages as m
 from aiki.errors import RunConflict, RunNotFound
 from aiki.history import CHILD_ENDED, EVENT_SENT, SLEEP, Wait
 from aiki.ids import new_id
+from aiki.lifecycle.reports import Source
 from aiki.messages import Heartbeat
 from aiki.model import RunFilter
-from aiki.orchestrator.core import Source
 from aiki.storage import Store
 from aiki.storage.roster import Said, Wanted
 from tests.storage.bench import Bench, step

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from aiki import ids
+from aiki.lifecycle import reports
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import SELECT_RUN, RunRow
+from aiki.lifecycle.reports import Rules
 from aiki.messages import Dispatch
-from aiki.orchestrator import core
-from aiki.orchestrator.core import Rules
 from aiki.states import State
 from aiki.storage import Store
 from tests.storage.conftest import SetClock
@@ -45,7 +45,7 @@ def recorded(store: Store, run_id: bytes) -> dict[str, Any]:
 def settled_one_by_one(store: Store, run_id: bytes) -> list[Dispatch]:
     def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
         rules = Rules(store.clock(), 3, {})
-        core.settle_inquiry(rows[run_id], 1, rules, effects, lost=None, copy_may_be_out=False)
+        reports.settle_inquiry(rows[run_id], 1, rules, effects, lost=None, copy_may_be_out=False)
 
     return [item.dispatch for item in store.apply("default", [run_id], decide).outgoing]
 

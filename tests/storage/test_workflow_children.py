@@ -8,10 +8,10 @@ import pytest
 
 from aiki import messages as m
 from aiki.history import Wait
+from aiki.lifecycle import reports
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RunRow
 from aiki.model import NewRun
-from aiki.orchestrator import core
 from aiki.states import TRANSITIONS, State, may_follow
 from aiki.storage import Store
 from tests.storage.bench import (
@@ -331,7 +331,7 @@ def test_a_stalled_workflow_goes_on_by_a_worker_and_by_nothing_else(bench: Bench
     assert bench.state(run) == "stalled"
     bench.clock.move(1)
     bench.known = {("shop.flow", "1"): {"c" * 32: FLOW}}
-    bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
+    bench.decide(run, lambda row, rules, effects, out: reports.unpark(row, rules, effects))
     assert bench.state(run) == QUEUED
     assert len(bench.history(run).arrivals) == 2
 

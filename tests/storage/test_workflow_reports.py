@@ -9,7 +9,7 @@ import pytest
 from aiki import codec
 from aiki import messages as m
 from aiki.history import Wait, Waits
-from aiki.orchestrator import core
+from aiki.lifecycle import reports
 from aiki.storage import Store
 from tests.storage.bench import (
     CANCELLED,
@@ -378,17 +378,17 @@ def test_code_that_does_not_fit_waits_for_another_worker_or_a_retry(bench: Bench
     assert (row["state"], row["error_type"], len(row["error_message"])) == (STALLED, "WorkflowChanged", 4000)
     assert row["waiting_on"].startswith("the code no longer fits")
     assert (row["epoch"], bench.delivery(run)) == (2, None)
-    bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
+    bench.decide(run, lambda row, rules, effects, out: reports.unpark(row, rules, effects))
     assert bench.state(run) == STALLED, "the only worker has tried"
     bench.known = {("shop.flow", "1"): {ONE.worker: FLOW, OTHER.worker: FLOW}}
-    bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
+    bench.decide(run, lambda row, rules, effects, out: reports.unpark(row, rules, effects))
     row = bench.row(run)
     assert (row["state"], row["error_type"]) == (QUEUED, None)
     bench.report(run, (m.CHANGED, {"message": "still not"}))
-    bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
+    bench.decide(run, lambda row, rules, effects, out: reports.unpark(row, rules, effects))
     assert bench.state(run) == QUEUED, "it came to the worker that had tried; the other one has not"
     bench.report(run, (m.CHANGED, {"message": "still not"}), source=OTHER)
-    bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
+    bench.decide(run, lambda row, rules, effects, out: reports.unpark(row, rules, effects))
     assert bench.state(run) == STALLED, "all have tried"
     bench.retry(run)
     assert (bench.state(run), bench.row(run)["attempt"]) == (QUEUED, 1)
@@ -401,7 +401,7 @@ def test_a_version_that_no_worker_has_is_parked_and_goes_on_when_one_has_it(benc
     assert bench.parked == {("shop.flow", "3")}
     bench.known = {("shop.flow", "3"): {"c" * 32: FLOW}}
     assert [raw.hex() for raw in bench.store.stalled("default", bench.known)[0]] == [run]
-    bench.decide(run, lambda row, rules, effects, out: core.unpark(row, rules, effects))
+    bench.decide(run, lambda row, rules, effects, out: reports.unpark(row, rules, effects))
     assert bench.state(run) == QUEUED
 
 

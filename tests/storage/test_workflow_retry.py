@@ -8,7 +8,7 @@ from aiki import ids
 from aiki import messages as m
 from aiki.errors import RunConflict
 from aiki.history import Wait
-from aiki.orchestrator import core
+from aiki.lifecycle import reports
 from aiki.storage import Store
 from tests.storage.bench import (
     COMPLETED,
@@ -236,7 +236,7 @@ def test_a_dispatch_that_vanished_is_made_anew_with_the_history(bench: Bench) ->
     run = asleep(bench)
     bench.wake(run)
     bench.decide(
-        run, lambda row, rules, effects, out: core.settle_inquiry(row, 3, rules, effects, lost=None, copy_may_be_out=True)
+        run, lambda row, rules, effects, out: reports.settle_inquiry(row, 3, rules, effects, lost=None, copy_may_be_out=True)
     )
     assert (bench.out[run].epoch, len(bench.history(run).arrivals)) == (4, 1)
 

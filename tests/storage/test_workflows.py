@@ -8,10 +8,9 @@ from aiki.codec import Payload
 from aiki.history import CANCELLED, COMPLETED, EVENT, FAILED, OPEN, SLEEP, STEP, Step, Wait, Waits
 from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
+from aiki.lifecycle.reports import Outcome, Rules, Source, apply_report
 from aiki.messages import Report
 from aiki.model import NewRun, RunView
-from aiki.orchestrator import core
-from aiki.orchestrator.core import Outcome, Rules, Source
 from aiki.states import State
 from aiki.storage import Store
 
@@ -39,7 +38,7 @@ def report(store: Store, run_id: str, *reports: tuple[str, dict[str, object]]) -
         rules = Rules(store.clock(), 3, {})
         for row in rows.values():
             for kind, body in reports:
-                core.apply_report(row, Report(kind, row.run_id, 1, dict(body)), SOURCE, rules, effects, Outcome())
+                apply_report(row, Report(kind, row.run_id, 1, dict(body)), SOURCE, rules, effects, Outcome())
 
     raw = ids.to_bytes(run_id)
     return store.apply("default", [raw], decide, arrived=[raw])

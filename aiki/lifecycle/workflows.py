@@ -1,4 +1,4 @@
-"""What a workflow's reports, and what comes to it from outside, do to its run. Plain code, no I/O, like `core`.
+"""What a workflow's reports, and what comes to it from outside, do to its run. Plain code, no I/O, like `reports`.
 
 A step is keyed by (run, ordinal): one that is reported again changes nothing. What a suspended run waits for is looked at under
 its lock, when it suspends and whenever something has come.
@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiki.clock import SECOND
 from aiki.codec import Payload
 from aiki.errors import RunConflict
-from aiki.history import CANCELLED, OPEN, STEP, UNDO, Step, Waits
+from aiki.history import CANCELLED, COMPLETED, CONTINUE, OPEN, STEP, UNDO, Step, Waits
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.operations import cancel, retry
 from aiki.lifecycle.record import CANCEL_ASKED, CANCEL_MET, RunRow
@@ -20,7 +20,6 @@ from aiki.lifecycle.waits import bring_on, give_up_dispatch, look, suspend
 from aiki.messages import STEPS, Report, RunKey
 from aiki.model import NewRun
 from aiki.states import State
-from aiki.storage.history import continue_step
 
 CANCEL_ORDER: Final = "cancel"
 RETRY_ORDER: Final = "retry"
@@ -105,7 +104,7 @@ def suspended(row: RunRow, report: Report, now: int, effects: Effects) -> None:
 def continued(row: RunRow, report: Report, now: int, effects: Effects) -> None:
     """The function goes on as new: what was before is kept, but no more part of its history."""
     payload = Payload(report.body["e"], report.body["r"])
-    effects.steps[row.id, row.history] = (continue_step(row.history, payload), True)
+    effects.steps[row.id, row.history] = (_continue_step(row.history, payload), True)
     row.history += 1
     row.history_from = effects.turned[row.id] = row.history
     row.failed_at = None
@@ -114,6 +113,11 @@ def continued(row: RunRow, report: Report, now: int, effects: Effects) -> None:
     if row.pause_requested:
         effects.dispatch.pop(row.id, None)
         suspend(row, Waits(False, []), (), effects, now)
+
+
+def _continue_step(ordinal: int, payload: Payload) -> Step:
+    """The step that keeps the input with which a run goes on as new."""
+    return Step(ordinal, CONTINUE, CONTINUE, "", COMPLETED, 0, {"e": payload.encoding, "r": payload.text})
 
 
 def changed(row: RunRow, report: Report, effects: Effects) -> None:

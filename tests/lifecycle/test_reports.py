@@ -6,12 +6,12 @@ import pytest
 
 from aiki import messages as m
 from aiki.clock import SECOND
+from aiki.lifecycle import reports
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.record import RUN_FIELDS, RunRow, delivery_id, run_row
+from aiki.lifecycle.reports import Outcome, Rules, Source
+from aiki.lifecycle.skills import Skill
 from aiki.messages import Report, RunKey
-from aiki.orchestrator import core
-from aiki.orchestrator.core import Outcome, Rules, Source
-from aiki.orchestrator.live import Skill
 from aiki.states import OPERATOR_TRANSITIONS, TERMINAL, TRANSITIONS, State, may_follow
 
 RUN = bytes(range(16))
@@ -45,7 +45,7 @@ def apply(
     target: RunRow, kind: str, body: dict[str, object] | None = None, epoch: int = 1, source: Source = ONE, rules: Rules = RULES
 ) -> tuple[Effects, Outcome]:
     effects, outcome = Effects(), Outcome()
-    core.apply_report(target, Report(kind, RUN.hex(), epoch, body or {}), source, rules, effects, outcome)
+    reports.apply_report(target, Report(kind, RUN.hex(), epoch, body or {}), source, rules, effects, outcome)
     return effects, outcome
 
 
@@ -73,7 +73,7 @@ def test_the_first_report_binds_and_a_second_executor_changes_nothing() -> None:
     assert run.state == State.COMPLETED
 
 
-@pytest.mark.parametrize("kind", sorted(core.RUN_REPORTS))
+@pytest.mark.parametrize("kind", sorted(reports.RUN_REPORTS))
 def test_a_stale_epoch_changes_nothing(kind: str) -> None:
     run = row(epoch=2)
     before = row(epoch=2)
@@ -86,7 +86,7 @@ def test_a_stale_epoch_changes_nothing(kind: str) -> None:
     assert outcome.abort == ([RunKey(RUN.hex(), 1)] if kind in (m.STARTED, m.PROGRESS, m.STEPS) else [])
 
 
-@pytest.mark.parametrize("kind", sorted(core.RUN_REPORTS))
+@pytest.mark.parametrize("kind", sorted(reports.RUN_REPORTS))
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_a_terminal_state_is_left_by_no_report(kind: str, state: State) -> None:
     run = row(state=state.value, executor=ONE.executor)
@@ -140,7 +140,7 @@ def test_one_crash_is_counted_once_however_often_it_is_reported() -> None:
     effects, outcome = Effects(), Outcome()
     report = Report(m.CRASHED, RUN.hex(), 2, {"signal": "SIGKILL"})
     for _ in range(2):
-        core.apply_report(run, report, ONE, RULES, effects, outcome)
+        reports.apply_report(run, report, ONE, RULES, effects, outcome)
     assert run.crashes == 1
     assert len(effects.attempts) == 1
 
@@ -161,7 +161,7 @@ def test_an_unknown_definition_parks_unless_a_live_worker_has_it() -> None:
     run = row()
     effects, _ = apply(run, m.UNKNOWN, rules=having("task", "default"))
     assert run.state == State.QUEUED
-    assert effects.dispatch[RUN][1] == NOW + core.UNKNOWN_RETRY
+    assert effects.dispatch[RUN][1] == NOW + reports.UNKNOWN_RETRY
 
 
 def having(kind: str, *queues: str) -> Rules:
@@ -185,11 +185,11 @@ def test_a_run_that_no_worker_of_its_queue_can_execute_is_parked_until_one_can(r
     assert (run.state, run.waiting_on) == (State.STALLED, why)
     assert effects.dispatch == {}
     for other in (rules, Rules(NOW, 3, {})):  # looked at again: it stays, and says what is so now
-        core.unpark(run, other, Effects())
+        reports.unpark(run, other, Effects())
         assert run.state == State.STALLED
     assert run.waiting_on == "no worker has shop.charge@1"
     effects = Effects()
-    core.unpark(run, having("task", "slow", "default"), effects)
+    reports.unpark(run, having("task", "slow", "default"), effects)
     assert run.state == State.QUEUED
     assert effects.dispatch[RUN][1] == NOW
 
@@ -205,7 +205,7 @@ def test_an_inquiry_is_passed_on_and_changes_nothing() -> None:
 
 def settle(target: RunRow, *, lost: str | None = None, copy: bool = False, epoch: int = 1) -> Effects:
     effects = Effects()
-    core.settle_inquiry(target, epoch, RULES, effects, lost=lost, copy_may_be_out=copy)
+    reports.settle_inquiry(target, epoch, RULES, effects, lost=lost, copy_may_be_out=copy)
     return effects
 
 
@@ -243,14 +243,14 @@ def test_runs_that_were_lost_together_are_not_dispatched_together_again() -> Non
     """One of them may be what ends the children that take all of them."""
     waited = set()
     for number in range(50):
-        run = row(id=bytes(15) + bytes([number]), idle_dispatches=core.AT_ONCE + 6)
+        run = row(id=bytes(15) + bytes([number]), idle_dispatches=reports.AT_ONCE + 6)
         effects = settle(run)
         waited.add(effects.dispatch[run.id][1])
     assert len(waited) == 50
 
 
 def test_the_backstop_ends_a_run_that_never_makes_progress() -> None:
-    run = row(idle_dispatches=core.BACKSTOP)
+    run = row(idle_dispatches=reports.BACKSTOP)
     settle(run)
     assert run.state == State.DEAD
 
@@ -258,7 +258,7 @@ def test_the_backstop_ends_a_run_that_never_makes_progress() -> None:
 def test_a_report_the_database_refuses_fails_its_run_readably() -> None:
     run = row()
     effects = Effects()
-    core.fail_unwritable(run, Report(m.COMPLETED, RUN.hex(), 1, {}), RULES, effects, "too large")
+    reports.fail_unwritable(run, Report(m.COMPLETED, RUN.hex(), 1, {}), RULES, effects, "too large")
     assert run.state == State.FAILED
     assert "too large" in (run.error_message or "")
 

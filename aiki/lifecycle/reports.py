@@ -16,14 +16,14 @@ from typing import Final, NamedTuple
 from aiki import messages as m
 from aiki.clock import SECOND
 from aiki.codec import JSON, Payload
+from aiki.lifecycle import workflows
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.operations import conclude_cancel
 from aiki.lifecycle.record import CANCEL_ASKED, CHANGED_ERRORS, RunRow, delivery_id
 from aiki.lifecycle.run_logs import log_records
+from aiki.lifecycle.skills import Skills
 from aiki.lifecycle.waits import bring_on, pause
 from aiki.messages import Report, RunKey
-from aiki.orchestrator import workflows
-from aiki.orchestrator.live import Skills
 from aiki.states import State
 
 AT_ONCE: Final = 8
