@@ -7,7 +7,6 @@ runs are locked in primary-key order, deliveries are touched only after their ru
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,8 +17,8 @@ from aiki.clock import SECOND, Clock
 from aiki.codec import JSON
 from aiki.fingerprint import fingerprint
 from aiki.lifecycle.effects import ATTEMPT_COLUMNS, TRACEBACK_AT, Applied, Decide, Effects
-from aiki.lifecycle.record import EXPIRY_EPOCH, SELECT_RUN, RunRow, changed, delivery_id, run_row
-from aiki.states import State, may_follow
+from aiki.lifecycle.ends import conclude
+from aiki.lifecycle.record import SELECT_RUN, RunRow, changed, delivery_id, run_row
 from aiki.storage import history as histories
 from aiki.storage.auditing import AUDIT_COLUMNS, Auditing, Origin, audit_rows
 from aiki.storage.creating import DELIVERY_COLUMNS, PAYLOAD_COLUMNS
@@ -29,7 +28,7 @@ from aiki.storage.marking import Marking
 from aiki.storage.run_logs import RunLogs
 from aiki.storage.starting import CLAIM_SECONDS, ERROR
 from aiki.storage.tallying import Tally
-from aiki.storage.telling import FAILED, Failures, Telling, tell_parent
+from aiki.storage.telling import Telling
 from aiki.storage.webhooks import Announcing
 
 ATTEMPTS_KEPT = 100
@@ -180,50 +179,20 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
         )
 
     def _update_runs(self, writes: Writes, namespace: str, rows: dict[bytes, RunRow], effects: Effects, now: int) -> None:
-        by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
-        results = dict(effects.results)
-        failures = Failures(effects, self.tells_failures(namespace))
+        changes = conclude(rows, effects, now, lambda: self.tells_failures(namespace))
         tally = Tally(now)
-        failed: list[RunRow] = []
-        revived: list[bytes] = []
-        for row in rows.values():
-            due = effects.dispatch.get(row.id)
-            if due is not None and due[1] <= now:
-                row.dispatched_at = now
-            columns = changed(row)
-            if not columns:
-                continue
-            before = row.before[_STATE_AT]
-            if before != row.state and not may_follow(State(before), State(row.state), operator=effects.operator):
-                raise AssertionError(f"run {row.run_id}: {before} may not become {row.state}")
-            if before != row.state:
-                if row.state in FAILED:
-                    failed.append(row)
-                elif before in FAILED:
-                    revived.append(row.id)
-            if row.ended:
-                row.waits = None
-                columns = changed(row)
-                effects.forget.add(delivery_id(row.id, row.epoch))
-                if row.expires_at is not None:
-                    effects.forget.add(delivery_id(row.id, EXPIRY_EPOCH))
-                if before != row.state:
-                    effects.ended.append(row)
-                    tell_parent(row, results, failures, effects)
-            tally.add(row)
-            if row.updated_at != now:
-                row.updated_at = now
-                columns = (*columns, "updated_at")
-            by_columns[columns].append((row.id, *(getattr(row, column) for column in columns)))
-        for columns, values in by_columns.items():
+        for columns, found in changes.by_columns.items():
+            for row in found:
+                tally.add(row)
+            values = [(row.id, *(getattr(row, column) for column in columns)) for row in found]
             writes.update("aiki_runs", columns, namespace, values)
         if (body := tally.body) is not None:
             writes.insert("aiki_tallies", ("namespace", "id", "body"), [(namespace, ids.new_id().bytes, body)])
-        writes.delete("DELETE FROM aiki_failures WHERE namespace = ? AND run_id", (namespace,), revived)
+        writes.delete("DELETE FROM aiki_failures WHERE namespace = ? AND run_id", (namespace,), changes.revived)
         # Services of a former release leave this row when they retry a run: it would be told of the next failure.
-        stale = revived + [row.id for row in failed if row.attempt > 1]
+        stale = changes.revived + [row.id for row in changes.failed if row.attempt > 1]
         writes.delete(f"DELETE FROM aiki_payloads WHERE role = '{ERROR}' AND namespace = ? AND run_id", (namespace,), stale)
-        writes.insert("aiki_failures", FAILURE_COLUMNS, failure_rows(namespace, failed, effects.attempts))
+        writes.insert("aiki_failures", FAILURE_COLUMNS, failure_rows(namespace, changes.failed, effects.attempts))
 
     # ------------------------------------------------------------ workflows
     def _take_arrivals(
@@ -350,6 +319,3 @@ def failure_rows(
         )
         for row in failed
     ]
-
-
-_STATE_AT = SELECT_RUN.split(", ").index("state")

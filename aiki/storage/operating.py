@@ -10,13 +10,13 @@ import sqlalchemy as sa
 from aiki import ids
 from aiki.errors import RunConflict, RunNotFound
 from aiki.lifecycle.effects import Applied, Audited, Effects
+from aiki.lifecycle.ends import FAILED
 from aiki.lifecycle.operations import cancel, retry, retry_row
 from aiki.lifecycle.record import EXPIRED, RunRow
 from aiki.model import Cancelled, Outgoing, Retried
 from aiki.states import State
 from aiki.storage.delivering import Delivering
 from aiki.storage.reading import Reading
-from aiki.storage.telling import FAILED
 
 
 class Operating(Delivering, Reading):

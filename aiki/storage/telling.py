@@ -1,22 +1,15 @@
-"""Who is told of the end of a run: the workflow that has started it, and those that follow it; and what they are told."""
+"""Writing what comes to runs. Who is told of the end of a run, and what, is decided by `aiki.lifecycle.ends`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import sqlalchemy as sa
 
-from aiki.codec import JSON, Payload
-from aiki.failure import Failure
-from aiki.history import CHILD_ENDED, COMPLETED, Arrival
-from aiki.lifecycle.effects import TRACEBACK_AT, Effects
-from aiki.lifecycle.record import RunRow
-from aiki.states import State
+from aiki.codec import JSON
+from aiki.lifecycle.effects import Effects
 from aiki.storage import history as histories
 from aiki.storage.starting import Starting, sign
-
-FAILED: Final = frozenset({State.FAILED.value, State.DEAD.value})
 
 
 class Telling(Starting):
@@ -67,39 +60,3 @@ class Telling(Starting):
         )
         for parent, arrival in told:
             self.db.execute(connection, sql, (JSON, self.db.dialect.blob(text), namespace, parent, arrival))
-
-
-class Failures:
-    """What is told of the errors of runs that fail in this transaction."""
-
-    def __init__(self, effects: Effects, told: bool = True) -> None:
-        """
-        :param told: whether anything is, see `Starting.read_failures`.
-        """
-        self._effects = effects
-        self._told = told
-        self._tracebacks: dict[bytes, str] | None = None
-
-    def of(self, row: RunRow) -> str | None:
-        """A `Failure` as text; None: nothing, or it has not failed."""
-        if row.state not in FAILED or not self._told:
-            return None
-        if self._tracebacks is None:
-            self._tracebacks = {attempt[0]: attempt[TRACEBACK_AT] for attempt in self._effects.attempts}
-        return Failure(self._effects.error_arguments.get(row.id), self._tracebacks.get(row.id, "")).to_text()
-
-
-def tell_parent(row: RunRow, results: dict[bytes, Payload], failures: Failures, effects: Effects) -> None:
-    """A run has ended: what its parent is told."""
-    if row.followers:
-        effects.followed.append(row.id)
-    if row.parent_id is None:
-        return
-    failed = row.state != COMPLETED
-    encoding, text = results.get(row.id) or (None, None)
-    if failed:
-        text = failures.of(row)
-        encoding = None if text is None else JSON
-    error = (row.error_type, row.error_message) if failed else (None, None)
-    arrival = Arrival(row.run_id, CHILD_ENDED, row.name, row.parent_ordinal, row.state, encoding, text, *error)
-    effects.arrivals.append((bytes(row.parent_id), arrival, False))
