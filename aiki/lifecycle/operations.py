@@ -1,14 +1,18 @@
-"""What people do to a run: retry it, cancel it, pause it, have it go on. Decisions on one locked row."""
+"""What people do to a run: retry, cancel, pause, resume or wake it, send it an event. Decisions on one locked row."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 
 from aiki import ids
 from aiki.errors import RunConflict
+from aiki.history import EVENT_SENT, SLEEP, Arrival, waking
 from aiki.lifecycle.effects import Effects
-from aiki.lifecycle.record import RunRow
-from aiki.lifecycle.waits import bring_on, go_on, is_out, pause, pause_out
+from aiki.lifecycle.ends import FAILED
+from aiki.lifecycle.record import EXPIRED, RunRow
+from aiki.lifecycle.waits import bring_on, go_on, is_out, look, pause, pause_out, waits_of
 from aiki.messages import RunKey
 from aiki.states import State
 
@@ -54,6 +58,15 @@ def retry(row: RunRow, effects: Effects, now: int) -> None:
     row.error_type = row.error_message = row.waiting_on = row.cancel_reason = row.failed_at = None
     row.finished_at = row.expires_at = row.progress = row.progress_message = None
     effects.deliver(row, now)
+
+
+def retry_failed(row: RunRow, effects: Effects, now: int) -> bool:
+    """Have one locked run go on if it has failed, is dead or has expired, and may be retried; whether it does."""
+    if row.state in FAILED or (row.state == State.CANCELLED.value and row.error_type == EXPIRED):
+        with suppress(RunConflict):  # what was compensated stays as it is
+            retry(row, effects, now)
+            return True
+    return False
 
 
 def cancel(row: RunRow, effects: Effects, now: int, reason: str, *, at_once: bool = False) -> None:
@@ -141,3 +154,33 @@ def resume_row(row: RunRow, effects: Effects, now: int) -> None:
 
 def _hint(row: RunRow) -> str:
     return "" if row.ended else "; a task that runs can be cancelled"
+
+
+# ---------------------------------------------------------------- what people tell workflows
+def wake(row: RunRow, name: str, effects: Effects, now: int) -> None:
+    """End a workflow's sleep: the one of that name, or whatever it sleeps in. Raises `RunConflict`: it does not sleep."""
+    waits = waits_of(row)
+    sleeps = [] if waits is None else [item for item in waits.items if item.kind == SLEEP and name in ("", item.name)]
+    if row.state != State.WAITING or not sleeps:
+        state = f"is {row.state}" + (f", waiting on {row.waiting_on}" if row.waiting_on else "")
+        which = f" ({name!r})" if name else ""
+        raise RunConflict(f"run {ids.to_text(row.id)} {state}; only a workflow that sleeps can be woken{which}")
+    arrival = waking(ids.new_id().hex, name, [item.first for item in sleeps])
+    effects.arrivals.append((row.id, arrival, True))
+    bring_on(row, effects, now)
+
+
+def take_event(row: RunRow, event: Arrival, effects: Effects, now: int) -> None:
+    """An event is sent to a workflow: have it go on if it waits for it. Raises `RunConflict`: the run takes no events."""
+    if not row.is_workflow or row.ended:
+        why = f"it is {row.state}" if row.is_workflow else "it is a task"
+        raise RunConflict(f"run {ids.to_text(row.id)} takes no events: {why}")
+    effects.arrivals.append((row.id, event, True))
+    look(row, [*effects.arrived.get(row.id, ()), event], effects, now)
+
+
+def waits_for_event(row: RunRow, name: str, there: Sequence[Arrival]) -> bool:
+    """Whether a suspended run waits for an event of this name, and there is none yet."""
+    waits = waits_of(row)
+    named = waits is not None and any(item.kind == EVENT_SENT and item.name == name for item in waits.items)
+    return named and not any(a.kind == EVENT_SENT and a.name == name and a.ordinal is None for a in there)

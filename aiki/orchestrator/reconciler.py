@@ -24,11 +24,11 @@ from aiki import messages as m
 from aiki.broker import Session
 from aiki.broker import reports as report_queue
 from aiki.clock import SECOND
-from aiki.lifecycle import reports, workflows
+from aiki.lifecycle import reports
+from aiki.lifecycle.deliveries import dispatch_again, restore
 from aiki.lifecycle.effects import Applied, Decide, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.lifecycle.reports import Rules
-from aiki.lifecycle.waits import rearm
 from aiki.messages import Report, ReportList, RunKey
 from aiki.orchestrator.isolation import Failed, Isolation
 from aiki.orchestrator.live import Live
@@ -204,8 +204,7 @@ class Reconciler:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             now = self._store.clock()
             for row in rows.values():
-                if row.state == State.QUEUED and row.epoch == epochs[row.id] and row.marker is not None:
-                    effects.deliver_again(row, now)
+                dispatch_again(row, epochs[row.id], effects, now)
 
         return self._apply(namespace, list(epochs), decide)
 
@@ -216,17 +215,8 @@ class Reconciler:
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             now = self._store.clock()
             for row in rows.values():
-                if is_recent(row.updated_at, now, self._span):
-                    continue
-                if row.waits is not None:
-                    workflows.heed(row, effects, now)
-                    rearm(row, effects.arrived.get(row.id, ()), effects, now)
-                elif row.state == State.SCHEDULED and row.due_at is not None and row.due_at > now:
-                    effects.deliver(row, row.due_at)
-                elif row.state in (State.SCHEDULED, State.WAITING):
-                    row.state = State.QUEUED.value
-                    row.waiting_on = None
-                    effects.deliver(row, now)
+                if not is_recent(row.updated_at, now, self._span):
+                    restore(row, effects, now)
 
         return self._apply(namespace, found, decide, arrived=True), place
 

@@ -9,11 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from aiki.clock import SECOND, Clock
+from aiki.lifecycle.deliveries import dispatch_due, expire
 from aiki.lifecycle.effects import Applied, Effects
-from aiki.lifecycle.record import EXPIRED, EXPIRY_EPOCH, SUSPECT_AFTER, RunRow, delivery_id, split_delivery_id
-from aiki.messages import Dispatch, RunKey
+from aiki.lifecycle.record import EXPIRY_EPOCH, SUSPECT_AFTER, RunRow, delivery_id, split_delivery_id
+from aiki.messages import Dispatch
 from aiki.model import Outgoing
-from aiki.states import TERMINAL, State
+from aiki.states import TERMINAL
 from aiki.storage.applying import Applying
 from aiki.storage.creating import DELIVERY_COLUMNS, next_group
 from aiki.storage.engine import Database
@@ -22,7 +23,6 @@ from aiki.storage.starting import CLAIM_SECONDS
 
 _PLAIN_INPUT = 32 * 1024
 """Bytes of input up to which a run is dispatched anew together with very many others."""
-_DISPATCHABLE = frozenset({State.SCHEDULED.value, State.QUEUED.value, State.WAITING.value})
 
 
 @dataclass(slots=True)
@@ -119,14 +119,7 @@ class Delivering(Applying):
             now = self.clock()
             for raw, again in again_by_id.items():
                 run_id, epoch = split_delivery_id(raw)
-                row = rows.get(run_id)
-                if row is None or row.epoch != epoch or row.state not in _DISPATCHABLE:
-                    effects.forget.add(raw)
-                    continue
-                row.state = State.QUEUED.value
-                row.waiting_on = row.waits = None
-                row.dispatched_at = now
-                effects.publish.append((row, again))
+                dispatch_due(rows.get(run_id), raw, epoch, effects, now, again=again)
 
         return self.apply(namespace, [raw[:16] for raw in again_by_id], decide)
 
@@ -238,21 +231,6 @@ class Delivering(Applying):
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             now = self.clock()
             for run_id in run_ids:
-                effects.forget.add(delivery_id(run_id, EXPIRY_EPOCH))
-                row = rows.get(run_id)
-                if row is None or row.ended or row.expires_at is None or row.expires_at > now:
-                    continue
-                if row.state == State.RUNNING.value or row.attempt > 1 or row.history:
-                    continue
-                if row.state == State.QUEUED.value and not effects.never_sent(row):
-                    effects.revoke.append((_key(row), False))
-                row.state = State.CANCELLED.value
-                row.cancel_reason = row.waiting_on = "expired before it started"
-                row.error_type, row.error_message = EXPIRED, "it had not started by the time it expires"
-                row.finished_at = now
+                expire(run_id, rows.get(run_id), effects, now)
 
         return self.apply(namespace, run_ids, decide, unsent=True)
-
-
-def _key(row: RunRow) -> RunKey:
-    return RunKey(row.run_id, row.epoch)

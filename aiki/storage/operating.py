@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 
 import sqlalchemy as sa
 
 from aiki import ids
-from aiki.errors import RunConflict, RunNotFound
+from aiki.errors import RunNotFound
 from aiki.lifecycle.effects import Applied, Audited, Effects
-from aiki.lifecycle.ends import FAILED
-from aiki.lifecycle.operations import cancel, retry, retry_row
-from aiki.lifecycle.record import EXPIRED, RunRow
+from aiki.lifecycle.operations import cancel, retry_failed, retry_row
+from aiki.lifecycle.record import RunRow
 from aiki.model import Cancelled, Outgoing, Retried
 from aiki.states import State
 from aiki.storage.delivering import Delivering
@@ -70,11 +68,9 @@ class Operating(Delivering, Reading):
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             for row in rows.values():
                 before = row.state
-                if before in FAILED or (before == State.CANCELLED.value and row.error_type == EXPIRED):
-                    with suppress(RunConflict):  # what was compensated stays as it is
-                        retry(row, effects, self.clock())
-                        told = f"it was {before}, and was enqueued again as {runs[row.id]}"
-                        effects.audit.append(Audited(actor or "enqueue", "retry", ids.to_text(row.id), told))
+                if retry_failed(row, effects, self.clock()):
+                    told = f"it was {before}, and was enqueued again as {runs[row.id]}"
+                    effects.audit.append(Audited(actor or "enqueue", "retry", ids.to_text(row.id), told))
                 states[ids.to_text(row.id)] = State(row.state)
 
         applied = self.apply_within(connection, namespace, runs, decide, leave=leave)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -13,11 +12,10 @@ from aiki import messages as m
 from aiki.ceilings import EVENT_BYTES, EVENTS
 from aiki.codec import Payload
 from aiki.errors import RunConflict, RunNotFound
-from aiki.history import EVENT_SENT, SLEEP, Arrival, waking
+from aiki.history import EVENT_SENT, Arrival
 from aiki.lifecycle.effects import Audited, Effects
-from aiki.lifecycle.operations import pause_row, resume_row
+from aiki.lifecycle.operations import pause_row, resume_row, take_event, waits_for_event, wake
 from aiki.lifecycle.record import RunRow
-from aiki.lifecycle.waits import bring_on, look, waits_of
 from aiki.messages import RunKey
 from aiki.model import Steered, StepView
 from aiki.states import State
@@ -68,16 +66,8 @@ class Steering(Operating):
 
         def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
             row = _present(rows, raw, run_id)
-            waits = waits_of(row)
-            sleeps = [] if waits is None else [item for item in waits.items if item.kind == SLEEP and name in ("", item.name)]
-            if row.state != State.WAITING or not sleeps:
-                state = f"is {row.state}" + (f", waiting on {row.waiting_on}" if row.waiting_on else "")
-                which = f" ({name!r})" if name else ""
-                raise RunConflict(f"run {run_id} {state}; only a workflow that sleeps can be woken{which}")
+            wake(row, name, effects, self.clock())
             effects.audit.append(Audited(actor, "wake", run_id, name, reason))
-            arrival = waking(ids.new_id().hex, name, [item.first for item in sleeps])
-            effects.arrivals.append((row.id, arrival, True))
-            bring_on(row, effects, self.clock())
 
         applied = self.apply(self.namespace, [raw], decide, verb="wake")
         return Steered(self._view(run_id), applied.outgoing, [])
@@ -110,17 +100,12 @@ class Steering(Operating):
             there = effects.arrived.get(raw, [])
             if any(arrival.id == key.hex() for arrival in there):
                 return
-            if not row.is_workflow or row.ended:
-                why = f"it is {row.state}" if row.is_workflow else "it is a task"
-                raise RunConflict(f"run {run_id} takes no events: {why}")
+            # What the run waits for is not refused because of what it does not wait for.
+            fresh = not waits_for_event(row, name, there)
+            encoding, text = (None, None) if payload is None else payload
+            take_event(row, Arrival(key.hex(), EVENT_SENT, name, None, "", encoding, text, None, None), effects, self.clock())
             what = json.dumps({"name": name, "reference_id": reference_id})
             effects.audit.append(Audited(actor, "event", run_id, what, reason))
-            encoding, text = (None, None) if payload is None else payload
-            arrival = Arrival(key.hex(), EVENT_SENT, name, None, "", encoding, text, None, None)
-            effects.arrivals.append((raw, arrival, True))
-            # What the run waits for is not refused because of what it does not wait for.
-            fresh = not _is_waited_for(row, name, there)
-            look(row, [*there, arrival], effects, self.clock())
 
         def check(connection: sa.Connection) -> None:
             if fresh:
@@ -161,10 +146,3 @@ class Steering(Operating):
             return [step_view(row, ends.get(row[2]), names) for row in rows]
 
         return self.db.read(work)
-
-
-def _is_waited_for(row: RunRow, name: str, there: Sequence[Arrival]) -> bool:
-    """Whether a suspended run waits for an event of this name, and there is none yet."""
-    waits = waits_of(row)
-    named = waits is not None and any(item.kind == EVENT_SENT and item.name == name for item in waits.items)
-    return named and not any(a.kind == EVENT_SENT and a.name == name and a.ordinal is None for a in there)
