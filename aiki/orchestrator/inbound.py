@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from aiki import messages as m
 from aiki.broker import Delivery
-from aiki.lifecycle import reports, workflows
+from aiki.lifecycle import reports
+from aiki.lifecycle.batch import Batch, Item
 from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import RunRow
 from aiki.lifecycle.reports import Outcome, Rules, Source
-from aiki.messages import Report, ReportList, RunKey
+from aiki.messages import Report, ReportList
 from aiki.orchestrator.isolation import Done, Isolation
 from aiki.storage import Store
 
 _APPLIED = reports.RUN_REPORTS - {m.INQUIRE}
-_TELLING = frozenset({m.COMPLETED, m.FAILED, m.RETRY, m.CRASHED, m.CANCELLED, m.SUSPENDED, m.CONTINUED})
-"""Reports of what was done. Of a run that is not on record they are kept for people; all others are passed over."""
 BATCH = 500
 """Reports a transaction."""
 BATCH_BYTES = 4 * 1024 * 1024
@@ -35,19 +33,6 @@ NAP = 0.004
 """Seconds without a look at the broker while several executors report: to wake for each message costs more than to apply it."""
 ENOUGH = 100
 """Messages that wait for no more."""
-
-
-@dataclass(slots=True)
-class Item:
-    """One report with who sent it, in the order received."""
-
-    report: Report
-    source: Source
-    run_id: bytes
-    wrong: str = ""
-    """The defect of its body, for which its run fails."""
-    size: int = 0
-    """About how many bytes it takes, as its share of its message."""
 
 
 def items_of(reports: ReportList, size: int = 0) -> list[Item]:
@@ -175,39 +160,11 @@ class Inbound:
             )
 
     def _transaction(self, namespace: str, items: Sequence[Item]) -> tuple[Applied, Outcome]:
-        outcome = Outcome()
-        strays: list[Report] = []
-
-        def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-            nonlocal outcome
-            outcome = Outcome()
-            strays.clear()
-            rules = self._rules(namespace)
-            for run_id in suspended:
-                if run_id in rows:  # looked at here, too: a report that is stale looks at nothing
-                    workflows.stir(rows[run_id], effects, rules.now)
-            for item in items:
-                row = rows.get(item.run_id)
-                if item.wrong:
-                    if row is not None:
-                        reports.fail_unwritable(row, item.report, rules, effects, item.wrong, item.source)
-                elif row is not None:
-                    reports.apply_report(row, item.report, item.source, rules, effects, outcome)
-                elif item.report.kind == m.DROPPED:
-                    effects.unrevoke.append((item.run_id, item.report.epoch))  # the run is deleted, its revocation was not
-                elif item.report.kind in _TELLING:
-                    strays.append(item.report)
-                elif item.report.kind in (m.STARTED, m.PROGRESS):
-                    outcome.abort.append(RunKey(item.report.run_id, item.report.epoch))
-
-        attempts = [(item.run_id, item.report.epoch) for item in items if item.report.kind == m.CRASHED]
-        # What a run waits for may have come while it was being left.
-        suspended = [item.run_id for item in items if item.report.kind == m.SUSPENDED]
-        run_ids = [item.run_id for item in items]
-        applied = self._store.apply(namespace, run_ids, decide, attempts=attempts, arrived=suspended)
-        for report in strays:
+        batch = Batch(items, self._rules(namespace), self._store.clock)
+        applied = self._store.apply(namespace, batch.run_ids, batch, attempts=batch.crashes, arrived=batch.suspended)
+        for report in batch.strays:
             self._refused(namespace, report, "its run is not on record: it was deleted, or is of another database")
-        return applied, outcome
+        return applied, batch.outcome
 
     def _refuse(self, namespace: str, item: Item, why: str) -> tuple[Applied, Outcome] | None:
         """This report cannot be applied: its run fails with the reason."""

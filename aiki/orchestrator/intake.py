@@ -9,13 +9,14 @@ from aiki import messages as m
 from aiki.broker import Delivery, Kind
 from aiki.errors import MessageError
 from aiki.lifecycle import reports
+from aiki.lifecycle.batch import Item
 from aiki.messages import Heartbeat, Report, ReportList, RunKey
 from aiki.orchestrator.context import Carriers, Context
 from aiki.orchestrator.discarded import Discarded
 from aiki.orchestrator.draining import Draining
 from aiki.orchestrator.duties import Duties
 from aiki.orchestrator.fetching import Fetching
-from aiki.orchestrator.inbound import Inbound, Item, Kept, items_of
+from aiki.orchestrator.inbound import Inbound, Kept, items_of
 from aiki.orchestrator.inquiries import Inquiries
 from aiki.orchestrator.isolation import Failed
 from aiki.orchestrator.judge import Carrier, Judge

@@ -155,7 +155,8 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
         self._drop_old_attempts(writes, namespace, effects)
         writes.delete("DELETE FROM aiki_deliveries WHERE namespace = ? AND id", (namespace,), sorted(effects.forget))
         self._write_revocations(connection, writes, namespace, rows, effects, now)
-        writes.insert("aiki_audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
+        if effects.audit:
+            writes.insert("aiki_audit", AUDIT_COLUMNS, audit_rows(namespace, now, self.origin, effects.audit))
         self._write_steps(writes, namespace, effects, now)
         self._drop_former_turns(writes, namespace, effects)
         due_now = self._write_deliveries(writes, namespace, effects, now) + effects.publish
@@ -164,9 +165,12 @@ class Applying(Telling, Dispatching, Announcing, Auditing, Marking, RunLogs):
             self.write_logs(connection, namespace, effects.logs)
         if effects.ended:
             self.announce_ends(connection, namespace, effects.ended, now)
-        started = self.start_children(connection, namespace, effects, claim=None if leave else CLAIM_SECONDS)
-        self.write_arrivals(connection, namespace, effects, now)
-        loaded = Loaded(left=due_now) if leave else self.outgoing(connection, namespace, due_now)
+        started = []
+        if effects.children:
+            started = self.start_children(connection, namespace, effects, claim=None if leave else CLAIM_SECONDS)
+        if effects.arrivals or effects.followed or effects.told_again:
+            self.write_arrivals(connection, namespace, effects, now)
+        loaded = Loaded(left=due_now) if leave or not due_now else self.outgoing(connection, namespace, due_now)
         if loaded.left:
             self.leave(connection, namespace, loaded.left, now)
         return Applied(

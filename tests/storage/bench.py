@@ -10,13 +10,14 @@ from aiki import messages as m
 from aiki.codec import Payload
 from aiki.history import OPEN, History, Step, Wait, Waits
 from aiki.lifecycle import reports, workflows
+from aiki.lifecycle.batch import Item
 from aiki.lifecycle.effects import Applied, Effects
 from aiki.lifecycle.record import SELECT_RUN, RunRow
 from aiki.lifecycle.reports import Outcome, Rules, Source
 from aiki.lifecycle.skills import Skill, Skills
 from aiki.messages import Dispatch, Report, RunKey
 from aiki.model import NewRun, OnConflict, Outgoing
-from aiki.orchestrator.inbound import Inbound, Item
+from aiki.orchestrator.inbound import Inbound
 from aiki.states import State
 from aiki.storage import Store
 from tests.storage.conftest import SetClock
