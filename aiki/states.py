@@ -1,14 +1,7 @@
 """The states of a run: what each means, and which may follow which.
 
-::
-
-    scheduled ─► queued ─► running ─► completed | failed | cancelled | dead
-        │          │  ▲       │  ▲
-        │          │  └─ waiting (retry, sleep, event, child, task) ◄─┘
-        │          ├──► stalled (no worker has the definition, or changed code) ─► queued
-        └──────────┴──► paused ─► queued
-
-A terminal state changes only by an operator's audited action (`OPERATOR_TRANSITIONS`).
+`TRANSITIONS` is what really happens, no more; `docs/architecture.md` draws it. A terminal state changes only by an operator's
+audited action (`OPERATOR_TRANSITIONS`).
 """
 
 from __future__ import annotations
@@ -54,22 +47,25 @@ class State(StrEnum):
 TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.DEAD})
 ACTIVE = frozenset(State) - TERMINAL
 
-_ENDS = TERMINAL
+_NOT_OUT = frozenset({State.QUEUED, State.PAUSED, State.FAILED, State.CANCELLED})
+"""What may follow while no worker can have the run. It fails where it cannot be dispatched."""
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.SCHEDULED: frozenset({State.QUEUED, State.RUNNING, State.PAUSED, State.STALLED, State.WAITING}) | _ENDS,
-    State.QUEUED: frozenset({State.RUNNING, State.WAITING, State.PAUSED, State.STALLED}) | _ENDS,
-    State.RUNNING: frozenset({State.QUEUED, State.WAITING, State.PAUSED, State.STALLED}) | _ENDS,
-    State.WAITING: frozenset({State.QUEUED, State.RUNNING, State.PAUSED, State.STALLED}) | _ENDS,
-    State.PAUSED: frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING, State.WAITING, State.STALLED}) | _ENDS,
-    State.STALLED: frozenset({State.QUEUED, State.RUNNING, State.WAITING, State.PAUSED}) | _ENDS,
+    State.SCHEDULED: _NOT_OUT,
+    State.QUEUED: frozenset({State.RUNNING, State.WAITING, State.PAUSED, State.STALLED}) | TERMINAL,
+    State.RUNNING: frozenset({State.QUEUED, State.WAITING, State.PAUSED, State.STALLED}) | TERMINAL,
+    State.WAITING: _NOT_OUT,
+    State.PAUSED: frozenset({State.QUEUED, State.SCHEDULED, State.RUNNING}) | TERMINAL,
+    State.STALLED: _NOT_OUT,
     State.COMPLETED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
     State.DEAD: frozenset(),
 }
-"""What the orchestrator may do on its own. A run may end without having been seen running: a short task's first and only
-report is its result, and a copy of the dispatch may be executing while the run is parked or paused."""
+"""What may happen without an operator's retry, from the beginning of a transaction to its end.
+
+A run may end, wait or stall without having been seen running: a short task's first and only report is its result. One that was
+paused while its dispatch was out may be executing, and what it reports counts."""
 
 OPERATOR_TRANSITIONS: dict[State, frozenset[State]] = {
     State.FAILED: frozenset({State.QUEUED}),

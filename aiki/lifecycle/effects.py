@@ -75,6 +75,9 @@ class Effects:
     """Which of the attempts that `apply` was asked about (run, epoch) are recorded already."""
     theirs: bool = False
     """The transaction is a caller's, and may be REPEATABLE READ: only a locking SELECT reads what is committed by now."""
+    was_out: set[bytes] = field(default_factory=set)
+    """Runs that somebody executes although, as they are on record, no dispatch of theirs is out: they count as queued before.
+    A delivery that falls due while it is written, for instance, is published at once."""
     operator: bool = False
     """An operator asked: terminal states may be left."""
     soon: list[RunKey] = field(default_factory=list)

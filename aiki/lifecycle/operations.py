@@ -11,8 +11,8 @@ from aiki.errors import RunConflict
 from aiki.history import EVENT_SENT, SLEEP, Arrival, waking
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.ends import FAILED
-from aiki.lifecycle.record import EXPIRED, RunRow
-from aiki.lifecycle.waits import bring_on, go_on, is_out, look, pause, pause_out, waits_of
+from aiki.lifecycle.record import EXPIRED, RunRow, is_out
+from aiki.lifecycle.waits import bring_on, go_on, look, pause, pause_out, waits_of
 from aiki.messages import RunKey
 from aiki.states import State
 

@@ -13,6 +13,8 @@ from aiki.states import State
 CANCEL_ASKED: Final = 1
 CANCEL_MET: Final = 2
 """`cancel_requested` of a workflow: it is to meet its cancel; it has met it, and cleans up as it likes."""
+PAUSED_OUT: Final = 2
+"""`pause_requested` of a run that was paused while its dispatch was out: somebody may execute it, or have reported of it."""
 EXPIRY_EPOCH = 0xFFFFFFFF
 CHANGED_ERRORS: Final = frozenset({"WorkflowChanged", "TaskChanged"})
 """What stalled runs have as their error whose code does not fit: a workflow's history, or the arguments of either."""
@@ -152,6 +154,11 @@ SUSPECT_AFTER = 3
 def is_suspect(row: RunRow) -> bool:
     """Whether the run may harm those beside it: it has killed its process, or vanished with its worker time and again."""
     return row.crashes > 0 or row.idle_dispatches >= SUSPECT_AFTER
+
+
+def is_out(row: RunRow) -> bool:
+    """Whether the dispatch of a run that nobody is known to execute may be out."""
+    return row.state == State.QUEUED.value or (row.state == State.PAUSED.value and row.pause_requested == PAUSED_OUT)
 
 
 def own_options(recorded: str | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from aiki.codec import JSON, Payload
 from aiki.lifecycle import workflows
 from aiki.lifecycle.effects import Effects
 from aiki.lifecycle.operations import conclude_cancel
-from aiki.lifecycle.record import CANCEL_ASKED, CHANGED_ERRORS, RunRow, delivery_id
+from aiki.lifecycle.record import CANCEL_ASKED, CHANGED_ERRORS, RunRow, delivery_id, is_out
 from aiki.lifecycle.run_logs import log_records
 from aiki.lifecycle.skills import Skills
 from aiki.lifecycle.waits import bring_on, pause
@@ -92,6 +92,8 @@ def apply_report(row: RunRow, report: Report, source: Source, rules: Rules, effe
         if report.kind in _STILL_AT_IT:
             outcome.abort.append(key)
         return
+    if row.state != State.RUNNING and not is_out(row):
+        effects.was_out.add(row.id)
     row.executor = source.executor
     row.worker = bytes.fromhex(source.worker) if source.worker else None
     effects.forget.add(delivery_id(row.id, row.epoch))
@@ -246,6 +248,8 @@ def bind_holder(row: RunRow, epoch: int, source: Source, millis: int, rules: Rul
     """An inquiry found who executes the run: record it, so that its worker's end would be noticed."""
     if row.ended or row.epoch != epoch or row.executor is not None:
         return
+    if not is_out(row):
+        effects.was_out.add(row.id)
     row.executor = source.executor
     row.worker = bytes.fromhex(source.worker)
     row.state = State.RUNNING.value

@@ -10,12 +10,10 @@ from typing import Final
 from aiki.clock import SECOND
 from aiki.history import CHILD_ENDED, EVENT_SENT, RETRY, SLEEP, Arrival, Wait, Waits
 from aiki.lifecycle.effects import Effects
-from aiki.lifecycle.record import CANCEL_ASKED, RunRow, delivery_id
+from aiki.lifecycle.record import CANCEL_ASKED, PAUSED_OUT, RunRow, delivery_id
 from aiki.states import State
 
 MAX_SHOWN: Final = 3
-PAUSED_OUT: Final = 2
-"""`pause_requested` of a run that was paused while its dispatch was out: somebody may execute it, or have reported of it."""
 
 
 def waits_of(row: RunRow) -> Waits | None:
@@ -104,11 +102,6 @@ def pause_out(row: RunRow, effects: Effects) -> None:
     row.pause_requested = PAUSED_OUT
     row.waiting_on = "paused by an operator"
     effects.forget.add(delivery_id(row.id, row.epoch))
-
-
-def is_out(row: RunRow) -> bool:
-    """Whether the dispatch of a run that nobody is known to execute may be out."""
-    return row.state == State.QUEUED.value or (row.state == State.PAUSED.value and row.pause_requested == PAUSED_OUT)
 
 
 def go_on(row: RunRow, effects: Effects, now: int) -> None:

@@ -283,13 +283,19 @@ REPORTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def put(bench: Bench, run: str, state: State, executor: str | None) -> None:
-    """Have a run in this state, as a report of its epoch may find it."""
+    """Have a run in this state, as a report of its epoch may find it, however it came there."""
+    sql = "UPDATE aiki_runs SET state = ?, executor = ? WHERE id = ?"
+    db = bench.store.db
+    db.transaction(lambda connection: db.execute(connection, sql, (state.value, executor, bytes.fromhex(run))))
 
-    def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
-        row = rows[bytes.fromhex(run)]
-        row.state, row.executor = state.value, executor
 
-    bench.store.apply("default", [bytes.fromhex(run)], decide)
+def decide(bench: Bench, run: str, state: State) -> None:
+    """Decide that a run is in this state from now on."""
+
+    def change(rows: dict[bytes, RunRow], effects: Effects) -> None:
+        rows[bytes.fromhex(run)].state = state.value
+
+    bench.store.apply("default", [bytes.fromhex(run)], change)
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -302,7 +308,9 @@ def test_no_report_moves_a_workflow_where_it_may_not_go(bench: Bench, name: str)
             before = State(bench.state(run))
             bench.report(run, REPORTS[name])
             after = State(bench.state(run))
-            assert before == after or may_follow(before, after), f"{name}: {before} became {after}"
+            # Who executes it has its dispatch: whatever is on record, that was out.
+            legal = may_follow(before, after) or (may_follow(before, State.QUEUED) and may_follow(State.QUEUED, after))
+            assert before == after or legal, f"{name}: {before} became {after}"
             assert bench.row(run)["error_type"] != "ReportRefused", f"{name} of a run that is {before}: {bench.row(run)}"
             if executor == "b/0.9" and name != "unknown":
                 assert before == after
@@ -316,7 +324,7 @@ def test_a_decision_that_would_break_the_rules_is_refused(bench: Bench, before: 
         if before == after or after in TRANSITIONS[before]:
             continue
         with pytest.raises(AssertionError, match=f"{before} may not become {after}"):
-            put(bench, run, after, None)
+            decide(bench, run, after)
         assert bench.state(run) == before
 
 
