@@ -25,6 +25,7 @@ from aiki.lifecycle.skills import Skills
 from aiki.lifecycle.waits import bring_on, pause
 from aiki.messages import Report, RunKey
 from aiki.states import State
+from aiki.text import storable
 
 AT_ONCE: Final = 8
 """Dispatches in a row after which nothing was heard of the run, before it waits for its next one, ever longer."""
@@ -434,7 +435,7 @@ def _error(report: Report) -> tuple[str, str]:
 
 def _text(report: Report, key: str, limit: int) -> str:
     """A text of a report's body, such that every database takes it: lone surrogates cannot be stored."""
-    return str(report.body.get(key) or "").encode("utf-8", "backslashreplace").decode("utf-8")[:limit]
+    return storable(str(report.body.get(key) or ""), limit)
 
 
 def crash_text(report: Report) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from aiki.messages import Report
+from aiki.text import storable
 
 KEPT: Final = 200
 """Records of a run that are kept, the newest."""
@@ -42,11 +43,6 @@ def _record(run_id: bytes, attempt: int, epoch: int, line: Any) -> LogRecord | N
         return None
     if not all(type(item) is int and 0 <= item < 2**62 for item in numbers) or number > _INT or numbers[2] > _INT:
         return None
-    name = _clean(level, 16).encode("ascii", "replace").decode("ascii")
+    name = storable(level, 16).encode("ascii", "replace").decode("ascii")
     origin = (epoch << 32) | number
-    return LogRecord(run_id, origin, logged_at, attempt, step, name, _clean(logger, 200), _clean(message, MAX_MESSAGE))
-
-
-def _clean(text: str, limit: int) -> str:
-    """Text that every database takes: lone surrogates cannot be stored."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")[:limit]
+    return LogRecord(run_id, origin, logged_at, attempt, step, name, storable(logger, 200), storable(message, MAX_MESSAGE))

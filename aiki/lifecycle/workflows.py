@@ -20,6 +20,7 @@ from aiki.lifecycle.waits import bring_on, give_up_dispatch, look, suspend
 from aiki.messages import STEPS, Report, RunKey
 from aiki.model import NewRun
 from aiki.states import State
+from aiki.text import storable
 
 CANCEL_ORDER: Final = "cancel"
 RETRY_ORDER: Final = "retry"
@@ -122,7 +123,7 @@ def _continue_step(ordinal: int, payload: Payload) -> Step:
 
 def changed(row: RunRow, report: Report, effects: Effects) -> None:
     """The code does not fit its history or its arguments: it waits for a worker with mended code, or for a retry."""
-    message = str(report.body.get("message", "")).encode("utf-8", "backslashreplace").decode("utf-8")[:4000]
+    message = storable(str(report.body.get("message", "")), 4000)
     if row.worker is not None:
         row.failed_at = json.dumps({"tried": sorted(tried_by(row) | {row.worker.hex()})})
     row.state = State.STALLED.value
