@@ -41,6 +41,7 @@ def record(store: Store, run_id: str, *steps: Step, children: tuple[NewRun, ...]
     def decide(rows: dict[bytes, RunRow], effects: Effects) -> None:
         row = rows[raw]
         row.state = State.RUNNING.value
+        effects.was_out.add(raw)  # somebody executes it, whatever it waited for before
         row.history = max([row.history, *(step.ordinal + 1 for step in steps)])
         effects.steps.update({(raw, step.ordinal): (step, True) for step in steps})
         effects.children += children
