@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -34,17 +34,18 @@ settings.register_profile("any-machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any-machine")
 
 
-PASSING = (str(Path(__file__).parent.parent / "examples"), tempfile.gettempdir())
-"""Where modules live that one test imports by a plain name, which others may give to modules of their own."""
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture(autouse=True)
-def _forget_modules() -> Iterator[None]:
-    """Forget what a test imported by a plain name, so that the next one that imports the name gets its own."""
+def _forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget what a test imported by a plain name from the examples or from files of its own: others have modules that are
+    called the same."""
     before = set(sys.modules)
     yield
+    passing = (f"{EXAMPLES}{os.sep}", f"{tmp_path_factory.getbasetemp()}{os.sep}")
     for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(PASSING):
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(passing):
             del sys.modules[name]
 
 
