@@ -93,6 +93,8 @@ class AmqpSession:
         self._admin = Admin(self._open_channel, topology, declares)
         self._answered = 0
         """How many messages to durable queues the broker has confirmed or refused."""
+        self._coming = 0
+        """How many frames have come on the channel of durable queues: a large message comes in many, and may take its time."""
         self._vigil: Vigil | None = None
         if watched is not None:
             self._vigil = Vigil(ProbeChannel(connection, *topology.probe_route), *watched, monotonic())
@@ -185,12 +187,13 @@ class AmqpSession:
         """Write and read what can be without waiting, record what came, and keep up the heartbeat."""
         wire = self._wire
         try:
-            wire.push()
+            written = wire.push()
             pulled = self._inbox_bytes < RECEIVED_BYTES and wire.pull()
-            handle = self._connection.on_inbound_frame
+            handle, work = self._connection.on_inbound_frame, self._work.channel_id
             while self._inbox_bytes < RECEIVED_BYTES:  # what is beyond that stays where it is until this has been taken
                 frame = wire.next_frame()
                 if frame is not None:
+                    self._coming += frame[1] == work
                     handle(frame)
                 elif pulled and len(self._inbox) < _DRAINED_AT_ONCE:
                     pulled = wire.pull()
@@ -199,8 +202,10 @@ class AmqpSession:
             now = monotonic()
             self._heartbeat(now)
             if self._vigil is not None and now >= self._vigil.due and self._inbox_bytes < RECEIVED_BYTES:
-                # What comes on the fanout says nothing: the node by itself can do that.
-                self._vigil.look(now, self._answered + self._unacked.last, blocked=self._blocked is not None)
+                # What comes on the fanout says nothing: the node by itself can do that. What has not been written yet,
+                # a probe perhaps, cannot be confirmed.
+                blocked = self._blocked is not None or not written
+                self._vigil.look(now, self._answered + self._coming, blocked=blocked)
         except BROKEN as error:
             raise self._fail(f"the connection is lost: {say(error)}") from None
         if self._dead is not None:

@@ -141,8 +141,8 @@ class Vigil:
 
         To be called when all has been read that has come.
 
-        :param heard: how many deliveries and confirms of quorum queues the session has had.
-        :param blocked: the broker has said that it takes no messages at present.
+        :param heard: how many confirms and how much of deliveries of quorum queues the session has had.
+        :param blocked: the broker takes no messages at present.
         """
         passed, self._looked = now - self._looked, now
         self.due = now + LOOK

@@ -52,7 +52,7 @@ def connection_of(session: Session | None, connection: sa.Connection | None, url
             f"{url.render_as_string()}: a transaction spans one database; point AIKI_DATABASE_URL there, or enqueue after "
             "your commit, without it"
         )
-    if url.get_backend_name() == "postgresql" and connection.dialect.paramstyle not in ("format", "pyformat"):
+    if url.get_backend_name() == "postgresql" and connection.dialect.driver != "psycopg":
         raise ConfigurationError(
             f"the transaction's driver, {connection.dialect.driver}, cannot run the statements by which runs are written; use "
             "postgresql+psycopg, which does asyncio, too"

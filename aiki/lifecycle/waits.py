@@ -110,6 +110,7 @@ def go_on(row: RunRow, effects: Effects, now: int) -> None:
     if not out:
         bring_on(row, effects, now)
         return
+    effects.was_out.add(row.id)
     row.state = State.QUEUED.value
     row.waiting_on = None
     effects.deliver_again(row, now)

@@ -157,14 +157,15 @@ def heed(row: RunRow, effects: Effects, now: int) -> None:
     fresh = effects.fresh.get(row.id)
     if not fresh:
         return
-    for arrival in effects.arrived.get(row.id, ()):
-        if arrival.id not in fresh:
-            continue
+    orders = [arrival for arrival in effects.arrived.get(row.id, ()) if arrival.id in fresh]
+    for position, arrival in enumerate(orders):
         if arrival.kind == CANCEL_ORDER and not row.ended and not row.cancel_requested:
             cancel(row, effects, now, "its parent was cancelled")
         elif arrival.kind == RETRY_ORDER and row.ended:
             try:
-                if row.state != State.COMPLETED:
+                # A retry that has been cancelled since comes to nothing: the run stays as it has ended.
+                taken_back = any(later.kind == CANCEL_ORDER for later in orders[position + 1 :])
+                if row.state != State.COMPLETED and not taken_back:
                     retry(row, effects, now)
                     continue
             except RunConflict:

@@ -170,6 +170,7 @@ class NodeChannel:
         self._callbacks: dict[Any, Any] = {}
         self.is_open = True
         self.sent = 0
+        self.channel_id = 1000 + len(connection.channels)
         connection.channels.append(self)
 
     def confirm_select(self) -> None:
@@ -199,6 +200,8 @@ class Node:
         self.frames: list[tuple[NodeChannel, int]] = []
         """Confirms on their way."""
         self.closed = False
+        self.written = True
+        """Whether the socket takes what is written."""
 
     @property
     def transport(self) -> Node:
@@ -211,7 +214,7 @@ class Node:
         return NodeChannel(self)
 
     def push(self) -> bool:
-        return True
+        return self.written
 
     def pull(self) -> bool:
         return False
@@ -277,6 +280,28 @@ def test_a_session_whose_messages_are_confirmed_sends_no_probe(node: Node) -> No
         node.now += 1.0
         session.settled()
     assert ("p.work", "probe") not in node.published
+
+
+def test_a_session_that_takes_long_to_read_a_large_message_sends_no_probe(node: Node) -> None:
+    session = session_with(node, "quorum")
+    node.on_inbound_frame = lambda _frame: None  # type: ignore[method-assign,assignment]  # a part of its body
+    for _ in range(600):
+        node.frames.append((3, session._work.channel_id, b"x" * 1000))  # type: ignore[arg-type]
+        session.receive(1.0)
+        node.now += 1.0
+    assert ("p.work", "probe") not in node.published
+
+
+def test_a_session_that_cannot_write_yet_waits_for_no_answer(node: Node) -> None:
+    session = session_with(node, "quorum")
+    session.receive(LATEST)
+    while ("p.work", "probe") not in node.published:
+        session.receive(1.0)
+        node.now += 1.0
+    node.written = False
+    for _ in range(100):
+        session.receive(1.0)
+        node.now += 1.0
 
 
 def test_classic_queues_are_not_asked(node: Node) -> None:
