@@ -71,7 +71,7 @@ NOWHERE = "mysql+pymysql://u:secret@127.0.0.1:9/x"
 @pytest.mark.parametrize(
     "arguments, code, says",
     [
-        (("runs", "list", "--database", "postgres://x/y"), 2, "mysql+pymysql://"),
+        (("runs", "list", "--database", "oracle://x/y"), 2, "mysql+pymysql://"),
         (("runs", "list", "--database", NOWHERE), 4, "127.0.0.1"),
         (("runs", "list", "--server", "http://127.0.0.1:9"), 4, "127.0.0.1"),
         (("runs", "show", "not-an-id"), 1, "there is no run not-an-id"),

@@ -112,13 +112,21 @@ def check_queues(world: World) -> None:
 
 # ---------------------------------------------------------------- what does not come back
 def purge_all(world: World) -> None:
-    """Retention has run, long after everything has ended."""
-    kept = ",".join(f"{state}=1h" for state in (*TERMINAL, "audit", "dead_letters"))
+    """Retention has run, long after everything has ended, and as often as it takes: each round deletes the runs that no run
+    refers to any more, and so one generation at least."""
+    kept = ",".join(f"{state}=1h" for state in (*sorted(TERMINAL), "audit", "dead_letters"))
     settings = Settings(database_url="sqlite://", broker_url="simulated://", retention=kept)
     world.jumped += 90 * 86400 * SECOND
-    chore = Retention(world.store, settings, sleep=lambda _: None, monotonic=world.monotonic)
-    while chore.run_once():
-        pass
+    left, before = _run_count(world), -1
+    while left != before:
+        chore = Retention(world.store, settings, sleep=lambda _: None, monotonic=world.monotonic)
+        while chore.run_once():
+            pass
+        left, before = _run_count(world), left
+
+
+def _run_count(world: World) -> int:
+    return int(world.db.ask("SELECT COUNT(*) FROM aiki_runs")[0][0])
 
 
 def check_growth(world: World) -> None:

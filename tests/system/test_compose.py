@@ -12,6 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +220,8 @@ def test_with_their_own_users_the_processes_do_all_that_they_must(
     assert 'aiki_report_queue_consumers{partition="0"} 1.0' in text
     for check, process in (("orchestrator", orchestrator), ("server", server), ("worker", worker)):
         command = [sys.executable, "-m", "aiki", "alive", check, "--pid", str(process.pid)]
-        done = subprocess.run(command, env=system.env, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+        # One child has executed the run; the other may still be on its way to its queues.
+        wait_until(partial(_is_well, command, system.env), 30, f"the {check} to be well")
     assert worker.stop() == 0
 
 
@@ -229,6 +230,11 @@ def test_a_server_that_does_not_answer_is_not_well(free_port: Callable[[], int])
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 4
     assert "does not answer" in done.stderr
+
+
+def _is_well(command: list[str], env: dict[str, str]) -> bool:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return (done.returncode, done.stderr) == (0, "")
 
 
 def _answers(url: str) -> bool:
