@@ -40,7 +40,7 @@ from aiki.broker.base import (
 from aiki.broker.probe import Nodes, ProbeChannel, Vigil
 from aiki.broker.tags import Tags
 from aiki.broker.topology import FANOUTS, Topology
-from aiki.broker.wire import Wire
+from aiki.broker.wire import METHOD, Wire
 from aiki.errors import BrokerUnavailable, ConfigurationError
 
 ANSWER_TIMEOUT: Final = 5.0
@@ -92,9 +92,9 @@ class AmqpSession:
         self._consumer_count = 0
         self._admin = Admin(self._open_channel, topology, declares)
         self._answered = 0
-        """How many messages to durable queues the broker has confirmed or refused."""
+        """How many messages to durable queues the broker has confirmed."""
         self._coming = 0
-        """How many frames have come on the channel of durable queues: a large message comes in many, and may take its time."""
+        """How many frames of deliveries from durable queues have come: a large one comes in many, and may take its time."""
         self._vigil: Vigil | None = None
         if watched is not None:
             self._vigil = Vigil(ProbeChannel(connection, *topology.probe_route), *watched, monotonic())
@@ -193,7 +193,7 @@ class AmqpSession:
             while self._inbox_bytes < RECEIVED_BYTES:  # what is beyond that stays where it is until this has been taken
                 frame = wire.next_frame()
                 if frame is not None:
-                    self._coming += frame[1] == work
+                    self._coming += frame[1] == work and frame[0] != METHOD
                     handle(frame)
                 elif pulled and len(self._inbox) < _DRAINED_AT_ONCE:
                     pulled = wire.pull()
@@ -416,7 +416,7 @@ class AmqpSession:
                 self._fleeting.discard(seq)
                 self._settled.append(Settled(seq, True))
             else:
-                self._answered += 1
+                self._answered += ok
                 self._settled.append(Settled(seq, ok))
 
     def _on_return(self, _error: object, _exchange: str, _key: str, message: Message) -> None:

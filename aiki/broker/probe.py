@@ -6,7 +6,8 @@ queues of its own, and delivers nothing more from quorum queues. Who only listen
 
 So whoever has heard nothing of a quorum queue for a while (neither a delivery nor a confirm) sends one empty message to the
 probe queue of the topology, which keeps no message. Its confirm says that a majority is there. If none comes, and nothing else
-of a quorum queue either, the session is to be given up, and the next one is made with another node, if there is one.
+of a quorum queue either, the session is to be given up, and the next one is made with another node, if there is one. That the
+broker refuses a message (nack) is no sign of a majority: a node without one may do so, after some ten seconds.
 
 No session is given up for a lack of confirms that the broker has announced (`connection.blocked`), nor for time in which this
 process did not look, for it was stopped or had not read all that had come. What may not be asked (the account has no right to
@@ -72,6 +73,7 @@ class ProbeChannel:
     It never waits: opening, confirm mode and message go out together. As everywhere, handlers only record what came.
 
     :ivar answers: how many confirms have come.
+    :ivar denied: how many times the broker has said that it cannot keep a message: a node without a majority may say so.
     :ivar refused: why the broker has closed it, or None.
     """
 
@@ -80,6 +82,7 @@ class ProbeChannel:
         self._where = (0, exchange, key, False, False)
         self._channel: Any = None
         self.answers = 0
+        self.denied = 0
         self.refused: str | None = None
 
     def ask(self) -> None:
@@ -95,7 +98,7 @@ class ProbeChannel:
     def _open(self) -> Any:
         channel = self._connection.Channel(self._connection)
         channel._callbacks[spec.Basic.Ack] = self._on_answer
-        channel._callbacks[spec.Basic.Nack] = self._on_answer
+        channel._callbacks[spec.Basic.Nack] = self._on_denial
         channel._callbacks[spec.Channel.Close] = self._on_close
         channel.send_method(spec.Channel.Open, "s", ("",))
         channel.send_method(spec.Confirm.Select, "b", (True,))
@@ -103,6 +106,9 @@ class ProbeChannel:
 
     def _on_answer(self, *_: object) -> None:
         self.answers += 1
+
+    def _on_denial(self, *_: object) -> None:
+        self.denied += 1
 
     def _on_close(self, _code: int, text: str, *_: object) -> None:
         self.refused = text or "no reason given"
@@ -131,6 +137,7 @@ class Vigil:
         self._looked = now
         self._heard = 0
         self._answers = 0
+        self._denied = 0
         self._asking = False
         self._waited = 0.0
         self._ask_at = 0.0
@@ -157,6 +164,9 @@ class Vigil:
             self._rest(now)
         elif self._asking:
             self._wait(min(passed, STEP), now)
+            if self._channel.denied != self._denied:  # which is no answer, but perhaps the queue was choosing its leader
+                self._denied = self._channel.denied
+                self._channel.ask()
         elif now >= self._ask_at:
             self._asking = True
             self._channel.ask()

@@ -30,7 +30,9 @@ from aiki.broker import forks
 _READ = 65536
 _READ_AT_ONCE = 1 << 20
 _WRITE_AT_ONCE = 1 << 17
-_FRAME_TYPES = frozenset({1, 2, 3, 8})
+METHOD: Final = 1
+"""The type of frames that hold a method; what a message consists of comes in frames of other types."""
+_FRAME_TYPES = frozenset({METHOD, 2, 3, 8})
 WRITE_TIMEOUT: Final = 5.0
 """Seconds in which the broker must take at least some of what is sent to it."""
 

@@ -27,13 +27,16 @@ class Channel:
     def __init__(self) -> None:
         self.asked = 0
         self.answers = 0
+        self.denied = 0
         self.answering = True
+        self.denying = False
         self.refused: str | None = None
         self.agreed = False
 
     def ask(self) -> None:
         self.asked += 1
         self.answers += self.answering
+        self.denied += self.denying
 
     def agree(self) -> None:
         self.agreed = True
@@ -79,6 +82,19 @@ def test_who_is_not_answered_gives_up_after_the_patience_and_soon_after_it(every
     watched.channel.answering = False
     assert PATIENCE <= watched.given_up_after(every) <= LATEST + 2 * every
     assert watched.channel.asked == 1
+
+
+def test_who_is_refused_asks_again_and_gives_up_as_if_nothing_had_come() -> None:
+    watched = Watched()
+    watched.channel.answering, watched.channel.denying = False, True
+    assert PATIENCE <= watched.given_up_after() <= LATEST
+    assert watched.channel.asked > 1
+    watched = Watched()
+    watched.channel.answering, watched.channel.denying = False, True
+    watched.run(PATIENCE)
+    watched.channel.answering, watched.channel.denying = True, False
+    watched.channel.denied += 1  # the last one: what is asked after it is confirmed
+    watched.run(600)
 
 
 def test_who_hears_something_else_neither_asks_nor_gives_up() -> None:
@@ -290,6 +306,18 @@ def test_a_session_that_takes_long_to_read_a_large_message_sends_no_probe(node: 
         session.receive(1.0)
         node.now += 1.0
     assert ("p.work", "probe") not in node.published
+
+
+def test_a_session_whose_messages_are_all_refused_ends_too(node: Node) -> None:
+    session, begun = session_with(node, "quorum"), node.now
+    with pytest.raises(BrokerUnavailable, match="no quorum queue has answered"):  # noqa: PT012
+        while True:
+            session.send(work("ns", "a"), b"x")
+            session._settle(session._sent, False, False)
+            session.receive(1.0)
+            session.settled()
+            node.now += 1.0
+    assert PATIENCE <= node.now - begun <= LATEST + 4
 
 
 def test_a_session_that_cannot_write_yet_waits_for_no_answer(node: Node) -> None:
