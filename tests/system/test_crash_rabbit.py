@@ -94,6 +94,7 @@ def consumed(system: System, since: float) -> set[int]:
 
 
 def test_a_stopped_broker_delays_no_enqueue_beyond_its_deadline(system: System, own_rabbit: RabbitServer) -> None:
+    others = set(threading.enumerate())
     system.orchestrator()
     workers = [system.worker(concurrency=2)]
     app = system.app()
@@ -119,8 +120,12 @@ def test_a_stopped_broker_delays_no_enqueue_beyond_its_deadline(system: System, 
     assert all(worker.process.poll() is None for worker in workers)
     app.close()
     fresh.close()
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("aiki")]
-    assert left == [], "a client's thread is stuck"
+    wait_until(lambda: not _of_clients(others), 10, f"the clients' threads to end: {_of_clients(others)}")
+
+
+def _of_clients(others: set[threading.Thread]) -> list[str]:
+    """Threads of clients that have not ended, less `others`."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("aiki") and thread not in others]
 
 
 def test_report_queues_deleted_under_load_lose_nothing(system: System, own_rabbit: RabbitServer) -> None:
