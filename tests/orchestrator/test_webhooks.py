@@ -38,7 +38,10 @@ class Endpoint:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return  # whoever sent it was killed
                 here.got.append((dict(self.headers), body))
                 status = here.answers.pop(0) if here.answers else 200
                 self.send_response(status)
